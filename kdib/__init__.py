@@ -1,0 +1,3 @@
+"""kdib: which inductive biases does knowledge distillation transfer? See ARCHITECTURE.md for the rooms."""
+
+__version__ = "0.1.0"

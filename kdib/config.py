@@ -1,0 +1,204 @@
+"""A study's configuration as frozen dataclasses: every name checked at once, before anything runs."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """The recipe that every fit shares."""
+
+    steps: int
+    batch_size: int
+    optimizer: str  # adamw, adam, sgd
+    learning_rate: float  # peak; replaced by the grid's choice when tune.learning_rates is not empty
+    warmup_steps: int
+    schedule: str  # cosine, constant
+    weight_decay: float
+    clip_norm: float
+    chunk: int  # steps a compiled call takes at most
+    group_size: int  # runs trained in lockstep; 1 is best for all but tiny models on a CPU
+    save_every: int  # steps between resumable states
+    snapshots: Mapping[str, Any]  # {"name": every | powers_of_two_epochs | dense_then_sparse | explicit, **knobs}
+
+
+@dataclasses.dataclass(frozen=True)
+class Tune:
+    """The same small grid for every fit, chosen on the validation set of development seeds; empty: no tuning."""
+
+    learning_rates: tuple[float, ...]
+    seeds: int  # development seeds a grid point
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """One node of the graph: who learns, from whom, by which loss."""
+
+    model: str
+    loss: str
+    teacher: str = ""  # another fit; "" learns from labels
+    answers: str = "table"  # table: teacher asked once, beforehand; live: at every step
+    shuffle: bool = False  # permute the teacher's answers within a class (needs answers="table")
+    match_entropy: str = ""  # a fit: label_smoothing's epsilon is set so that its targets have that fit's entropy
+    seeds: str = "main"  # main, or peer: weights and order disjoint from every main run
+    path: str = ""  # a fit folder of another workdir: its runs are opened instead of trained
+
+
+@dataclasses.dataclass(frozen=True)
+class Roles:
+    """Which fit plays which part in the estimands."""
+
+    teacher: str
+    alone: str
+    self: str
+    distilled: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """The whole configuration."""
+
+    title: str
+    seed: int  # the root key
+    seeds: int  # paired seeds
+    task: Mapping[str, Any]
+    models: Mapping[str, Mapping[str, Any]]
+    losses: Mapping[str, Mapping[str, Any]]
+    fits: Mapping[str, Fit]
+    roles: Roles
+    train: Train
+    tune: Tune
+    properties: tuple[str, ...]
+    published: Mapping[str, Any]
+
+
+CHOICES = {"answers": ("table", "live"), "seeds": ("main", "peer")}
+MAY_CHANGE = ("title", "seeds", "properties", "published")  # on an old workdir; no trained run depends on them
+
+
+def parse(config: Mapping[str, Any]) -> Study:
+    """Plain nested dicts -> Study.
+
+    Raises:
+      ValueError: in one line, for a missing or unknown field, a wrong type, or a name that nothing defines.
+    """
+    study = build(Study, config, "config")
+    for name, fit in study.fits.items():
+        _check_fit(name, fit, study)
+    for role, name in dataclasses.asdict(study.roles).items():
+        known(f"config.roles.{role}", name, study.fits)
+    if study.seeds < 1 or study.train.group_size < 1 or study.train.chunk < 1:
+        raise ValueError("config.seeds, config.train.group_size and config.train.chunk must be at least 1")
+    topological(study.fits)
+    return study
+
+
+def build(cls: type, values: Mapping[str, Any], where: str) -> Any:
+    """A dataclass from a mapping, nested ones included; unknown and missing fields are named, types are checked."""
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{where} must be a mapping with the fields of {cls.__name__}, got {values!r}")
+    hints, fields = typing.get_type_hints(cls), {field.name: field for field in dataclasses.fields(cls)}
+    for name in values:
+        known(f"{where}.{name}", name, fields)
+    required = [name for name, field in fields.items() if field.default is dataclasses.MISSING]
+    missing = [name for name in required if name not in values]
+    if missing:
+        raise ValueError(f"{where} lacks {', '.join(missing)}")
+    return cls(**{name: _convert(hints[name], value, f"{where}.{name}") for name, value in values.items()})
+
+
+def known(where: str, name: str, names) -> None:
+    """Raises a one-line ValueError that lists the known names if `name` is not among them."""
+    if name not in names:
+        close = difflib.get_close_matches(str(name), list(names), n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"{where}: {name!r} is unknown.{hint} Known: {', '.join(names)}")
+
+
+def topological(fits: Mapping[str, Fit]) -> list[str]:
+    """The fits in an order in which every teacher comes first, otherwise as declared."""
+    order: list[str] = []
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            raise ValueError(f"config.fits: a fit cannot learn from itself: {' <- '.join((*path, name))}")
+        for needed in (fits[name].teacher, fits[name].match_entropy):
+            if needed:
+                visit(needed, (*path, name))
+        if name not in order:
+            order.append(name)
+
+    for name in fits:
+        visit(name, ())
+    return order
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """The fields, but for those that may change, in which two configurations differ: "train.steps: 600 -> 800"."""
+    before, after = flatten(old), flatten(new)
+    names = sorted(before.keys() | after.keys())
+    return [
+        f"{name}: {before.get(name, 'absent')} -> {after.get(name, 'absent')}"
+        for name in names
+        if name.split(".")[0] not in MAY_CHANGE and before.get(name, "absent") != after.get(name, "absent")
+    ]
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    if not isinstance(value, Mapping):
+        return {prefix: list(value) if isinstance(value, tuple) else value}
+    return {
+        path: leaf
+        for name, item in value.items()
+        for path, leaf in flatten(item, f"{prefix}.{name}" if prefix else str(name)).items()
+    }
+
+
+def as_dict(study: Study) -> dict[str, Any]:
+    """The configuration as plain JSON-able dicts."""
+    return dataclasses.asdict(study)
+
+
+def _check_fit(name: str, fit: Fit, study: Study) -> None:
+    where = f"config.fits.{name}"
+    known(f"{where}.model", fit.model, study.models)
+    known(f"{where}.loss", fit.loss, study.losses)
+    for field, choices in CHOICES.items():
+        known(f"{where}.{field}", getattr(fit, field), choices)
+    for field in ("teacher", "match_entropy"):
+        if getattr(fit, field):
+            known(f"{where}.{field}", getattr(fit, field), study.fits)
+    if fit.shuffle and (not fit.teacher or fit.answers != "table"):
+        raise ValueError(f"{where}.shuffle needs a teacher whose answers are 'table', got {fit.answers!r}")
+    teacher = study.fits.get(fit.teacher)
+    if teacher and (teacher.model, teacher.seeds) == (fit.model, fit.seeds):
+        raise ValueError(
+            f"{where} would start from its teacher's own weights: {fit.teacher} has the same model and seeds "
+            f"{fit.seeds!r}; give one of them seeds='peer'"
+        )
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return build(typing.cast(type, hint), value, where)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple:
+        if isinstance(value, str) or not isinstance(value, list | tuple):
+            raise ValueError(f"{where} must be a tuple, got {value!r}")
+        return tuple(_convert(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{where} must be a mapping, got {value!r}")
+        return {key: _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+    if hint is Any or isinstance(hint, types.GenericAlias):
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise ValueError(f"{where} must be {hint.__name__}, got {value!r}")
+    return value

@@ -1,0 +1,77 @@
+"""An architecture is two pure functions, and a teacher is an architecture with variables."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Batch = Mapping[str, jax.Array]
+Variables = dict[str, Any]  # {"params": ..., **model_state}
+
+
+class Outputs(NamedTuple):
+    """What a forward pass answers: `logits` [B, K] and every named intermediate."""
+
+    logits: jax.Array
+    hidden: Mapping[str, jax.Array]
+
+
+class Model(NamedTuple):
+    """Two pure functions.
+
+    `init(key, batch) -> {"params": ..., **model_state}`; `apply(params, model_state, batch, *, train, key) ->
+    (Outputs, model_state)`. In evaluation (`train=False`) `key` may be None and model_state comes back unchanged.
+    """
+
+    init: Callable[[jax.Array, Batch], Variables]
+    apply: Callable[..., tuple[Outputs, Any]]
+
+
+def split(variables: Variables) -> tuple[Any, Variables]:
+    """`{"params": ..., **model_state}` -> (params, model_state)."""
+    return variables["params"], {name: value for name, value in variables.items() if name != "params"}
+
+
+@functools.cache
+def nothing() -> Model:
+    """The teacher of a fit that learns from labels alone: its logits are [B, 0]."""
+
+    def apply(params, model_state, batch, *, train=False, key=None):
+        del params, train, key
+        return Outputs(jnp.zeros((batch["label"].shape[0], 0)), {}), model_state
+
+    return Model(init=lambda key, batch: {"params": {}}, apply=apply)
+
+
+@functools.cache
+def table() -> Model:
+    """A teacher that was asked beforehand: its params are stored logits [N, K], read at `batch["id"]`."""
+
+    def apply(params, model_state, batch, *, train=False, key=None):
+        del train, key
+        return Outputs(params["logits"][batch["id"]], {}), model_state
+
+    def init(key, batch):
+        raise TypeError("a table has no initial values: its variables are {'params': {'logits': logits_NxK}}")
+
+    return Model(init=init, apply=apply)
+
+
+def from_linen(module: Any) -> Model:
+    """A flax.linen module whose `__call__(batch, *, train) -> Outputs` draws its randomness from the rng "dropout".
+
+    Collections beside "params" (such as "batch_stats") are the model_state; they are updated in training only.
+    """
+
+    def init(key, batch):
+        return dict(module.init(key, batch, train=False))
+
+    def apply(params, model_state, batch, *, train, key=None):
+        variables = {"params": params, **model_state}
+        if not train:
+            return module.apply(variables, batch, train=False), model_state
+        return module.apply(variables, batch, train=True, rngs={"dropout": key}, mutable=list(model_state))
+
+    return Model(init=init, apply=apply)

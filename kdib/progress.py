@@ -1,0 +1,99 @@
+"""What the person in front of it sees: a bar over the whole study, or plain lines without a terminal; and stop requests."""
+
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+
+HEARTBEAT_SECONDS = 10.0
+
+
+class Progress:
+    """Counts the study's run-steps, estimates when it ends, and remembers SIGTERM and SIGINT. A context manager.
+
+    Rates are kept per fit, since architectures differ in cost; a fit not seen yet is assumed to run at the mean rate.
+    """
+
+    def __init__(self, run_steps: Mapping[str, int], *, stream=None):
+        self._left = dict(run_steps)  # fit -> run-steps to do
+        self._total = max(sum(run_steps.values()), 1)
+        self._rates: dict[str, tuple[int, float]] = {}  # fit -> run-steps done here, seconds they took
+        self._stream = stream or sys.stdout
+        self._fit, self._runs, self._step, self._label = "", 1, 0, ""
+        self._clock, self._last_line = time.monotonic(), 0.0
+        self._bar = None
+        self.stop_requested = False
+
+    def start_group(self, fit: str, runs: Sequence[str], step: int) -> None:
+        """A group of runs of `fit` goes on from `step`."""
+        self._fit, self._runs, self._step = fit, len(runs), step
+        self._left[fit] -= step * len(runs)
+        self._clock = time.monotonic()
+        self._show(f"{fit} {' '.join(runs)}", force=True)
+
+    def reached(self, step: int) -> None:
+        """The group has reached `step`."""
+        done, now = (step - self._step) * self._runs, time.monotonic()
+        steps, seconds = self._rates.get(self._fit, (0, 0.0))
+        self._rates[self._fit] = (steps + done, seconds + now - self._clock)
+        self._left[self._fit] -= done
+        self._step, self._clock = step, now
+        self._show(self._label)
+
+    def note(self, text: str) -> None:
+        """One line of its own."""
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False, highlight=False)
+        else:
+            print(text, file=self._stream, flush=True)
+
+    def eta_seconds(self) -> float | None:
+        """Seconds of training left; None before the first chunk."""
+        steps = sum(rate[0] for rate in self._rates.values())
+        if not steps:
+            return None
+        mean = sum(rate[1] for rate in self._rates.values()) / steps
+        cost = {fit: seconds / n for fit, (n, seconds) in self._rates.items() if n}
+        return sum(left * cost.get(fit, mean) for fit, left in self._left.items())
+
+    def _show(self, label: str, *, force: bool = False) -> None:
+        self._label = label
+        left = sum(self._left.values())
+        eta = self.eta_seconds()
+        remaining = "estimating" if eta is None else f"about {_clock(eta)} left"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self._total - left, label=label, step=self._step, eta=remaining)
+        elif force or time.monotonic() - self._last_line > HEARTBEAT_SECONDS:
+            share = 1 - left / self._total
+            self.note(f"{share:4.0%}  {label}  step {self._step}  {remaining}")
+            self._last_line = time.monotonic()
+
+    def __enter__(self) -> "Progress":
+        self._old = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        if self._stream.isatty():
+            from rich.progress import BarColumn, TextColumn
+            from rich.progress import Progress as Bar
+
+            columns = ("{task.percentage:>3.0f}%", "{task.fields[label]}", "step {task.fields[step]}", "{task.fields[eta]}")
+            self._bar = Bar(BarColumn(bar_width=30), *(TextColumn(column) for column in columns))
+            self._task = self._bar.add_task("study", total=self._total, label="", step=0, eta="")
+            self._bar.start()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    def _stop(self, number, frame) -> None:
+        if self.stop_requested:  # asked twice: the person does not want to wait for the save
+            raise KeyboardInterrupt
+        self.stop_requested = True
+        self.note(f"{signal.Signals(number).name} received: saving at the end of this chunk")
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"

@@ -1,0 +1,204 @@
+"""One training step as a pure function, its population form, and the forward pass: the only place that differentiates."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from kdib.losses import LossSpec, Mean, combine, terms
+from kdib.models.base import Batch, Model, Outputs, Variables, split
+
+ORDER_STREAM, NOISE_STREAM = 0, 1  # what a run's key is folded with, before the epoch and before the step
+
+
+class TrainState(NamedTuple):
+    """Arrays only, so that it can be stacked, vmapped, sharded and saved.
+
+    `params` is {"model": ..., "heads": {name: ...}}, and so is `model_state` (batch statistics, memory banks). `key` is the
+    run's own and never changes: epochs and steps are folded in, so that a step is a function of the step number.
+    """
+
+    step: jax.Array
+    params: dict[str, Any]
+    model_state: dict[str, Any]
+    opt_state: Any
+    key: jax.Array
+
+
+class Health(NamedTuple):
+    """Where a run went non-finite: `step` (-1 while it is well) and `metric`, the index in the sorted metric names."""
+
+    step: jax.Array
+    metric: jax.Array
+
+
+class Population(NamedTuple):
+    """R runs in lockstep: every leaf of `state`, `teacher_variables` and `loss` carries a leading axis of R."""
+
+    state: TrainState
+    health: Health
+
+
+class Architecture(NamedTuple):
+    """What a step is compiled for. All static; equal architectures share one compilation."""
+
+    model: Model
+    teacher: Model
+    heads: tuple[tuple[str, Model], ...]
+    tx: optax.GradientTransformation
+
+
+def init_state(init_key, run_key, batch: Batch, teacher_variables: Variables, *, arch: Architecture) -> TrainState:
+    """A state at step 0. `init_key` draws the weights, `run_key` is the run's own key (data order and noise)."""
+    params, model_state = split(arch.model.init(init_key, batch))
+    student, _ = arch.model.apply(params, model_state, batch, train=False, key=None)
+    context = {"student": student, "teacher": _ask(arch.teacher, teacher_variables, batch), "batch": batch}
+    head_params, head_states = {}, {}
+    for number, (name, head) in enumerate(arch.heads):
+        head_params[name], head_states[name] = split(head.init(jax.random.fold_in(init_key, number + 1), context))
+    all_params = {"model": params, "heads": head_params}
+    return TrainState(
+        step=jnp.int32(0),
+        params=all_params,
+        model_state={"model": model_state, "heads": head_states},
+        opt_state=arch.tx.init(all_params),
+        key=run_key,
+    )
+
+
+def train_step(
+    state: TrainState, batch: Batch, teacher_variables: Variables, loss: LossSpec, *, arch: Architecture
+) -> tuple[TrainState, dict[str, Mean]]:
+    """One update. Returns the next state and mergeable metrics: every term, `loss`, `accuracy` and `gradient_norm`.
+
+    The teacher answers in evaluation mode, outside the differentiated function.
+    """
+    targets = _ask(arch.teacher, teacher_variables, batch)
+    noise = jax.random.fold_in(jax.random.fold_in(state.key, NOISE_STREAM), state.step)
+
+    def objective(params):
+        context, model_state = _forward(params, state.model_state, batch, targets, noise, arch=arch)
+        means = terms(loss, context, step=state.step)
+        return combine(means, loss, step=state.step), (means, model_state, context["student"].logits)
+
+    (value, (means, model_state, logits_BxK)), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
+    updates, opt_state = arch.tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    metrics = {
+        **means,
+        "loss": Mean.of(value[None]),
+        "accuracy": Mean.of((logits_BxK.argmax(-1) == batch["label"]).astype(jnp.float32)),
+        "gradient_norm": Mean.of(optax.tree.norm(grads)[None]),
+    }
+    return TrainState(state.step + 1, params, model_state, opt_state, state.key), metrics
+
+
+def predict(variables: Variables, batch: Batch, *, model: Model) -> Outputs:
+    """The forward pass in evaluation mode."""
+    params, model_state = split(variables)
+    return model.apply(params, model_state, batch, train=False, key=None)[0]
+
+
+def model_variables(state: TrainState) -> Variables:
+    """What a snapshot keeps: the model's variables without heads, optimiser and key."""
+    return {"params": state.params["model"], **state.model_state["model"]}
+
+
+def _ask(teacher: Model, variables: Variables, batch: Batch) -> Outputs:
+    return jax.lax.stop_gradient(predict(variables, batch, model=teacher))
+
+
+def _forward(params, model_state, batch, targets, noise, *, arch: Architecture):
+    """The student, then the heads, whose batch is the loss context and whose outputs join it under their name."""
+    student, student_state = arch.model.apply(
+        params["model"], model_state["model"], batch, train=True, key=jax.random.fold_in(noise, 0)
+    )
+    context: dict[str, Any] = {"student": student, "teacher": targets, "batch": batch}
+    head_states = {}
+    for number, (name, head) in enumerate(arch.heads):
+        context[name], head_states[name] = head.apply(
+            params["heads"][name],
+            model_state["heads"][name],
+            context,
+            train=True,
+            key=jax.random.fold_in(noise, number + 1),
+        )
+    return context, {"model": student_state, "heads": head_states}
+
+
+# ---------------------------------------------------------------------------------------------- populations
+
+
+def healthy(n_runs: int) -> Health:
+    """The Health of R runs that have not failed."""
+    return Health(step=jnp.full((n_runs,), -1, jnp.int32), metric=jnp.zeros((n_runs,), jnp.int32))
+
+
+def epoch_order(key: jax.Array, epoch: jax.Array, n_examples: int) -> jax.Array:
+    """The order [N] in which the run of `key` sees the examples in `epoch`: a pure function, so resume needs no iterator."""
+    return jax.random.permutation(jax.random.fold_in(jax.random.fold_in(key, ORDER_STREAM), epoch), n_examples)
+
+
+@functools.partial(jax.jit, static_argnames=("batch_size", "arch"), donate_argnames=("population",))
+def train_chunk(
+    population: Population,
+    teacher_variables: Variables,
+    loss: LossSpec,
+    data: Mapping[str, jax.Array],
+    start: jax.Array,
+    stop: jax.Array,
+    *,
+    batch_size: int,
+    arch: Architecture,
+) -> tuple[Population, tuple[dict[str, Mean], Health]]:
+    """Takes R runs from step `start` to step `stop`, which must lie in one epoch; one compilation for every length.
+
+    `data` are arrays [N, ...] shared by the runs. A run whose metrics turn non-finite is frozen as it was before that
+    step and its Health says where; the others go on. Metrics are merged over the steps, with a leading axis of R, and
+    leave out what a frozen run would have added. Metrics and Health may be fetched after the next call: unlike the
+    population they are not donated.
+    """
+    n_examples = data["label"].shape[0]
+    epoch, first = start // (n_examples // batch_size), start % (n_examples // batch_size)
+    order_RxN = jax.vmap(lambda key: epoch_order(key, epoch, n_examples))(population.state.key)
+    advance = jax.vmap(functools.partial(_guarded_step, arch=arch))
+
+    def body(i, carry):
+        population, sums = carry
+        at = (first + i) * batch_size
+        rows_RxB = jax.lax.dynamic_slice_in_dim(order_RxN, at, batch_size, axis=1)
+        batch = {name: values[rows_RxB] for name, values in data.items()}
+        return advance(population, sums, batch, teacher_variables, loss)
+
+    n_runs = order_RxN.shape[0]
+    some_batch = {
+        name: jax.ShapeDtypeStruct((n_runs, batch_size, *v.shape[1:]), v.dtype) for name, v in data.items()
+    }
+    one_step = jax.vmap(functools.partial(train_step, arch=arch))
+    shapes = jax.eval_shape(one_step, population.state, some_batch, teacher_variables, loss)[1]
+    sums = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    population, sums = jax.lax.fori_loop(0, stop - start, body, (population, sums))
+    return population, (sums, population.health)
+
+
+def _guarded_step(population: Population, sums, batch, teacher_variables, loss, *, arch):
+    state, metrics = train_step(population.state, batch, teacher_variables, loss, arch=arch)
+    finite_M = jnp.stack([jnp.isfinite(metrics[name].value) for name in sorted(metrics)])
+    was_well = population.health.step < 0
+    well = was_well & finite_M.all()
+    health = Health(
+        step=jnp.where(was_well & ~well, population.state.step, population.health.step),
+        metric=jnp.where(was_well & ~well, jnp.argmin(finite_M).astype(jnp.int32), population.health.metric),
+    )
+
+    def keep(new, old):
+        if jnp.issubdtype(new.dtype, jax.dtypes.prng_key):
+            return new
+        return jnp.where(well, new, old)
+
+    state = jax.tree.map(keep, state, population.state)
+    sums = jax.tree.map(lambda total, more: total + jnp.where(well, more, jnp.zeros_like(more)), sums, metrics)
+    return Population(state, health), sums

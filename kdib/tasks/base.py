@@ -1,0 +1,38 @@
+"""The two types in which every task hands its data to training and to the properties."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Dataset(NamedTuple):
+    """N examples and what is known of them.
+
+    `inputs` are what a model sees, batched along the leading axis: at least `label` [N] int32 and `id` [N] int32
+    (0..N-1, the row of the example), beside the task's own arrays. `groups` are columns [N] int32 by which a
+    property may split its accuracy, such as the number of attractors; -1 puts an example in no group of that column.
+    """
+
+    inputs: Mapping[str, np.ndarray]
+    groups: Mapping[str, np.ndarray]
+
+    @property
+    def size(self) -> int:
+        """N, the number of examples."""
+        return len(self.inputs["label"])
+
+
+class Task(NamedTuple):
+    """Everything a study needs to know of its task.
+
+    `tests` maps a name to a test set; the first is in distribution, the others out of distribution, and none of them
+    may select anything. `facts` is JSON-able and printed by the report: sizes, coverage, baselines, examples.
+    """
+
+    name: str
+    train: Dataset
+    validation: Dataset
+    tests: Mapping[str, Dataset]
+    num_classes: int
+    facts: Mapping[str, Any]

@@ -1,0 +1,30 @@
+"""Four CPU devices, strict rank promotion, and the folder of real data, for every test."""
+
+import os
+import pathlib
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture
+def strict_dtypes():
+    """Dtype promotion that raises; as a fixture, since optax's adam and flax's pooling need it off."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> pathlib.Path:
+    """The folder of real data, or a skip that says where it was looked for."""
+    folder = pathlib.Path(os.environ.get("KDIB_DATA_DIR", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}; set KDIB_DATA_DIR")
+    return folder

@@ -1,0 +1,195 @@
+"""The training step and its population form, on a linear model small enough to check by hand."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdib.losses import from_config
+from kdib.models.base import Model, Outputs, nothing, table
+from kdib.optimizer import make_optimizer, with_learning_rate
+from kdib.step import (
+    Architecture,
+    Population,
+    epoch_order,
+    healthy,
+    init_state,
+    train_chunk,
+    train_step,
+)
+
+N, D, K, BATCH = 24, 3, 2, 4
+
+
+def linear() -> Model:
+    def apply(params, model_state, batch, *, train, key):
+        del train, key
+        return Outputs(batch["x"] @ params["w"], {"x": batch["x"]}), model_state
+
+    return Model(lambda key, batch: {"params": {"w": jax.random.normal(key, (D, K))}}, apply)
+
+
+LINEAR = linear()
+SGD = make_optimizer("sgd", steps=100, warmup_steps=0, schedule="constant", weight_decay=0.0, clip_norm=1e9)
+LABELS = {"ce": {"fn": "cross_entropy", "weight": 1.0}}
+KD = {"kl": {"fn": "softened_kl", "weight": 1.0}}
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(N, D)).astype(np.float32)
+    label = (x[:, 0] > 0).astype(np.int32)
+    return {"x": jnp.asarray(x), "label": jnp.asarray(label), "id": jnp.arange(N, dtype=jnp.int32)}
+
+
+def start(data, arch, seed=0, teacher_variables=None, learning_rate=0.1):
+    keys = jax.random.key(seed), jax.random.key(seed + 100)
+    state = init_state(*keys, data, teacher_variables or {"params": {}}, arch=arch)
+    return state._replace(opt_state=with_learning_rate(state.opt_state, learning_rate))
+
+
+def population_of(states):
+    return Population(jax.tree.map(lambda *x: jnp.stack(x), *states), healthy(len(states)))
+
+
+def stacked(tree, n):
+    return jax.tree.map(lambda leaf: jnp.stack([leaf] * n), tree)
+
+
+def chunk(population, data, arch, loss, first, last, teacher_variables=None):
+    n = len(population.health.step)
+    return train_chunk(
+        population,
+        stacked(teacher_variables or {"params": {}}, n),
+        stacked(from_config(loss), n),
+        data,
+        jnp.int32(first),
+        jnp.int32(last),
+        batch_size=BATCH,
+        arch=arch,
+    )
+
+
+def test_one_step_of_sgd_is_the_closed_form(data):
+    arch = Architecture(LINEAR, nothing(), (), SGD)
+    state = start(data, arch)
+    new, metrics = train_step(state, data, {"params": {}}, from_config(LABELS), arch=arch)
+    w, x = np.asarray(state.params["model"]["w"]), np.asarray(data["x"])
+    logits = x @ w
+    probs = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    gradient = x.T @ (probs - np.eye(K)[np.asarray(data["label"])]) / N
+    np.testing.assert_allclose(new.params["model"]["w"], w - 0.1 * gradient, rtol=2e-5, atol=1e-6)
+    np.testing.assert_allclose(metrics["gradient_norm"].value, np.linalg.norm(gradient), rtol=2e-5)
+    np.testing.assert_allclose(metrics["accuracy"].value, (logits.argmax(-1) == data["label"]).mean())
+    assert int(new.step) == 1
+
+
+def test_a_table_teaches_like_the_live_teacher(data):
+    teacher = {"params": {"w": jnp.ones((D, K)) * jnp.array([[1.0, -1.0]])}}
+    stored = {"params": {"logits": data["x"] @ teacher["params"]["w"]}}
+    batch = jax.tree.map(lambda leaf: leaf[jnp.array([5, 2, 9])], data)
+    live_arch, table_arch = Architecture(LINEAR, LINEAR, (), SGD), Architecture(LINEAR, table(), (), SGD)
+    live, _ = train_step(start(data, live_arch, 0, teacher), batch, teacher, from_config(KD), arch=live_arch)
+    kept, _ = train_step(start(data, table_arch, 0, stored), batch, stored, from_config(KD), arch=table_arch)
+    np.testing.assert_allclose(live.params["model"]["w"], kept.params["model"]["w"], rtol=1e-6)
+
+
+def test_a_head_is_trained_with_the_student_and_reaches_the_loss(data):
+    def apply(params, model_state, context, *, train, key):
+        return Outputs(context["student"].hidden["x"] @ params["v"], {}), model_state
+
+    head = Model(lambda key, context: {"params": {"v": jnp.ones((D, K))}}, apply)
+    arch = Architecture(LINEAR, nothing(), (("probe", head),), SGD)
+    loss = from_config({"ce": {"fn": "cross_entropy", "weight": 1.0, "inputs": ("probe.logits", "batch.label")}})
+    state = start(data, arch)
+    new, _ = train_step(state, data, {"params": {}}, loss, arch=arch)
+    assert not np.array_equal(new.params["heads"]["probe"]["v"], state.params["heads"]["probe"]["v"])
+    np.testing.assert_array_equal(new.params["model"]["w"], state.params["model"]["w"])
+
+
+def test_an_epoch_sees_every_example_once_and_epochs_differ():
+    key = jax.random.key(1)
+    first, second = (np.asarray(epoch_order(key, epoch, N)) for epoch in (0, 1))
+    assert sorted(first) == sorted(second) == list(range(N))
+    assert not np.array_equal(first, second)
+
+
+def test_a_chunk_is_its_steps_and_however_cut_the_same_bits(data):
+    arch = Architecture(LINEAR, nothing(), (), SGD)
+    whole, (metrics, _) = chunk(population_of([start(data, arch)]), data, arch, LABELS, 0, 6)
+    parts = population_of([start(data, arch)])
+    for first, last in ((0, 1), (1, 4), (4, 6)):
+        parts, _ = chunk(parts, data, arch, LABELS, first, last)
+    np.testing.assert_array_equal(whole.state.params["model"]["w"], parts.state.params["model"]["w"])
+
+    state, losses = start(data, arch), []
+    order = epoch_order(state.key, 0, N)
+    for step in range(6):
+        batch = jax.tree.map(lambda leaf, s=step: leaf[order[s * BATCH : (s + 1) * BATCH]], data)
+        state, one = train_step(state, batch, {"params": {}}, from_config(LABELS), arch=arch)
+        losses.append(float(one["loss"].value))
+    np.testing.assert_allclose(whole.state.params["model"]["w"][0], state.params["model"]["w"], rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss"].sum[0] / metrics["loss"].count[0], np.mean(losses), rtol=1e-5)
+
+
+def test_runs_of_a_population_do_not_touch_each_other(data):
+    arch = Architecture(LINEAR, nothing(), (), SGD)
+    three = population_of([start(data, arch, seed) for seed in range(3)])
+    together, _ = chunk(three, data, arch, LABELS, 0, 6)
+    for seed in range(3):
+        single, _ = chunk(population_of([start(data, arch, seed)]), data, arch, LABELS, 0, 6)
+        np.testing.assert_allclose(
+            together.state.params["model"]["w"][seed], single.state.params["model"]["w"][0], atol=1e-6
+        )
+
+
+def test_a_non_finite_run_is_frozen_and_named_and_the_others_go_on(data):
+    arch = Architecture(LINEAR, nothing(), (), SGD)
+    good, bad = start(data, arch, 0), start(data, arch, 1)
+    poisoned = bad._replace(params={"model": {"w": bad.params["model"]["w"].at[0, 0].set(jnp.nan)}, "heads": {}})
+    before = np.asarray(poisoned.params["model"]["w"])
+    both, (metrics, health) = chunk(population_of([good, poisoned]), data, arch, LABELS, 0, 6)
+    single, _ = chunk(population_of([good]), data, arch, LABELS, 0, 6)
+    np.testing.assert_array_equal(np.asarray(health.step), [-1, 0])
+    assert sorted(metrics)[int(health.metric[1])] == "ce"
+    np.testing.assert_array_equal(both.state.params["model"]["w"][1], before)
+    assert int(both.state.step[1]) == 0
+    np.testing.assert_allclose(both.state.params["model"]["w"][0], single.state.params["model"]["w"][0], atol=1e-6)
+
+
+def test_what_may_be_swept_does_not_compile_again(data):
+    arch = Architecture(linear(), nothing(), (), SGD)
+    before = train_chunk._cache_size()
+    for rate, weight, last in ((0.1, 1.0, 3), (0.2, 0.5, 2), (0.3, 2.0, 6)):
+        loss = {"ce": {"fn": "cross_entropy", "weight": weight}}
+        chunk(population_of([start(data, arch, learning_rate=rate)]), data, arch, loss, 0, last)
+    assert train_chunk._cache_size() == before + 1
+
+
+@pytest.mark.parametrize("change", [{"name": "lion"}, {"schedule": "step"}, {"name": "adam", "weight_decay": 0.1}])
+def test_an_optimizer_that_does_not_exist_or_would_ignore_a_knob_raises(change):
+    knobs = {"name": "adamw", "steps": 10, "warmup_steps": 1, "schedule": "cosine", "weight_decay": 0.0, "clip_norm": 1.0}
+    knobs |= change
+    with pytest.raises(ValueError, match="known|no effect"):
+        functools.partial(make_optimizer, knobs.pop("name"))(**knobs)
+
+
+def test_adamw_is_optax_adamw(data):
+    import optax
+
+    ours = make_optimizer("adamw", steps=50, warmup_steps=5, schedule="cosine", weight_decay=0.1, clip_norm=1e9)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, 0.01, 5, 50)
+    theirs = optax.adamw(schedule, weight_decay=0.1)
+    params = {"w": jnp.ones((3, 2))}
+    state, reference = with_learning_rate(ours.init(params), 0.01), theirs.init(params)
+    mine, other = params, params
+    for i in range(8):
+        grads = {"w": jnp.full((3, 2), 0.3 * (i - 2))}
+        updates, state = ours.update(grads, state, mine)
+        mine = optax.apply_updates(mine, updates)
+        updates, reference = theirs.update(grads, reference, other)
+        other = optax.apply_updates(other, updates)
+    np.testing.assert_allclose(mine["w"], other["w"], rtol=1e-6)
