@@ -1,0 +1,152 @@
+"""Does a Transformer that learns from an LSTM take over the LSTM's bias in subject-verb agreement?
+
+    python -m kdib.main --config=configs/lstm_to_transformer.py --workdir=runs/lstm_to_transformer
+
+After Abnar, Dehghani & Zuidema (2020), classification set-up: the words before the verb, singular or plural? Their
+published sizes are presets (lstm_published, transformer_published); the sizes here are small enough for a laptop.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+VARIANTS = ("full", "corpus", "smoke")
+
+
+def get_config(variants: str = "") -> ConfigDict:
+    """The study; `variants` is a comma-separated choice of VARIANTS."""
+    chosen = [name for name in variants.split(",") if name]
+    for name in chosen:
+        if name not in VARIANTS:
+            raise ValueError(f"--config: unknown variant {name!r}; known: {', '.join(VARIANTS)}")
+    config = _default()
+    for name in VARIANTS:  # in this order, whatever the order on the command line
+        if name in chosen:
+            {"full": _full, "corpus": _corpus, "smoke": _smoke}[name](config)
+    return config.lock()
+
+
+def _default() -> ConfigDict:
+    config = ConfigDict()
+    config.title = "LSTM → Transformer on subject–verb agreement"
+    config.seed = 0  # the root key
+    config.seeds = 3  # paired seeds; may be raised later, finished runs are kept
+
+    config.task = ConfigDict()
+    config.task.name = "agreement"
+    config.task.source = "grammar"  # generated sentences; `:corpus` reads text
+    config.task.data_seed = 0
+    config.task.n_train = 50_000
+    config.task.n_validation = 4_000
+    config.task.n_test_per_group = 1_000
+    config.task.attractor_shares = (0.95, 0.04, 0.007, 0.002, 0.0005)  # of 0..4 attractors, as in natural text
+
+    config.models = ConfigDict()
+    config.models.lstm = _model("lstm_small")
+    config.models.transformer = _model("transformer_small")
+
+    config.losses = ConfigDict()
+    config.losses.labels = {"cross_entropy": {"fn": "cross_entropy", "weight": 1.0}}
+    # Pure distillation at temperature 1, as published for language: no term for the labels.
+    config.losses.kd = {"kl": {"fn": "softened_kl", "weight": 1.0, "temperature": 1.0, "direction": "forward"}}
+
+    config.fits = ConfigDict()
+    config.fits.teacher = _fit("lstm", "labels")
+    config.fits.peer = _fit("transformer", "labels", seeds="peer")
+    config.fits.alone = _fit("transformer", "labels")
+    config.fits.self = _fit("transformer", "kd", teacher="peer")
+    config.fits.distilled = _fit("transformer", "kd", teacher="teacher")
+    config.roles = ConfigDict({"teacher": "teacher", "alone": "alone", "self": "self", "distilled": "distilled"})
+
+    config.train = ConfigDict()
+    config.train.steps = 1_000
+    config.train.batch_size = 128
+    config.train.optimizer = "adamw"
+    config.train.learning_rate = 2e-3
+    config.train.warmup_steps = 100
+    config.train.schedule = "cosine"
+    config.train.weight_decay = 1e-2
+    config.train.clip_norm = 1.0
+    config.train.chunk = 50
+    config.train.group_size = 1
+    config.train.save_every = 250
+    config.train.snapshots = ConfigDict({"name": "every", "n": 100})
+
+    config.tune = ConfigDict({"learning_rates": (), "seeds": 1})  # an empty grid: the recipe's rate for every fit
+    config.properties = ("accuracy", "calibration", "fidelity")
+    config.published = PUBLISHED
+    return config
+
+
+def _model(preset: str) -> ConfigDict:
+    """A preset; fields set here or on the command line override it."""
+    return ConfigDict(
+        {"preset": preset, "width": placeholder(int), "layers": placeholder(int), "dropout": placeholder(float)}
+    )
+
+
+def _fit(model: str, loss: str, *, teacher: str = "", seeds: str = "main", **fields) -> ConfigDict:
+    every = {"answers": "table", "shuffle": False, "match_entropy": "", "path": ""}
+    return ConfigDict({"model": model, "loss": loss, "teacher": teacher, "seeds": seeds, **every, **fields})
+
+
+def _full(config: ConfigDict) -> None:
+    """Five seeds, the controls, and the same grid of learning rates for every fit."""
+    config.seeds = 5
+    config.losses.smoothing = {"smoothed": {"fn": "label_smoothing", "weight": 1.0, "epsilon": 0.0}}
+    config.fits.reverse = _fit("lstm", "kd", teacher="peer")
+    config.fits.label_smoothed = _fit("transformer", "smoothing", match_entropy="teacher")
+    config.fits.shuffled_soft = _fit("transformer", "kd", teacher="teacher", shuffle=True)
+    config.tune.learning_rates = (5e-4, 1e-3, 2e-3)
+
+
+def _corpus(config: ConfigDict) -> None:
+    """Sentences from files: --config.task.train="('a.tsv.gz','b.tsv')" --config.task.tests="('far=c.tsv',)"."""
+    config.task = ConfigDict()
+    config.task.name = "agreement"
+    config.task.source = "corpus"
+    config.task.train = ("",)
+    config.task.tests = ()
+    config.task.ratios = (0.8, 0.1, 0.1)
+    config.task.vocabulary_size = 10_000
+    config.task.min_count = 2
+    config.task.max_length = 40
+    config.task.max_per_set = 0
+    config.task.seed = 0
+
+
+def _smoke(config: ConfigDict) -> None:
+    """Everything once, as small as it goes: for continuous integration, not for conclusions."""
+    config.seeds = 2
+    config.models.lstm.preset = "lstm_tiny"
+    config.models.transformer.preset = "transformer_tiny"
+    config.train.steps = 20
+    config.train.batch_size = 32
+    config.train.warmup_steps = 2
+    config.train.chunk = 10
+    config.train.save_every = 10
+    config.train.snapshots.n = 10
+    if config.task.source == "grammar":
+        config.task.n_train = 2_000
+        config.task.n_validation = 200
+        config.task.n_test_per_group = 50
+    else:
+        config.task.max_per_set = 500
+    if config.tune.learning_rates:
+        config.tune.learning_rates = config.tune.learning_rates[-2:]
+
+
+# Abnar et al. 2020, classification set-up, from their public logs (A-accuracy) and figures (the others, read off): other
+# data (Linzen et al. 2016), other sizes. For comparison, never a target.
+PUBLISHED = ConfigDict(
+    {
+        "source": "Abnar, Dehghani & Zuidema 2020 (arXiv 2006.00555)",
+        "note": "Linzen et al.'s Wikipedia corpus, published sizes; ECE there has 1,000,000 bins, which is mean |correct − confidence|",
+        "rows": {
+            "accuracy": {
+                "A-accuracy": {"teacher": 0.872, "alone": 0.717, "self": 0.726, "distilled": 0.756},
+                "mu-accuracy": {"teacher": 0.977, "alone": 0.954, "self": 0.956, "distilled": 0.960},
+            },
+            "calibration": {"ece": {"teacher": 0.028, "alone": 0.055, "self": 0.054, "distilled": 0.048}},
+        },
+    }
+)

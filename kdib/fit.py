@@ -1,0 +1,215 @@
+"""The host side of one fit: groups of runs in lockstep, resume, cadence, snapshots."""
+
+import contextlib
+import itertools
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from kdib.config import Train
+from kdib.logbook import Logbook
+from kdib.losses import LossSpec
+from kdib.models.base import Variables
+from kdib.optimizer import with_learning_rate
+from kdib.progress import Progress
+from kdib.records import RunSpec, write_json
+from kdib.snapshots import SnapshotIndex
+from kdib.step import Architecture, Population, TrainState, healthy, init_state, model_variables, train_chunk
+
+INIT_STREAM, RUN_STREAM = 0, 1  # what the root key is folded with, before a run's init and order seeds
+
+
+class Job(NamedTuple):
+    """One run and what it learns from; equal in structure for all runs of a fit, so that they stack."""
+
+    run: RunSpec
+    teacher_variables: Variables
+    loss: LossSpec
+    learning_rate: float
+
+
+class Plan(NamedTuple):
+    """What all runs of a fit share."""
+
+    fit: str
+    folder: Path  # holds a folder a run
+    arch: Architecture
+    recipe: Train
+    root: jax.Array  # the study's root key
+    data: Mapping[str, jax.Array]  # the training inputs, on the device
+    snapshot_steps: tuple[int, ...]
+    validate: Callable[[Variables], dict[str, float]]
+    meta: Mapping[str, Any]  # written with every snapshot, such as the digest of the vocabulary
+
+
+class Stopped(Exception):
+    """The study was asked to stop, and its state is saved."""
+
+
+class _Files(NamedTuple):
+    """Where a run keeps what it must not lose."""
+
+    folder: Path
+    snapshots: SnapshotIndex  # the model, by the schedule
+    states: SnapshotIndex  # the whole TrainState, the last two
+
+
+def train(jobs: Sequence[Job], plan: Plan, progress: Progress, logbook: Logbook) -> None:
+    """Trains the jobs that are not finished, in groups of `recipe.group_size`.
+
+    A group that was interrupted goes on from the last step that all of its runs have saved.
+
+    Raises:
+      Stopped: when `progress` was asked to stop and the runs under way have been saved.
+    """
+    todo = [job for job in jobs if not is_finished(plan.folder / job.run.name, plan.recipe.steps)]
+    for first in range(0, len(todo), plan.recipe.group_size):
+        with contextlib.ExitStack() as stack_:
+            group = todo[first : first + plan.recipe.group_size]
+            _train_group(group, [_open(plan, job, stack_) for job in group], plan, progress, logbook)
+
+
+def is_finished(folder: Path, last_step: int) -> bool:
+    """Whether the run in `folder` has its last snapshot, or a record of where it went non-finite."""
+    if (folder / "failure.json").exists():
+        return True
+    if not (folder / "snapshots").exists():
+        return False
+    with SnapshotIndex(folder / "snapshots", read_only=True) as index:
+        return last_step in index.steps()
+
+
+def stack(trees: Sequence[Any]) -> Any:
+    """R equal trees -> one tree with a leading axis of R."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def _open(plan: Plan, job: Job, stack_: contextlib.ExitStack) -> _Files:
+    folder = plan.folder / job.run.name
+    return _Files(
+        folder,
+        stack_.enter_context(SnapshotIndex(folder / "snapshots")),
+        stack_.enter_context(SnapshotIndex(folder / "state", keep=2)),
+    )
+
+
+def _train_group(jobs: Sequence[Job], files: Sequence[_Files], plan: Plan, progress: Progress, logbook: Logbook):
+    population = Population(_restore_or_init(jobs, files, plan, progress), healthy(len(jobs)))
+    teacher_variables = stack([job.teacher_variables for job in jobs])
+    loss = stack([job.loss for job in jobs])
+    start = int(population.state.step[0])
+    if start == 0:
+        _save(0, population, jobs, files, plan, logbook)
+    pending = None
+    progress.start_group(plan.fit, [job.run.name for job in jobs], start)
+    for start, stop in _chunks(start, plan):
+        population, report = train_chunk(
+            population,
+            teacher_variables,
+            loss,
+            plan.data,
+            jnp.int32(start),
+            jnp.int32(stop),
+            batch_size=plan.recipe.batch_size,
+            arch=plan.arch,
+        )
+        if pending:  # the previous chunk's metrics are fetched while this one runs
+            _log(*pending, jobs, files, plan, progress, logbook)
+        pending = (stop, report)
+        stopping = progress.stop_requested and stop < plan.recipe.steps
+        if stop in plan.snapshot_steps or stop % plan.recipe.save_every == 0 or stopping:
+            # What is saved must not outrun what is logged, or the log of a resumed run would have a gap.
+            _log(*pending, jobs, files, plan, progress, logbook)
+            pending = None
+            _save(stop, population, jobs, files, plan, logbook)
+        if stopping:
+            raise Stopped
+    for run_files in files:
+        run_files.states.clear()
+
+
+def _chunks(start: int, plan: Plan) -> Iterator[tuple[int, int]]:
+    """(start, stop) of every call: never across an epoch, and the same cuts whether resumed or not."""
+    recipe, total = plan.recipe, plan.recipe.steps
+    steps_per_epoch = len(plan.data["label"]) // recipe.batch_size
+    marks = {*plan.snapshot_steps, total}
+    for every in (recipe.chunk, recipe.save_every, steps_per_epoch):
+        marks.update(range(0, total, every))
+    return itertools.pairwise(sorted(mark for mark in marks if mark >= start))
+
+
+def _restore_or_init(jobs, files: Sequence[_Files], plan: Plan, progress: Progress) -> TrainState:
+    first = [_first_state(job, plan) for job in jobs]
+    common = set.intersection(*(set(run_files.states.steps()) for run_files in files))
+    if not common:
+        return stack(first)
+    step = max(common)
+    for run_files in files:
+        saved = run_files.states.meta(step)["layout"]
+        if saved != layout(plan):
+            progress.note(
+                f"{run_files.folder.name}: saved as {saved}, going on as {layout(plan)}; "
+                "the last bits may differ from an undisturbed run"
+            )
+    return stack([run_files.states.load(step, state) for run_files, state in zip(files, first, strict=True)])
+
+
+def layout(plan: Plan) -> dict[str, Any]:
+    """What the last bits of a run depend on beside its own seeds."""
+    return {
+        "group_size": plan.recipe.group_size,
+        "devices": f"{jax.device_count()} {jax.default_backend()}",
+        "cores": os.cpu_count(),
+        "jax": jax.__version__,
+    }
+
+
+def _first_state(job: Job, plan: Plan) -> TrainState:
+    init_key = jax.random.fold_in(jax.random.fold_in(plan.root, INIT_STREAM), job.run.init)
+    run_key = jax.random.fold_in(jax.random.fold_in(plan.root, RUN_STREAM), job.run.order)
+    batch = {name: values[:1] for name, values in plan.data.items()}
+    state = _jitted_init(init_key, run_key, batch, job.teacher_variables, arch=plan.arch)
+    return state._replace(opt_state=with_learning_rate(state.opt_state, job.learning_rate))
+
+
+_jitted_init = jax.jit(init_state, static_argnames="arch")
+
+
+def _save(step: int, population: Population, jobs, files: Sequence[_Files], plan: Plan, logbook: Logbook) -> None:
+    """The snapshots that are due, with their validation metrics; then the states, which say that this step is done."""
+    for r, (job, run_files) in enumerate(zip(jobs, files, strict=True)):
+        state = jax.tree.map(lambda leaf, r=r: leaf[r], population.state)
+        if (run_files.folder / "failure.json").exists():
+            continue
+        if step in plan.snapshot_steps:
+            variables = model_variables(state)
+            metrics = plan.validate(variables)
+            run_files.snapshots.save(step, variables, metrics=metrics, meta=plan.meta)
+            logbook.write(plan.fit, job.run, step, "validation", metrics)
+    for r, run_files in enumerate(files):
+        if step < plan.recipe.steps:
+            state = jax.tree.map(lambda leaf, r=r: leaf[r], population.state)
+            run_files.states.save(step, state, metrics={}, meta={"layout": layout(plan)})
+
+
+def _log(step: int, report, jobs, files, plan: Plan, progress: Progress, logbook: Logbook) -> None:
+    """Fetches a chunk's metrics, writes them, and records a run that went non-finite."""
+    metrics, health = jax.device_get(report)
+    progress.reached(step)
+    for r, (job, run_files) in enumerate(zip(jobs, files, strict=True)):
+        if health.step[r] < 0:
+            values = {name: float(mean.sum[r] / mean.count[r]) for name, mean in metrics.items()}
+            logbook.write(plan.fit, job.run, step, "train", values)
+        elif not (run_files.folder / "failure.json").exists():
+            failure = {
+                "fit": plan.fit,
+                "run": job.run.name,
+                "step": int(health.step[r]),
+                "metric": sorted(metrics)[health.metric[r]],
+            }
+            write_json(run_files.folder / "failure.json", failure)
+            progress.note(f"{plan.fit}/{job.run.name} went non-finite in {failure['metric']} at step {failure['step']}; frozen")

@@ -1,0 +1,95 @@
+"""Runs a study: `python -m kdib.main --config=configs/lstm_to_transformer.py --workdir=runs/lstm_to_transformer`.
+
+Variants follow a colon and combine: `--config=configs/lstm_to_transformer.py:corpus,smoke`. Fields are overridden by
+`--config.train.steps=800`. The same command on the same workdir goes on where it stopped; on a finished one it redraws
+the report.
+"""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from kdib.config import flatten, known
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The study's file, with variants after a colon.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where the study lives; made if absent.")
+FAILED, STOPPED = 2, 143  # 143 is what a shell reports of a process that SIGTERM ended
+CACHE = Path.home() / ".cache" / "kdib" / "xla"
+
+
+def main(argv: list[str]) -> None:
+    """Runs the study of the flags."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected: {' '.join(argv[1:])} (write --flag=value)")
+    _use_compilation_cache()
+    from kdib import study
+    from kdib.fit import Stopped
+    from kdib.snapshots import SnapshotError
+    from kdib.workdir import WorkdirError
+
+    try:
+        page = study.run(_CONFIG.value.to_dict(), Path(_WORKDIR.value))
+    except (ValueError, FileNotFoundError, SnapshotError, WorkdirError) as error:
+        if os.environ.get("KDIB_TRACEBACK"):
+            raise
+        _fail(f"{error} (KDIB_TRACEBACK=1 shows where)")
+    except Stopped:
+        print("saved; the same command goes on from here:\n  python -m kdib.main " + " ".join(sys.argv[1:]))
+        sys.exit(STOPPED)
+    print(f"report: {page}")
+
+
+def _use_compilation_cache() -> None:
+    """Compiled programs outlive the process: a second start of the same study is seconds faster."""
+    import jax
+
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(CACHE))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def check_arguments(arguments: list[str]) -> None:
+    """Names that the flags library would answer with a traceback, answered in one line.
+
+    Raises:
+      ValueError: for an absent file, an unknown variant, or an override of a field that the config does not have.
+    """
+    values = dict(argument.lstrip("-").split("=", 1) for argument in arguments if "=" in argument)
+    if "config" not in values or "workdir" not in values:
+        raise ValueError("needed: --config=FILE.py[:variant,...] and --workdir=FOLDER")
+    path, _, variants = values["config"].partition(":")
+    fields = flatten(load_config(path, variants).to_dict())
+    groups = {name[:at] for name in fields for at in range(len(name)) if name[at] == "."}
+    for name in values:
+        if name.startswith("config."):
+            known("--" + name, name.removeprefix("config."), [*fields, *sorted(groups)])
+
+
+def load_config(path: str, variants: str = ""):
+    """The ConfigDict that a config file's get_config answers."""
+    if not Path(path).is_file():
+        raise ValueError(f"--config: there is no file {path}")
+    spec = importlib.util.spec_from_file_location("study_config", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(variants)
+
+
+def _fail(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(FAILED)
+
+
+if __name__ == "__main__":
+    if not {"--help", "-h", "--helpfull", "--helpshort"} & set(sys.argv):
+        try:
+            check_arguments(sys.argv[1:])
+        except ValueError as error_:
+            _fail(str(error_))
+    app.run(main)

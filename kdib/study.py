@@ -1,0 +1,153 @@
+"""A study, told in order: train every fit, measure every subject, write the report."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kdib import fit as fits
+from kdib import losses, models, report, tasks
+from kdib.answers import answer
+from kdib.config import Study, known, parse
+from kdib.logbook import Logbook
+from kdib.progress import Progress
+from kdib.properties import PROPERTIES
+from kdib.properties.base import Evidence
+from kdib.records import Records, Row, Subject, read_json, write_json
+from kdib.runs import (
+    choose_learning_rate,
+    development_runs,
+    failures,
+    fit_folder,
+    main_runs,
+    subjects,
+    trained_fits,
+)
+from kdib.snapshots import schedule
+from kdib.tasks.base import Task
+from kdib.teaching import Lab, jobs_of, load_last, model_of, open_lab, optimizer, plan_of
+from kdib.workdir import claimed
+
+
+def run(config: Mapping[str, Any], workdir: Path) -> Path:
+    """Trains what is missing, measures what is missing, and returns the path of the report.
+
+    Raises:
+      ValueError: for a configuration that does not hold together, before anything is built.
+      WorkdirError: if the folder belongs to another process or configuration.
+      Stopped: after SIGTERM or SIGINT; the same call goes on where this one stopped.
+    """
+    study = parse(config)
+    check_names(study)
+    with claimed(workdir, study):
+        if not _is_complete(study, workdir):
+            task = tasks.build(study.task)
+            write_json(workdir / "task.json", dict(task.facts))
+            lab = open_lab(study, task, workdir)
+            train(lab)
+            measure(lab)
+        return report.write(workdir)
+
+
+def check_names(study: Study) -> None:
+    """Presets, losses, properties, schedules and the task's settings: all looked up before anything runs."""
+    tasks.settings(study.task)
+    for name, fields in study.models.items():
+        models.check(fields, where=f"config.models.{name}")
+    for name, spec in study.losses.items():
+        losses.from_config(spec)
+    for name in study.properties:
+        known("config.properties", name, PROPERTIES)
+    optimizer(study)
+    schedule(**study.train.snapshots, total_steps=study.train.steps, steps_per_epoch=1)
+
+
+def train(lab: Lab) -> None:
+    """Every fit in topological order; finished runs are not touched."""
+    study, workdir = lab.study, lab.workdir
+    runs = {fit: [*development_runs(study, fit), *main_runs(study, fit)] for fit in trained_fits(study)}
+    left = {
+        fit: sum(not fits.is_finished(fit_folder(study, fit, workdir) / run.name, study.train.steps) for run in runs[fit])
+        for fit in runs
+    }
+    with Progress({fit: study.train.steps * n for fit, n in left.items()}) as progress, Logbook(workdir) as logbook:
+        for fit in runs:
+            _train_fit(fit, lab, progress, logbook)
+    write_json(workdir / "failures.json", failures(study, workdir))
+
+
+def _train_fit(fit: str, lab: Lab, progress: Progress, logbook: Logbook) -> None:
+    """The development runs, the choice of the learning rate, then the main runs."""
+    plan, grid = plan_of(fit, lab), development_runs(lab.study, fit)
+    if grid:
+        fits.train(jobs_of(grid, plan, lab), plan, progress, logbook)
+        write_json(plan.folder / "tuning.json", choose_learning_rate(grid, plan.folder, lab.study.train.steps))
+    fits.train(jobs_of(main_runs(lab.study, fit), plan, lab), plan, progress, logbook)
+
+
+def measure(lab: Lab) -> None:
+    """The rows that are missing: a property is measured once for a subject, or a pair of them."""
+    everyone = subjects(lab.study, lab.workdir)
+    table, _ = Records(lab.workdir / "subjects.jsonl", Subject).read()
+    Records(lab.workdir / "subjects.jsonl", Subject).append([s for s in everyone if s not in table])
+    done_path = lab.workdir / "measured.json"
+    done = read_json(done_path) if done_path.exists() else {}
+    rows = Records(lab.workdir / "rows.jsonl", Row)
+    ask = _asker(lab)
+    for name in lab.study.properties:
+        wanted = _units(name, everyone, lab.study)
+        missing = {unit: value for unit, value in wanted.items() if unit not in done.setdefault(name, [])}
+        if not missing:
+            continue
+        pairs = [pair for pair in missing.values() if len(pair) == 2]
+        alone = [pair[0] for pair in missing.values() if len(pair) == 1]
+        evidence = Evidence(lab.task.tests, ask, pairs)
+        stored = {row.key for row in rows.read()[0]}  # a crash between the rows and `measured.json` leaves some
+        rows.append([row for row in PROPERTIES[name].measure(alone, evidence) if row.key not in stored])
+        done[name] += list(missing)
+        write_json(done_path, done)
+
+
+def _units(name: str, everyone: list[Subject], study: Study) -> dict[str, tuple[Subject, ...]]:
+    """What a property is measured on: every subject, or every (student, teacher) pair."""
+    if PROPERTIES[name].kind == "scalar":
+        return {subject.id: (subject,) for subject in everyone}
+    return {f"{student.id} | {teacher.id}": (student, teacher) for student, teacher in _pairs(everyone, study)}
+
+
+def _pairs(everyone: list[Subject], study: Study) -> list[tuple[Subject, Subject]]:
+    """Every subject with every teacher of the study (own, siblings, and for the floor those it never saw),
+    and with every run of the fit that it did learn from."""
+    return [
+        (student, teacher)
+        for student in everyone
+        for teacher in everyone
+        if teacher.fit in (study.roles.teacher, study.fits[student.fit].teacher) and teacher.id != student.id
+    ]
+
+
+def _asker(lab: Lab):
+    """logits(subject, name of a test set), each computed once."""
+    answers, variables = {}, {}
+
+    def logits(subject: Subject, split: str):
+        if (subject.id, split) not in answers:
+            if subject.id not in variables:
+                variables[subject.id] = load_last(fit_folder(lab.study, subject.fit, lab.workdir) / subject.run, lab)
+            model = model_of(subject.fit, lab)
+            answers[subject.id, split] = answer(model, variables[subject.id], lab.task.tests[split].inputs)
+        return answers[subject.id, split]
+
+    return logits
+
+
+def _is_complete(study: Study, workdir: Path) -> bool:
+    """Whether nothing is left to train or to measure, found out without building the task."""
+    finished = all(
+        fits.is_finished(fit_folder(study, fit, workdir) / run.name, study.train.steps)
+        for fit in trained_fits(study)
+        for run in main_runs(study, fit)
+    )
+    if not finished or not (workdir / "measured.json").exists():
+        return False
+    done, everyone = read_json(workdir / "measured.json"), subjects(study, workdir)
+    return all(unit in done.get(name, []) for name in study.properties for unit in _units(name, everyone, study))

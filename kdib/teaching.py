@@ -1,0 +1,161 @@
+"""What each run learns from: the plan of a fit, and for every run its teacher's variables and its loss."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from dataclasses import replace
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kdib import losses, models
+from kdib.answers import answer, matched_epsilon, shuffled_within_class, summary
+from kdib.config import Fit, Study
+from kdib.fit import Job, Plan, is_finished
+from kdib.losses import LossSpec
+from kdib.models.base import Model, Variables, nothing, table
+from kdib.optimizer import make_optimizer
+from kdib.records import RunSpec, write_json
+from kdib.runs import fit_folder, learning_rate, teacher_folder
+from kdib.snapshots import SnapshotError, SnapshotIndex, schedule
+from kdib.step import Architecture
+from kdib.tasks.base import Task
+
+SHUFFLE_STREAM = 2  # what the root key is folded with for permutations; fit.py has 0 and 1
+
+
+class Lab(NamedTuple):
+    """A study with its task built, its training data on the device, and its folder."""
+
+    study: Study
+    task: Task
+    data: Mapping[str, jax.Array]
+    root: jax.Array
+    workdir: Path
+
+
+def open_lab(study: Study, task: Task, workdir: Path) -> Lab:
+    """Puts the training data on the device."""
+    data = {name: jnp.asarray(values) for name, values in task.train.inputs.items()}
+    return Lab(study, task, data, jax.random.key(study.seed), workdir)
+
+
+def model_of(fit: str, lab: Lab) -> Model:
+    """The architecture of a fit, sized for the task."""
+    fields = dict(lab.study.models[lab.study.fits[fit].model])
+    _, length = lab.task.train.inputs["tokens"].shape
+    return models.build(
+        **fields, vocab_size=lab.task.facts["vocabulary_size"], num_classes=lab.task.num_classes, max_length=length
+    )
+
+
+def plan_of(fit: str, lab: Lab) -> Plan:
+    """What all runs of a fit share."""
+    study, recipe, model = lab.study, lab.study.train, model_of(fit, lab)
+    validation = lab.task.validation.inputs
+    steps_per_epoch = lab.task.train.size // recipe.batch_size
+    return Plan(
+        fit=fit,
+        folder=fit_folder(study, fit, lab.workdir),
+        arch=Architecture(model, _teacher_model(study.fits[fit], lab), heads=(), tx=optimizer(study)),
+        recipe=recipe,
+        root=lab.root,
+        data=lab.data,
+        snapshot_steps=schedule(**recipe.snapshots, total_steps=recipe.steps, steps_per_epoch=steps_per_epoch),
+        validate=lambda variables: summary(answer(model, variables, validation), validation["label"]),
+        meta={"inputs": lab.task.input_digest},
+    )
+
+
+def optimizer(study: Study):
+    """The recipe's optimiser."""
+    recipe = study.train
+    return make_optimizer(
+        recipe.optimizer,
+        steps=recipe.steps,
+        warmup_steps=recipe.warmup_steps,
+        schedule=recipe.schedule,
+        weight_decay=recipe.weight_decay,
+        clip_norm=recipe.clip_norm,
+    )
+
+
+def jobs_of(runs: Sequence[RunSpec], plan: Plan, lab: Lab) -> list[Job]:
+    """The unfinished runs with what they learn from. A run whose teacher failed is recorded as failed."""
+    jobs = []
+    for run in runs:
+        if is_finished(plan.folder / run.name, lab.study.train.steps):
+            continue
+        failed = _failed_teacher(run, lab)
+        if failed:
+            record = {"fit": run.fit, "run": run.name, "step": 0, "metric": f"its teacher {failed} went non-finite"}
+            write_json(plan.folder / run.name / "failure.json", record)
+        else:
+            jobs.append(_job(run, lab))
+    return jobs
+
+
+def _failed_teacher(run: RunSpec, lab: Lab) -> str:
+    fit = lab.study.fits[run.fit]
+    for teacher in filter(None, (fit.teacher, fit.match_entropy)):
+        if (teacher_folder(lab.study, teacher, run, lab.workdir) / "failure.json").exists():
+            return teacher
+    return ""
+
+
+def _job(run: RunSpec, lab: Lab) -> Job:
+    fit = lab.study.fits[run.fit]
+    loss = losses.from_config(lab.study.losses[fit.loss])
+    if fit.match_entropy:
+        loss = with_epsilon(loss, matched_epsilon(_stored_answers(fit.match_entropy, run, lab)))
+    return Job(run, _teacher_variables(fit, run, lab), loss, learning_rate(lab.study, run, lab.workdir))
+
+
+def with_epsilon(spec: LossSpec, epsilon: float) -> LossSpec:
+    """The spec with every label smoothing's epsilon set."""
+    return {
+        name: replace(term, hparams={**term.hparams, "epsilon": jnp.float32(epsilon)}) if "epsilon" in term.hparams else term
+        for name, term in spec.items()
+    }
+
+
+def _teacher_model(fit: Fit, lab: Lab) -> Model:
+    if not fit.teacher:
+        return nothing()
+    return table() if fit.answers == "table" else model_of(fit.teacher, lab)
+
+
+def _teacher_variables(fit: Fit, run: RunSpec, lab: Lab) -> Variables:
+    if not fit.teacher:
+        return {"params": {}}
+    if fit.answers == "live":
+        return load_last(teacher_folder(lab.study, fit.teacher, run, lab.workdir), lab)
+    logits_NxK = _stored_answers(fit.teacher, run, lab)
+    if fit.shuffle:
+        key = jax.random.fold_in(jax.random.fold_in(lab.root, SHUFFLE_STREAM), run.order)
+        logits_NxK = shuffled_within_class(key, logits_NxK, lab.task.train.inputs["label"])
+    return {"params": {"logits": jnp.asarray(logits_NxK)}}
+
+
+def _stored_answers(teacher: str, run: RunSpec, lab: Lab) -> np.ndarray:
+    """The teacher's logits [N, K] on the training set."""
+    variables = load_last(teacher_folder(lab.study, teacher, run, lab.workdir), lab)
+    return answer(model_of(teacher, lab), variables, lab.task.train.inputs)
+
+
+def load_last(run_folder: Path, lab: Lab) -> Variables:
+    """The last snapshot of a run, if it was trained on inputs that mean the same as this study's.
+
+    Raises:
+      SnapshotError: if the snapshot is damaged, or its inputs (the vocabulary, say) were numbered otherwise.
+    """
+    with SnapshotIndex(run_folder / "snapshots", read_only=True) as index:
+        step = index.steps()[-1]
+        stored = index.meta(step)["inputs"]
+        if stored != lab.task.input_digest:
+            raise SnapshotError(
+                f"{run_folder} was trained on inputs of digest {stored[:12]}, this study's have "
+                f"{lab.task.input_digest[:12]}: use the task settings of that study"
+            )
+        return index.load(step)

@@ -1,0 +1,88 @@
+"""A configuration that does not hold together is refused in one line, before anything runs."""
+
+import importlib.util
+import pathlib
+
+import pytest
+
+from kdib import config as config_lib
+from kdib.config import difference, flatten, parse, topological
+
+PATH = pathlib.Path(__file__).parent.parent / "configs" / "lstm_to_transformer.py"
+
+
+def load(variants=""):
+    spec = importlib.util.spec_from_file_location("config_under_test", PATH)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(variants).to_dict()
+
+
+@pytest.mark.parametrize("variants", ["", "full", "corpus", "smoke", "full,smoke", "corpus,smoke", "smoke,corpus,full"])
+def test_every_variant_parses(variants):
+    study = parse(load(variants))
+    assert set(study.fits) >= {"teacher", "peer", "alone", "self", "distilled"}
+    assert study.task["source"] == ("corpus" if "corpus" in variants else "grammar")
+    assert study.seeds == (2 if "smoke" in variants else 5 if "full" in variants else 3)
+
+
+def test_an_unknown_variant_lists_the_known_ones():
+    with pytest.raises(ValueError, match=r"'smok'.*full, corpus, smoke"):
+        load("smok")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("train", "step"), 3, r"config\.train\.step: 'step' is unknown\. Did you mean 'steps'\? Known: steps, batch_size"),
+        (("train", "steps"), "many", r"config\.train\.steps must be int, got 'many'"),
+        (("train", "steps"), True, r"config\.train\.steps must be int, got True"),
+        (("fits", "alone", "model"), "cnn", r"config\.fits\.alone\.model: 'cnn' is unknown\. Known: lstm, transformer"),
+        (("fits", "self", "teacher"), "pear", r"Did you mean 'peer'"),
+        (("fits", "self", "loss"), "crd", r"'crd' is unknown\. Known: labels, kd"),
+        (("fits", "self", "answers"), "tables", r"Known: table, live"),
+        (("fits", "alone", "shuffle"), True, r"shuffle needs a teacher"),
+        (("fits", "self", "teacher"), "alone", r"would start from its teacher's own weights"),
+        (("fits", "peer", "teacher"), "self", r"learn from itself: peer <- self <- peer"),
+        (("roles", "distilled"), "distiled", r"Did you mean 'distilled'"),
+        (("tune", "learning_rates"), "1e-3", r"must be a tuple"),
+        (("tune", "learning_rates"), ("a",), r"learning_rates\[0\] must be float"),
+        (("seeds",), 0, r"at least 1"),
+    ],
+)
+def test_what_is_wrong_is_named(path, value, message):
+    config = load()
+    node = config
+    for name in path[:-1]:
+        node = node[name]
+    node[path[-1]] = value
+    with pytest.raises(ValueError, match=message) as error:
+        parse(config)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_field_is_named():
+    config = load()
+    del config["train"]["steps"]
+    with pytest.raises(ValueError, match=r"config\.train lacks steps"):
+        parse(config)
+
+
+def test_teachers_come_before_their_students():
+    fits = parse(load("full")).fits
+    order = topological(dict(reversed(fits.items())))
+    for name, fit in fits.items():
+        assert not fit.teacher or order.index(fit.teacher) < order.index(name)
+        assert not fit.match_entropy or order.index(fit.match_entropy) < order.index(name)
+
+
+def test_only_what_no_run_depends_on_may_change():
+    old = config_lib.as_dict(parse(load()))
+    new = load() | {"seeds": 5, "title": "other", "properties": ("accuracy",)}
+    assert difference(old, config_lib.as_dict(parse(new))) == []
+    new["train"]["steps"] = 7
+    assert difference(old, config_lib.as_dict(parse(new))) == [f"train.steps: {old['train']['steps']} -> 7"]
+
+
+def test_flatten_keeps_tuples_and_lists_alike():
+    assert flatten({"a": {"b": (1, 2)}, "c": []}) == flatten({"a": {"b": [1, 2]}, "c": ()})
