@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdib.models.base import Model, Variables
-from kdib.properties.calibration import expected_calibration_error, negative_log_likelihood
+from kdib.properties.calibration import expected_calibration_error, nll
 from kdib.step import predict
 
 BATCH = 512  # one shape for every dataset, so that a model is compiled once for all of them
@@ -36,7 +36,7 @@ def summary(logits_NxK: np.ndarray, labels_N: np.ndarray) -> dict[str, float]:
     probs_NxK = np.asarray(jax.nn.softmax(jnp.asarray(logits_NxK, jnp.float32)), np.float64)
     return {
         "accuracy": float((logits_NxK.argmax(-1) == labels_N).mean()),
-        "loss": float(np.mean(negative_log_likelihood(logits_NxK, labels_N))),
+        "loss": float(nll(logits_NxK, labels_N).mean()),
         "entropy": mean_entropy(logits_NxK),
         "ece": float(expected_calibration_error(probs_NxK, labels_N)),
     }
@@ -74,4 +74,3 @@ def matched_epsilon(logits_NxK: np.ndarray) -> float:
         return float(entr(1 - epsilon + rest) + (n_classes - 1) * entr(rest)) - target
 
     return float(brentq(excess, 0.0, 1.0, xtol=1e-12))
-

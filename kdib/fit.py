@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -71,6 +72,8 @@ def train(jobs: Sequence[Job], plan: Plan, progress: Progress, logbook: Logbook)
         with contextlib.ExitStack() as stack_:
             group = todo[first : first + plan.recipe.group_size]
             _train_group(group, [_open(plan, job, stack_) for job in group], plan, progress, logbook)
+        for job in group:  # the last snapshot says that the run is finished
+            shutil.rmtree(plan.folder / job.run.name / "state")
 
 
 def is_finished(folder: Path, last_step: int) -> bool:
@@ -101,12 +104,12 @@ def _train_group(jobs: Sequence[Job], files: Sequence[_Files], plan: Plan, progr
     population = Population(_restore_or_init(jobs, files, plan, progress), healthy(len(jobs)))
     teacher_variables = stack([job.teacher_variables for job in jobs])
     loss = stack([job.loss for job in jobs])
-    start = int(population.state.step[0])
-    if start == 0:
+    first_step = int(population.state.step[0])
+    if first_step == 0:
         _save(0, population, jobs, files, plan, logbook)
     pending = None
-    progress.start_group(plan.fit, [job.run.name for job in jobs], start)
-    for start, stop in _chunks(start, plan):
+    progress.start_group(plan.fit, [job.run.name for job in jobs], first_step)
+    for start, stop in _chunks(first_step, plan):
         population, report = train_chunk(
             population,
             teacher_variables,
@@ -128,8 +131,6 @@ def _train_group(jobs: Sequence[Job], files: Sequence[_Files], plan: Plan, progr
             _save(stop, population, jobs, files, plan, logbook)
         if stopping:
             raise Stopped
-    for run_files in files:
-        run_files.states.clear()
 
 
 def _chunks(start: int, plan: Plan) -> Iterator[tuple[int, int]]:
@@ -212,4 +213,6 @@ def _log(step: int, report, jobs, files, plan: Plan, progress: Progress, logbook
                 "metric": sorted(metrics)[health.metric[r]],
             }
             write_json(run_files.folder / "failure.json", failure)
-            progress.note(f"{plan.fit}/{job.run.name} went non-finite in {failure['metric']} at step {failure['step']}; frozen")
+            progress.note(
+                f"{plan.fit}/{job.run.name} went non-finite in {failure['metric']} at step {failure['step']}; frozen"
+            )

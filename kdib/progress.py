@@ -1,4 +1,4 @@
-"""What the person in front of it sees: a bar over the whole study, or plain lines without a terminal; and stop requests."""
+"""What the person in front of it sees: a bar over the whole study, or plain lines without a terminal."""
 
 import signal
 import sys
@@ -74,7 +74,12 @@ class Progress:
             from rich.progress import BarColumn, TextColumn
             from rich.progress import Progress as Bar
 
-            columns = ("{task.percentage:>3.0f}%", "{task.fields[label]}", "step {task.fields[step]}", "{task.fields[eta]}")
+            columns = (
+                "{task.percentage:>3.0f}%",
+                "{task.fields[label]}",
+                "step {task.fields[step]}",
+                "{task.fields[eta]}",
+            )
             self._bar = Bar(BarColumn(bar_width=30), *(TextColumn(column) for column in columns))
             self._task = self._bar.add_task("study", total=self._total, label="", step=0, eta="")
             self._bar.start()

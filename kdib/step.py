@@ -1,4 +1,4 @@
-"""One training step as a pure function, its population form, and the forward pass: the only place that differentiates."""
+"""One training step as a pure function, its population form, and the forward pass. Only this file differentiates."""
 
 import functools
 from collections.abc import Mapping
@@ -11,14 +11,15 @@ import optax
 from kdib.losses import LossSpec, Mean, combine, terms
 from kdib.models.base import Batch, Model, Outputs, Variables, split
 
+METRICS = ("loss", "accuracy", "gradient_norm")  # what a step reports beside the terms of its loss
 ORDER_STREAM, NOISE_STREAM = 0, 1  # what a run's key is folded with, before the epoch and before the step
 
 
 class TrainState(NamedTuple):
     """Arrays only, so that it can be stacked, vmapped, sharded and saved.
 
-    `params` is {"model": ..., "heads": {name: ...}}, and so is `model_state` (batch statistics, memory banks). `key` is the
-    run's own and never changes: epochs and steps are folded in, so that a step is a function of the step number.
+    `params` is {"model": ..., "heads": {name: ...}}, and so is `model_state` (batch statistics, memory banks). `key` is
+    the run's own and never changes: epochs and steps are folded in, so that a step is a function of its number.
     """
 
     step: jax.Array
@@ -138,7 +139,7 @@ def healthy(n_runs: int) -> Health:
 
 
 def epoch_order(key: jax.Array, epoch: jax.Array, n_examples: int) -> jax.Array:
-    """The order [N] in which the run of `key` sees the examples in `epoch`: a pure function, so resume needs no iterator."""
+    """The order [N] in which a run sees the examples in `epoch`: a pure function, so resume needs no iterator."""
     return jax.random.permutation(jax.random.fold_in(jax.random.fold_in(key, ORDER_STREAM), epoch), n_examples)
 
 
@@ -173,13 +174,8 @@ def train_chunk(
         batch = {name: values[rows_RxB] for name, values in data.items()}
         return advance(population, sums, batch, teacher_variables, loss)
 
-    n_runs = order_RxN.shape[0]
-    some_batch = {
-        name: jax.ShapeDtypeStruct((n_runs, batch_size, *v.shape[1:]), v.dtype) for name, v in data.items()
-    }
-    one_step = jax.vmap(functools.partial(train_step, arch=arch))
-    shapes = jax.eval_shape(one_step, population.state, some_batch, teacher_variables, loss)[1]
-    sums = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    zeros_R = jnp.zeros(order_RxN.shape[0])
+    sums = {name: Mean(zeros_R, zeros_R) for name in (*loss, *METRICS)}
     population, sums = jax.lax.fori_loop(0, stop - start, body, (population, sums))
     return population, (sums, population.health)
 

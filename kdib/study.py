@@ -23,7 +23,6 @@ from kdib.runs import (
     trained_fits,
 )
 from kdib.snapshots import schedule
-from kdib.tasks.base import Task
 from kdib.teaching import Lab, jobs_of, load_last, model_of, open_lab, optimizer, plan_of
 from kdib.workdir import claimed
 
@@ -53,7 +52,7 @@ def check_names(study: Study) -> None:
     tasks.settings(study.task)
     for name, fields in study.models.items():
         models.check(fields, where=f"config.models.{name}")
-    for name, spec in study.losses.items():
+    for spec in study.losses.values():
         losses.from_config(spec)
     for name in study.properties:
         known("config.properties", name, PROPERTIES)
@@ -66,7 +65,9 @@ def train(lab: Lab) -> None:
     study, workdir = lab.study, lab.workdir
     runs = {fit: [*development_runs(study, fit), *main_runs(study, fit)] for fit in trained_fits(study)}
     left = {
-        fit: sum(not fits.is_finished(fit_folder(study, fit, workdir) / run.name, study.train.steps) for run in runs[fit])
+        fit: sum(
+            not fits.is_finished(fit_folder(study, fit, workdir) / run.name, study.train.steps) for run in runs[fit]
+        )
         for fit in runs
     }
     with Progress({fit: study.train.steps * n for fit, n in left.items()}) as progress, Logbook(workdir) as logbook:

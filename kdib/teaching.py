@@ -1,8 +1,8 @@
 """What each run learns from: the plan of a fit, and for every run its teacher's variables and its loss."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -115,7 +115,9 @@ def _job(run: RunSpec, lab: Lab) -> Job:
 def with_epsilon(spec: LossSpec, epsilon: float) -> LossSpec:
     """The spec with every label smoothing's epsilon set."""
     return {
-        name: replace(term, hparams={**term.hparams, "epsilon": jnp.float32(epsilon)}) if "epsilon" in term.hparams else term
+        name: replace(term, hparams={**term.hparams, "epsilon": jnp.float32(epsilon)})
+        if "epsilon" in term.hparams
+        else term
         for name, term in spec.items()
     }
 

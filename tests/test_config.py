@@ -34,12 +34,16 @@ def test_an_unknown_variant_lists_the_known_ones():
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("train", "step"), 3, r"config\.train\.step: 'step' is unknown\. Did you mean 'steps'\? Known: steps, batch_size"),
+        (
+            ("train", "step"),
+            3,
+            r"config\.train\.step: 'step' is unknown\. Did you mean 'steps'\? Known: steps, batch_size",
+        ),
         (("train", "steps"), "many", r"config\.train\.steps must be int, got 'many'"),
         (("train", "steps"), True, r"config\.train\.steps must be int, got True"),
         (("fits", "alone", "model"), "cnn", r"config\.fits\.alone\.model: 'cnn' is unknown\. Known: lstm, transformer"),
         (("fits", "self", "teacher"), "pear", r"Did you mean 'peer'"),
-        (("fits", "self", "loss"), "crd", r"'crd' is unknown\. Known: labels, kd"),
+        (("fits", "self", "loss"), "focal", r"'focal' is unknown\. Known: labels, kd"),
         (("fits", "self", "answers"), "tables", r"Known: table, live"),
         (("fits", "alone", "shuffle"), True, r"shuffle needs a teacher"),
         (("fits", "self", "teacher"), "alone", r"would start from its teacher's own weights"),

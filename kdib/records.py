@@ -1,0 +1,226 @@
+"""The tidy tables of a study: one JSON object a line, appended durably, read back with every fault named.
+
+A table survives a writer killed at any byte: a half-written line is skipped and named when the table is read,
+never used, and the next append starts on a line of its own. Only the holder of the workdir's lock may append.
+"""
+
+import builtins
+import json
+import math
+import os
+import pathlib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+Coords = tuple[tuple[str, float | int | str], ...]
+
+
+class RunSpec(NamedTuple):
+    """One run of a fit: the paired index `seed`, and what it draws its numbers from.
+
+    `init` and `order` seed the parameters and the order of the data; `teacher` is the paired index of the run
+    it learns from (None: from labels); `sweep` holds the swept values by name.
+    """
+
+    fit: str
+    seed: int
+    init: int
+    order: int
+    teacher: int | None
+    sweep: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Unique within the fit: `seed0`, `seed100-learning_rate=0.003`."""
+        return f"seed{self.seed}" + "".join(f"-{knob}={value}" for knob, value in self.sweep)
+
+
+class Subject(NamedTuple):
+    """A snapshot under study: `id` is `<fit>/<run>@<step>`, `fingerprint` the SHA-256 of its parameters."""
+
+    id: str
+    fit: str
+    seed: int
+    run: str
+    step: int
+    fingerprint: str
+
+    @property
+    def key(self) -> tuple:
+        """What may occur once in a table."""
+        return (self.id,)
+
+
+class Row(NamedTuple):
+    """One number: what `property` says of `subject`, or of `subject` and `other` together.
+
+    `split` names the test set, `group` the column that divides it ("" is the whole set), `coords` the place
+    within, such as `(("attractors", 3),)`. A `value` of None says "not computed, too few examples" and `n`
+    how many there were; `se` is the standard error of `value` over examples, where it has one.
+    """
+
+    subject: str
+    other: str | None
+    property: str
+    metric: str
+    split: str
+    group: str
+    coords: Coords
+    value: float | None
+    n: int
+    se: float | None
+
+    @builtins.property  # a field has the plain name
+    def key(self) -> tuple:
+        """What may occur once in a table: all but value, n and se."""
+        return self[:-3]
+
+
+class Record(Protocol):
+    """A NamedTuple of JSON scalars and Coords that knows its key, such as Subject and Row."""
+
+    @property
+    def key(self) -> tuple: ...  # noqa: D102
+
+    def _asdict(self) -> dict[str, Any]: ...
+
+
+R = TypeVar("R", bound=Record)
+
+
+class Records(Generic[R]):
+    """A table of `row_type` in the JSON-lines file `path`, which need not exist yet."""
+
+    def __init__(self, path: str | os.PathLike, row_type: type[R]):
+        self.path = pathlib.Path(path)
+        self._row_type = row_type
+        self._hints = typing.get_type_hints(row_type)
+
+    def read(self) -> tuple[list[R], list[str]]:
+        """-> (rows in order, damage): a line that is no row of this table is skipped and named in damage."""
+        lines, damage = read_lines(self.path)
+        rows: dict[tuple, R] = {}
+        for number, values in lines:
+            try:
+                row = self._decode(values)
+                if row.key in rows:
+                    raise ValueError(f"a second value for {row.key}")
+                rows[row.key] = row
+            except ValueError as error:
+                damage.append(f"{self.path}, line {number}: {error}")
+        return list(rows.values()), damage
+
+    def append(self, rows: Iterable[R]) -> None:
+        """Adds all of `rows` and flushes them to the disk, or raises and adds none.
+
+        Raises: ValueError for a key that the table or `rows` already has, a NaN, an infinity or a wrong type.
+        """
+        new = list(rows)
+        seen = {row.key for row in self.read()[0]}
+        for row in new:
+            _check(row._asdict(), self._hints)
+            if row.key in seen:
+                raise ValueError(f"{self.path} already has a value for {row.key}")
+            seen.add(row.key)
+        append_lines(self.path, (_encode(row) for row in new))
+
+    def _decode(self, values: dict[str, Any]) -> R:
+        if values.keys() != self._hints.keys():
+            missing, unknown = self._hints.keys() - values.keys(), values.keys() - self._hints.keys()
+            raise ValueError(f"missing fields {sorted(missing)}, unknown fields {sorted(unknown)}")
+        fields = {n: tuple(v.items()) if isinstance(v, dict) else v for n, v in values.items()}
+        _check(fields, self._hints)
+        return self._row_type(**fields)
+
+
+def _encode(row: Record) -> dict[str, Any]:
+    return {name: dict(value) if isinstance(value, tuple) else value for name, value in row._asdict().items()}
+
+
+def _check(fields: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
+    """Raises ValueError unless every field has its type and every number is finite."""
+    for name, value in fields.items():
+        hint = hints[name]
+        fits = _are_coords(value) if hint == Coords else _is_scalar(value, hint)
+        if not fits:
+            raise ValueError(f"{name} is {value!r} ({type(value).__name__}), expected a finite {hint}")
+
+
+def _is_scalar(value: Any, hint: Any) -> bool:
+    kinds = set(typing.get_args(hint)) if isinstance(hint, types.UnionType) else {hint}
+    kinds |= {int} if float in kinds else set()
+    if isinstance(value, float) and not math.isfinite(value):
+        return False
+    return isinstance(value, tuple(kinds)) and not isinstance(value, bool)
+
+
+def _are_coords(value: Any) -> bool:
+    return (
+        isinstance(value, tuple)
+        and all(isinstance(pair, tuple) and len(pair) == 2 for pair in value)
+        and all(isinstance(name, str) and _is_scalar(place, float | int | str) for name, place in value)
+        and len(dict(value)) == len(value)
+    )
+
+
+def read_lines(path: str | os.PathLike) -> tuple[list[tuple[int, dict[str, Any]]], list[str]]:
+    """JSON lines -> ([(line number, object)], damage). An absent file is an empty one."""
+    path = pathlib.Path(path)
+    if not path.exists():
+        return [], []
+    objects, damage = [], []
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            objects.append((number, _parse(line)))
+        except ValueError as error:
+            damage.append(f"{path}, line {number}: {error}")
+    return objects, damage
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    value = json.loads(line.decode(), parse_constant=_refuse_constant)
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a JSON object, found {value!r}")
+    return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number that may be stored")
+
+
+def append_lines(path: str | os.PathLike, objects: Iterable[Mapping[str, Any]]) -> None:
+    """Adds one line an object and flushes them to the disk; raises ValueError for NaN and infinity."""
+    text = "".join(json.dumps(value, allow_nan=False) + "\n" for value in objects)
+    with open(path, "ab+") as file:
+        file.write(b"\n" * _is_torn(file) + text.encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _is_torn(file: typing.BinaryIO) -> bool:
+    """Whether the last line was half-written when its writer died."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(size - 1, 0))
+    return file.read(1) not in (b"", b"\n")
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Writes `value` so that a reader finds the old file or the new one, whole; refuses NaN and infinity."""
+    path = pathlib.Path(path)
+    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
+    partial = path.with_name(f".{path.name}.partial")
+    with open(partial, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """What write_json wrote; raises ValueError naming the file if it is damaged."""
+    try:
+        return json.loads(pathlib.Path(path).read_bytes().decode(), parse_constant=_refuse_constant)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error

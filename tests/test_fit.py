@@ -1,0 +1,188 @@
+"""One fit on a tiny network: resume to the last bit, frozen runs, compilations, what is left on disk."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdib import fit as fits
+from kdib.config import Train
+from kdib.fit import Job, Plan, Stopped
+from kdib.logbook import Logbook
+from kdib.losses import from_config
+from kdib.models.base import Model, Outputs, nothing
+from kdib.optimizer import make_optimizer
+from kdib.progress import Progress
+from kdib.records import RunSpec
+from kdib.snapshots import SnapshotError, SnapshotIndex
+from kdib.step import Architecture, train_chunk
+
+N, D, K, STEPS = 40, 3, 2, 24
+
+
+def network() -> Model:
+    """One hidden layer with dropout, so that a resumed run must find its noise again."""
+
+    def init(key, batch):
+        return {"params": {"a": jax.random.normal(key, (D, 8)), "b": jax.random.normal(key, (8, K))}}
+
+    def apply(params, model_state, batch, *, train, key):
+        hidden = jnp.tanh(batch["x"] @ params["a"])
+        if train:
+            hidden = jnp.where(jax.random.bernoulli(key, 0.9, hidden.shape), hidden, 0)
+        return Outputs(hidden @ params["b"], {}), model_state
+
+    return Model(init, apply)
+
+
+NETWORK = network()
+
+
+def plan_in(folder, *, group_size=1, validate=lambda variables: {"loss": 0.5}):
+    recipe = Train(
+        steps=STEPS,
+        batch_size=8,
+        optimizer="adam",
+        learning_rate=0.05,
+        warmup_steps=2,
+        schedule="cosine",
+        weight_decay=0.0,
+        clip_norm=1.0,
+        chunk=4,
+        group_size=group_size,
+        save_every=6,
+        snapshots={"name": "every", "n": 12},
+    )
+    tx = make_optimizer("adam", steps=STEPS, warmup_steps=2, schedule="cosine", weight_decay=0.0, clip_norm=1.0)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(N, D)).astype(np.float32)
+    data = {"x": x, "label": (x[:, 0] > 0).astype(np.int32), "id": np.arange(N, dtype=np.int32)}
+    return Plan(
+        fit="alone",
+        folder=folder / "fits" / "alone",
+        arch=Architecture(NETWORK, nothing(), (), tx),
+        recipe=recipe,
+        root=jax.random.key(0),
+        data=jax.tree.map(jnp.asarray, data),
+        snapshot_steps=(0, 12, 24),
+        validate=validate,
+        meta={"inputs": "digest"},
+    )
+
+
+def job(seed, weight=1.0):
+    loss = from_config({"ce": {"fn": "cross_entropy", "weight": weight}})
+    return Job(RunSpec("alone", seed, seed, seed, None), {"params": {}}, loss, 0.05)
+
+
+def train(folder, jobs, stop_after=None, **settings):
+    """Trains; with `stop_after`, a stop is asked for once that step has been reached."""
+    plan = plan_in(folder, **settings)
+    folder.mkdir(exist_ok=True)
+    with Progress({"alone": STEPS * len(jobs)}) as progress, Logbook(folder) as logbook:
+        if stop_after is not None:
+            reached = progress.reached
+
+            def reached_and_stop(step):
+                reached(step)
+                progress.stop_requested = step >= stop_after
+
+            progress.reached = reached_and_stop
+        fits.train(jobs, plan, progress, logbook)
+    return plan
+
+
+def prints(folder, seed=0):
+    with SnapshotIndex(folder / "fits" / "alone" / f"seed{seed}" / "snapshots", read_only=True) as index:
+        return {step: index.fingerprint(step) for step in index.steps()}
+
+
+def curve(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {(x["run"], x["split"], x["step"], x["metric"]): x["value"] for x in lines}
+
+
+def test_a_run_leaves_snapshots_curves_and_events_and_no_state(tmp_path):
+    train(tmp_path, [job(0)])
+    assert set(prints(tmp_path)) == {0, 12, 24}
+    assert not (tmp_path / "fits/alone/seed0/state").exists()
+    steps = [step for _, split, step, metric in curve(tmp_path) if (split, metric) == ("train", "ce")]
+    assert steps == [4, 5, 6, 8, 10, 12, 15, 16, 18, 20, 24]  # chunks of 4, saves at 6, epochs of 5
+    assert list((tmp_path / "tensorboard/alone/seed0").glob("events*"))
+
+
+@pytest.mark.parametrize("group_size", [1, 2])
+def test_an_interrupted_run_resumes_to_the_same_bits_and_curves(tmp_path, group_size):
+    jobs = [job(0), job(1)]
+    train(tmp_path / "whole", jobs, group_size=group_size)
+    for stop_after in (4, 13):
+        with pytest.raises(Stopped):
+            train(tmp_path / "cut", jobs, stop_after=stop_after, group_size=group_size)
+    train(tmp_path / "cut", jobs, group_size=group_size)
+    for seed in (0, 1):
+        assert prints(tmp_path / "cut", seed) == prints(tmp_path / "whole", seed)
+    assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
+
+
+def test_a_run_does_not_depend_on_what_else_is_trained(tmp_path):
+    train(tmp_path / "one", [job(1)])
+    train(tmp_path / "three", [job(0), job(1), job(2)])
+    assert prints(tmp_path / "one", 1) == prints(tmp_path / "three", 1)
+    assert prints(tmp_path / "three", 0) != prints(tmp_path / "three", 1)
+
+
+def test_layouts_agree_to_a_tolerance(tmp_path):
+    last = []
+    for size in (1, 3):
+        plan = train(tmp_path / str(size), [job(0), job(1), job(2)], group_size=size)
+        with SnapshotIndex(plan.folder / "seed2" / "snapshots", read_only=True) as index:
+            last.append(index.load(STEPS))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *last)
+
+
+def test_a_finished_run_is_left_alone_and_more_seeds_are_added(tmp_path):
+    train(tmp_path, [job(0)])
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "fits").rglob("*") if p.is_file()}
+    train(tmp_path, [job(0), job(1)])
+    assert all(p.stat().st_mtime_ns == time for p, time in before.items())
+    assert set(prints(tmp_path, 1)) == {0, 12, 24}
+
+
+def test_a_run_that_goes_non_finite_is_recorded_and_the_other_goes_on(tmp_path):
+    train(tmp_path, [job(0), job(1, weight=float("inf"))], group_size=2)
+    failure = json.loads((tmp_path / "fits/alone/seed1/failure.json").read_text())
+    assert failure == {"fit": "alone", "run": "seed1", "step": 0, "metric": "gradient_norm"} | {
+        "metric": failure["metric"]
+    }
+    assert failure["metric"] in {"gradient_norm", "loss"}
+    assert set(prints(tmp_path, 0)) == {0, 12, 24}
+    assert set(prints(tmp_path, 1)) == {0}
+    assert fits.is_finished(tmp_path / "fits/alone/seed1", STEPS)
+
+
+def test_one_compilation_serves_every_run_and_chunk_length(tmp_path):
+    train(tmp_path / "warm", [job(0)])
+    before = train_chunk._cache_size()
+    train(tmp_path / "again", [job(3), job(4, weight=0.5)])
+    assert train_chunk._cache_size() == before
+
+
+def test_another_layout_is_announced(tmp_path, capsys):
+    with pytest.raises(Stopped):
+        train(tmp_path, [job(0), job(1)], stop_after=8, group_size=2)
+    train(tmp_path, [job(0), job(1)], group_size=1)
+    assert "the last bits may differ" in capsys.readouterr().out
+
+
+def test_a_damaged_state_is_named_and_not_used(tmp_path):
+    with pytest.raises(Stopped):
+        train(tmp_path, [job(0)], stop_after=8)
+    for step in (tmp_path / "fits/alone/seed0/state").iterdir():
+        biggest = max(step.rglob("d/*"), key=lambda path: path.stat().st_size)
+        content = bytearray(biggest.read_bytes())
+        content[len(content) // 2] ^= 1
+        biggest.write_bytes(bytes(content))
+    with pytest.raises(SnapshotError, match="seed0/state"):
+        train(tmp_path, [job(0)])
