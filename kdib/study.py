@@ -51,13 +51,22 @@ def check_names(study: Study) -> None:
     """Presets, losses, properties, schedules and the task's settings: all looked up before anything runs."""
     tasks.settings(study.task)
     for name, fields in study.models.items():
-        models.check(fields, where=f"config.models.{name}")
+        _check_model(f"config.models.{name}", fields)
     for spec in study.losses.values():
         losses.from_config(spec)
     for name in study.properties:
         known("config.properties", name, PROPERTIES)
     optimizer(study)
     schedule(**study.train.snapshots, total_steps=study.train.steps, steps_per_epoch=1)
+
+
+def _check_model(where: str, fields: Mapping[str, Any]) -> None:
+    if "preset" not in fields:
+        raise ValueError(f"{where} lacks 'preset'; known: {', '.join(models.PRESETS)}")
+    known(f"{where}.preset", fields["preset"], models.PRESETS)
+    for field, value in fields.items():
+        if field != "preset" and value is not None:
+            known(f"{where}.{field}", field, models.known_fields(fields["preset"]))
 
 
 def train(lab: Lab) -> None:

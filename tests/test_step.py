@@ -171,9 +171,16 @@ def test_what_may_be_swept_does_not_compile_again(data):
 
 @pytest.mark.parametrize("change", [{"name": "lion"}, {"schedule": "step"}, {"name": "adam", "weight_decay": 0.1}])
 def test_an_optimizer_that_does_not_exist_or_would_ignore_a_knob_raises(change):
-    knobs = {"name": "adamw", "steps": 10, "warmup_steps": 1, "schedule": "cosine", "weight_decay": 0.0, "clip_norm": 1.0}
+    knobs = {
+        "name": "adamw",
+        "steps": 10,
+        "warmup_steps": 1,
+        "schedule": "cosine",
+        "weight_decay": 0.0,
+        "clip_norm": 1.0,
+    }
     knobs |= change
-    with pytest.raises(ValueError, match="known|no effect"):
+    with pytest.raises(ValueError, match=r"known|no effect"):
         functools.partial(make_optimizer, knobs.pop("name"))(**knobs)
 
 

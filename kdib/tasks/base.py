@@ -27,7 +27,9 @@ class Task(NamedTuple):
     """Everything a study needs to know of its task.
 
     `tests` maps a name to a test set; the first is in distribution, the others out of distribution, and none of them
-    may select anything. `facts` is JSON-able and printed by the report: sizes, coverage, baselines, examples.
+    may select anything. `input_digest` is a hash of what the inputs mean, such as the numbering of the vocabulary: a
+    network may only be shown inputs of the digest that it was trained on. `facts` is JSON-able and printed by the
+    report: sizes, coverage, baselines, examples.
     """
 
     name: str
@@ -35,4 +37,5 @@ class Task(NamedTuple):
     validation: Dataset
     tests: Mapping[str, Dataset]
     num_classes: int
+    input_digest: str
     facts: Mapping[str, Any]

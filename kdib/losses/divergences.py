@@ -1,0 +1,249 @@
+"""Losses on logits: arrays in, one float32 per example out, never reduced over examples.
+
+Every function sums over the classes (never averages), computes in float32 whatever the input, takes
+hyper-parameters by keyword (they may be traced scalars, so a sweep does not recompile), and lets no gradient
+reach a teacher.
+
+A class has probability zero when its logit is -inf or when `where` leaves it out. Values and gradients stay
+finite there: log 0 is taken to be -1e30, so 0 log 0 is 0, and probability mass on an impossible class costs
+about 1e30.
+
+`where` is boolean, has the rank of the logits and broadcasts to their shape; the result equals that of the
+subset of classes for which it is true. Every example needs at least one class.
+"""
+
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+Direction = Literal["forward", "reverse", "jensen_shannon"]
+
+_LOG_ZERO = (
+    -1e30
+)  # finite, so that 0 * log 0 is 0 and not nan; exp of it is exactly 0 at any sensible temperature
+
+
+def cross_entropy(
+    logits: ArrayLike, labels: ArrayLike, *, axis: int = -1, where: ArrayLike | None = None
+) -> jax.Array:
+    """Cross-entropy with integer labels: -log softmax(logits)[label].
+
+    >>> import jax.numpy as jnp
+    >>> jnp.set_printoptions(precision=4)
+    >>> logits = jnp.array([[2.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    >>> print(cross_entropy(logits, jnp.array([0, 2])))
+    [0.2395 1.5514]
+
+    Args:
+      logits: [..., K] unnormalised log-probabilities, any float type.
+      labels: [...] integers in [0, K). A label outside gives nan: it neither wraps around nor passes unseen.
+      axis: the axis of the logits that holds the classes.
+      where: optional mask of classes.
+
+    Returns:
+      [...] float32, in nats.
+
+    Raises:
+      ValueError: if the shapes do not fit. TypeError: if the labels are not integers.
+
+    Reference: Goodfellow, Bengio and Courville, "Deep Learning", 2016, equation 6.30
+    (https://www.deeplearningbook.org).
+    """
+    log_probs_xK = _log_softmax(logits, axis=axis, where=where)
+    return -_at_label(log_probs_xK, labels)
+
+
+def label_smoothing(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    epsilon: ArrayLike,
+    axis: int = -1,
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    """Cross-entropy against (1 - epsilon) one_hot(label) + epsilon / K.
+
+    K counts the classes that `where` leaves in. `epsilon = 0` is `cross_entropy`.
+
+    >>> import jax.numpy as jnp
+    >>> jnp.set_printoptions(precision=4)
+    >>> logits = jnp.array([[2.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    >>> print(label_smoothing(logits, jnp.array([0, 2]), epsilon=0.1))
+    [0.3729 1.5181]
+
+    Args:
+      logits: [..., K] unnormalised log-probabilities, any float type.
+      labels: [...] integers in [0, K); a label outside gives nan.
+      epsilon: scalar in [0, 1], the probability that is spread evenly over the classes.
+      axis: the axis of the logits that holds the classes.
+      where: optional mask of classes.
+
+    Returns:
+      [...] float32, in nats.
+
+    Raises:
+      ValueError: if the shapes do not fit. TypeError: if the labels are not integers.
+
+    Reference: Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", 2016, section 7
+    (https://arxiv.org/abs/1512.00567).
+    """
+    epsilon = _scalar("epsilon", epsilon)
+    log_probs_xK = _log_softmax(logits, axis=axis, where=where)
+    even = jnp.mean(log_probs_xK, axis=-1, where=_class_mask(where, jnp.shape(logits), axis))
+    return -(1 - epsilon) * _at_label(log_probs_xK, labels) - epsilon * even
+
+
+def soft_cross_entropy(
+    student_logits: ArrayLike,
+    teacher_logits: ArrayLike,
+    *,
+    temperature: ArrayLike = 1.0,
+    axis: int = -1,
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    """Cross-entropy of the student against the teacher's probabilities, both at one temperature.
+
+    With p = softmax(teacher / T) and q = softmax(student / T) it is -sum_k p_k log q_k, without the factor
+    T^2 of `softened_kl`. At equality it is the teacher's entropy, not 0. No gradient reaches the teacher.
+
+    >>> import jax.numpy as jnp
+    >>> jnp.set_printoptions(precision=4)
+    >>> student, teacher = jnp.array([[2.0, 0.0, 0.0]]), jnp.array([[1.0, 1.0, 0.0]])
+    >>> print(soft_cross_entropy(student, teacher, temperature=2.0))
+    [1.1678]
+
+    Args:
+      student_logits: [..., K] unnormalised log-probabilities, any float type.
+      teacher_logits: [..., K] likewise.
+      temperature: positive scalar T.
+      axis: the axis of the logits that holds the classes.
+      where: optional mask of classes.
+
+    Returns:
+      [...] float32, in nats.
+
+    Raises:
+      ValueError: if the shapes do not fit.
+
+    Reference: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015, section 2
+    (https://arxiv.org/abs/1503.02531).
+    """
+    student_xK, teacher_xK = _softened(student_logits, teacher_logits, temperature, axis, where)
+    return -jnp.sum(jnp.exp(teacher_xK) * student_xK, axis=-1)
+
+
+def softened_kl(
+    student_logits: ArrayLike,
+    teacher_logits: ArrayLike,
+    *,
+    temperature: ArrayLike = 1.0,
+    direction: Direction = "forward",
+    axis: int = -1,
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    """T^2 times the divergence of teacher and student, both softened by the temperature T.
+
+    With p = softmax(teacher / T), q = softmax(student / T) and m = (p + q) / 2 the direction says which:
+    "forward" KL(p || q), the usual one, covers all that the teacher finds possible; "reverse" KL(q || p)
+    seeks its modes; "jensen_shannon" (KL(p || m) + KL(q || m)) / 2 is symmetric. T^2 keeps the gradient's
+    scale as T grows: the loss then tends to 1/2 (Jensen-Shannon: 1/8) of the class mean of the squared
+    difference of centred logits. No gradient reaches the teacher.
+
+    >>> import jax.numpy as jnp
+    >>> jnp.set_printoptions(precision=4)
+    >>> student, teacher = jnp.array([[2.0, 0.0, 0.0]]), jnp.array([[1.0, 1.0, 0.0]])
+    >>> for direction in ("forward", "reverse", "jensen_shannon"):
+    ...     print(direction, softened_kl(student, teacher, temperature=2.0, direction=direction))
+    forward [0.3737]
+    reverse [0.3547]
+    jensen_shannon [0.09]
+
+    Args:
+      student_logits: [..., K] unnormalised log-probabilities, any float type.
+      teacher_logits: [..., K] likewise.
+      temperature: positive scalar T.
+      direction: "forward", "reverse" or "jensen_shannon".
+      axis: the axis of the logits that holds the classes.
+      where: optional mask of classes.
+
+    Returns:
+      [...] float32, in nats (times T^2).
+
+    Raises:
+      ValueError: if the shapes do not fit or the direction is unknown.
+
+    Reference: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015, section 2.1,
+    equation 4 (https://arxiv.org/abs/1503.02531).
+    """
+    student_xK, teacher_xK = _softened(student_logits, teacher_logits, temperature, axis, where)
+    match direction:
+        case "forward":
+            divergence = _kl(teacher_xK, student_xK)
+        case "reverse":
+            divergence = _kl(student_xK, teacher_xK)
+        case "jensen_shannon":
+            mixture_xK = jnp.logaddexp(teacher_xK, student_xK) - jnp.log(2.0)
+            divergence = (_kl(teacher_xK, mixture_xK) + _kl(student_xK, mixture_xK)) / 2
+        case _:
+            raise ValueError(f"unknown direction {direction!r}; known: {', '.join(get_args(Direction))}")
+    return _scalar("temperature", temperature) ** 2 * divergence
+
+
+def _kl(log_p_xK: jax.Array, log_q_xK: jax.Array) -> jax.Array:
+    return jnp.sum(jnp.exp(log_p_xK) * (log_p_xK - log_q_xK), axis=-1)
+
+
+def _softened(student, teacher, temperature, axis, where) -> tuple[jax.Array, jax.Array]:
+    """Log-probabilities [..., K] of student and teacher; the teacher's carry no gradient."""
+    if jnp.shape(student) != jnp.shape(teacher):
+        raise ValueError(
+            f"student_logits and teacher_logits must have one shape, "
+            f"got {jnp.shape(student)} and {jnp.shape(teacher)}"
+        )
+    temperature = _scalar("temperature", temperature)
+    student_xK = _log_softmax(student, axis=axis, where=where, temperature=temperature)
+    teacher_xK = _log_softmax(teacher, axis=axis, where=where, temperature=temperature)
+    return student_xK, jax.lax.stop_gradient(teacher_xK)
+
+
+def _log_softmax(logits: ArrayLike, *, axis, where, temperature: ArrayLike = 1.0) -> jax.Array:
+    """Finite float32 log-probabilities with the classes last: [..., K]."""
+    logits_xK = jnp.moveaxis(jnp.asarray(logits).astype(jnp.float32), axis, -1)
+    mask_xK = _class_mask(where, jnp.shape(logits), axis)
+    logits_xK = jnp.where(mask_xK, jnp.maximum(logits_xK, _LOG_ZERO), _LOG_ZERO)
+    return jax.nn.log_softmax(logits_xK / temperature, axis=-1)
+
+
+def _class_mask(where, shape, axis) -> jax.Array:
+    """`where` as a boolean [..., K] with the classes last; all true when it is None."""
+    where = jnp.ones((1,) * len(shape), bool) if where is None else jnp.asarray(where, bool)
+    if where.ndim != len(shape) or not all(n in (1, m) for n, m in zip(where.shape, shape, strict=True)):
+        raise ValueError(
+            f"where must have the rank of the logits and broadcast to their shape {shape}, got {where.shape}"
+        )
+    return jnp.moveaxis(jnp.broadcast_to(where, shape), axis, -1)
+
+
+def _at_label(log_probs_xK: jax.Array, labels) -> jax.Array:
+    labels, num_classes = jnp.asarray(labels), log_probs_xK.shape[-1]
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise TypeError(
+            f"labels must be integers, got {labels.dtype}; for probabilities see soft_cross_entropy"
+        )
+    if labels.shape != log_probs_xK.shape[:-1]:
+        raise ValueError(
+            f"labels must have the shape of the logits without the class axis, {log_probs_xK.shape[:-1]}, "
+            f"got {labels.shape}"
+        )
+    labels = labels.astype(jnp.int32)
+    labels = jnp.where(labels < 0, num_classes, labels)  # a negative index would wrap to the last classes
+    picked = jnp.take_along_axis(log_probs_xK, labels[..., None], axis=-1, mode="fill", fill_value=jnp.nan)
+    return picked[..., 0]
+
+
+def _scalar(name: str, value: ArrayLike) -> jax.Array:
+    if jnp.shape(value) != ():
+        raise ValueError(f"{name} must be a scalar, got shape {jnp.shape(value)}; use jax.vmap to sweep it")
+    return jnp.asarray(value, jnp.float32)

@@ -1,0 +1,327 @@
+"""A loss as data: named terms with traced weights, evaluated to mergeable means, weighted and added last.
+
+>>> import jax.numpy as jnp
+>>> spec = from_config({
+...     "kl": {"fn": "softened_kl", "weight": 0.9, "temperature": 2.0},
+...     "ce": {"fn": "cross_entropy", "weight": 0.1},
+... })
+>>> context = {
+...     "student": {"logits": jnp.array([[2.0, 0.0], [0.0, 1.0]])},
+...     "teacher": {"logits": jnp.array([[3.0, 0.0], [0.0, 0.0]])},
+...     "batch": {"label": jnp.array([0, 1])},
+... }
+>>> means = terms(spec, context, step=0)
+>>> {name: round(float(mean.value), 4) for name, mean in means.items()}
+{'kl': 0.1031, 'ce': 0.2201}
+>>> round(float(combine(means, spec, step=0)), 4)
+0.1148
+
+Weights, temperatures and the knobs of schedules are leaves of the spec, so pass the spec to a jitted function
+as an argument: other values do not trace again, and stacked specs vmap into a sweep. What changes the program
+is static.
+"""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Collection, Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, get_args, get_origin
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from kdib.losses import divergences, schedules
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Mean:
+    """A mean not yet divided, so that micro-batches, hosts and runs merge by `+` to the mean of the whole.
+
+    >>> import jax.numpy as jnp
+    >>> first = Mean.of(jnp.array([1.0, 2.0]))
+    >>> second = Mean.of(jnp.array([6.0, jnp.nan]), where=jnp.array([True, False]))
+    >>> print((first + second).value, (first + second).count)
+    3.0 3.0
+    """
+
+    sum: jax.Array
+    count: jax.Array
+
+    @classmethod
+    def of(cls, values: ArrayLike, where: ArrayLike | None = None) -> "Mean":
+        """The mean over all of `values` [...] or, with a boolean `where` [...], over those it lets in."""
+        values = jnp.asarray(values).astype(jnp.float32)
+        if where is None:
+            return cls(jnp.sum(values), jnp.asarray(values.size, jnp.float32))
+        if jnp.shape(where) != values.shape:
+            raise ValueError(
+                f"where must have the shape of the values, {values.shape}, got {jnp.shape(where)}"
+            )
+        kept = jnp.asarray(where, bool)
+        return cls(jnp.sum(jnp.where(kept, values, 0.0)), jnp.sum(kept, dtype=jnp.float32))
+
+    def __add__(self, other: "Mean") -> "Mean":
+        return Mean(self.sum + other.sum, self.count + other.count)
+
+    @property
+    def value(self) -> jax.Array:
+        """Sum / count; nan when nothing was counted."""
+        return self.sum / self.count
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["weight", "hparams", "schedule_hparams"],
+    meta_fields=["fn", "inputs", "where", "options", "schedule"],
+)
+@dataclasses.dataclass(frozen=True)
+class Term:
+    """One summand of a loss: a pytree whose leaves may be swept and whose static fields shape the program.
+
+    `Term.of` builds one from plain numbers, for any function of arrays that answers one value per example:
+
+    >>> term = Term.of(divergences.softened_kl, ("student.logits", "teacher.logits"), weight=0.5)
+    >>> term.hparams, term.options
+    ({'temperature': Array(1., dtype=float32)}, (('axis', -1), ('direction', 'forward')))
+    """
+
+    weight: jax.Array
+    hparams: dict[str, jax.Array]  # keyword arguments of fn
+    schedule_hparams: dict[str, jax.Array]  # keyword arguments of schedule
+    fn: Callable[..., jax.Array]
+    inputs: tuple[str, ...]  # paths in the context, e.g. "student.logits", "teacher.hidden.block2"
+    where: str | None  # path of a mask of examples, e.g. "batch.mask"
+    options: tuple[tuple[str, Any], ...]  # keyword arguments of fn that shape the program, sorted
+    schedule: Callable[..., jax.Array]  # step -> factor of the weight; module-level, never a closure
+
+    @classmethod
+    def of(
+        cls,
+        fn: Callable[..., jax.Array],
+        inputs: Iterable[str],
+        *,
+        weight: ArrayLike,
+        hparams: Mapping[str, Any] = _NOTHING,
+        where: str | None = None,
+        schedule: Callable[..., jax.Array] = schedules.constant,
+        schedule_hparams: Mapping[str, Any] = _NOTHING,
+    ) -> "Term":
+        """A term with float32 leaves. What `hparams` leaves out takes the default of fn's own signature.
+
+        Keyword-only arguments of fn annotated as int, str, bool or Literal are static, all others are traced;
+        `where` is left to the mask of examples.
+
+        Raises:
+          ValueError: for an unknown, missing or malformed argument, with the known ones.
+        """
+        leaves, options = _bind("argument", fn, hparams)
+        schedule_leaves, _ = _bind("schedule argument", schedule, schedule_hparams)
+        weight = _number("weight", weight)
+        return cls(weight, leaves, schedule_leaves, fn, tuple(inputs), where, options, schedule)
+
+
+LossSpec = Mapping[str, Term]
+
+
+class Loss(NamedTuple):
+    """A named loss: the function and where its positional arguments stand in the context."""
+
+    fn: Callable[..., jax.Array]
+    inputs: tuple[str, ...]
+
+
+LOSSES = {
+    "cross_entropy": Loss(divergences.cross_entropy, ("student.logits", "batch.label")),
+    "label_smoothing": Loss(divergences.label_smoothing, ("student.logits", "batch.label")),
+    "soft_cross_entropy": Loss(divergences.soft_cross_entropy, ("student.logits", "teacher.logits")),
+    "softened_kl": Loss(divergences.softened_kl, ("student.logits", "teacher.logits")),
+}
+
+
+def from_config(config: Mapping[str, Mapping[str, Any]]) -> dict[str, Term]:
+    """Builds a spec from plain values, e.g. from a `ConfigDict`.
+
+    Each term is a mapping with `fn` (a name in LOSSES), `weight` (None drops the term) and, where wanted, the
+    function's own keyword arguments, `inputs` (context paths, by default those of LOSSES), `where` (the path
+    of a mask of examples) and `schedule` ({"name": a name in SCHEDULES, **its keyword arguments}).
+
+    Raises:
+      ValueError: in one line that names the term and lists what is known.
+    """
+    spec = {}
+    for name, settings in config.items():
+        try:
+            _required(settings, "fn")
+            if _required(settings, "weight") is not None:
+                spec[name] = _term(**settings)
+        except ValueError as error:
+            raise ValueError(f"loss term {name!r}: {error}") from None
+    if not spec:
+        raise ValueError(f"a loss needs a term whose weight is not None, got the terms {list(config.keys())}")
+    return spec
+
+
+def terms(spec: LossSpec, context: Mapping[str, Any], *, step: ArrayLike) -> dict[str, Mean]:
+    """The mean of every term over its examples, unweighted.
+
+    Args:
+      spec: the terms by name.
+      context: {"student": outputs, "teacher": outputs, "batch": {...}}; paths lead through mapping keys and
+        attributes.
+      step: the optimiser step. `combine` schedules the weights by it; today no mean depends on it.
+
+    Returns:
+      One `Mean` per term. Examples outside of its `where` reach neither value nor gradient, nan or not.
+
+    Raises:
+      ValueError: if a path leads nowhere, with what there is instead, or if shapes do not fit.
+    """
+    del step
+    return {name: _evaluate(name, term, context) for name, term in spec.items()}
+
+
+def combine(means: Mapping[str, Mean], spec: LossSpec, *, step: ArrayLike) -> jax.Array:
+    """The scalar to minimise: the sum over the spec of weight * schedule(step) * mean.
+
+    It comes last, after the means of micro-batches and hosts are merged. It is linear in each `Mean.sum`, so
+    gradients accumulate as well: with every micro-batch's sum over the count of the whole batch they just
+    add.
+
+    Raises:
+      ValueError: if a term of the spec has no mean. Means without a term are left out.
+    """
+    total = jnp.zeros((), jnp.float32)
+    for name, term in spec.items():
+        factor = term.weight * term.schedule(step, **term.schedule_hparams)
+        total += factor * _required(means, name).value
+    return total
+
+
+def _evaluate(name: str, term: Term, context: Mapping[str, Any]) -> Mean:
+    try:
+        arrays = [_resolve(context, path) for path in term.inputs]
+        where = None if term.where is None else _resolve(context, term.where)
+        if where is not None:  # masking the losses alone would let 0 * nan through in the backward pass
+            arrays = [_blank(array, where) for array in arrays]
+        return Mean.of(term.fn(*arrays, **term.hparams, **dict(term.options)), where)
+    except ValueError as error:
+        raise ValueError(f"loss term {name!r}: {error}") from error
+
+
+def _blank(array: jax.Array, where: jax.Array) -> jax.Array:
+    """Zeros in the examples [...] that `where` [...] leaves out of the array [..., *features]."""
+    if array.shape[: where.ndim] != where.shape:
+        raise ValueError(
+            f"the mask's shape {where.shape} must lead the shape of each input, got {array.shape}"
+        )
+    mask = where.astype(bool).reshape(where.shape + (1,) * (array.ndim - where.ndim))
+    return jnp.where(mask, array, jnp.zeros_like(array))
+
+
+def _resolve(context: Any, path: str) -> Any:
+    """The value at a dotted path through mapping keys and attributes."""
+    node, place = context, "the context"
+    for part in path.split("."):
+        children = _children(node)
+        if part not in children:
+            there = ", ".join(map(str, children)) or "nothing"
+            raise ValueError(f"no {part!r} in {place} (path {path!r}); there is: {there}")
+        node, place = children[part], repr(part)
+    return node
+
+
+def _children(node: Any) -> Mapping[str, Any]:
+    if isinstance(node, Mapping):
+        return node
+    if hasattr(node, "_asdict"):  # a NamedTuple
+        return node._asdict()
+    if dataclasses.is_dataclass(node):
+        return {field.name: getattr(node, field.name) for field in dataclasses.fields(node)}
+    return {} if isinstance(node, jax.Array) else getattr(node, "__dict__", {})
+
+
+_TERM_FIELDS = ("fn", "inputs", "schedule", "weight", "where")
+
+
+def _term(*, fn: str, weight: ArrayLike, inputs=None, where=None, schedule=None, **hparams) -> Term:
+    loss = _lookup("loss", fn, LOSSES)
+    for field in hparams:
+        _member("field", field, (*_TERM_FIELDS, *_knobs(loss.fn)))
+    inputs = loss.inputs if inputs is None else inputs
+    if isinstance(inputs, str) or len(inputs) != len(loss.inputs):
+        raise ValueError(f"inputs must be {len(loss.inputs)} paths such as {loss.inputs}, got {inputs!r}")
+    schedule = {"name": "constant"} if schedule is None else schedule
+    return Term.of(
+        loss.fn,
+        inputs,
+        weight=weight,
+        hparams=hparams,
+        where=where,
+        schedule=_lookup("schedule", _required(schedule, "name"), schedules.SCHEDULES),
+        schedule_hparams={field: value for field, value in schedule.items() if field != "name"},
+    )
+
+
+def _knobs(fn: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The keyword-only arguments of fn, without `where`: a mask is an array, not a setting."""
+    parameters = inspect.signature(fn, eval_str=True).parameters
+    return {n: p for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY and n != "where"}
+
+
+def _bind(kind: str, fn: Callable[..., Any], given: Mapping[str, Any]):
+    """All keyword arguments of fn: traced ones as float32 leaves, static ones as sorted options."""
+    knobs = _knobs(fn)
+    for name in given:
+        _member(kind, name, knobs)
+    values = {name: knob.default for name, knob in knobs.items()} | dict(given)
+    missing = [name for name, value in values.items() if value is inspect.Parameter.empty]
+    if missing:
+        raise ValueError(f"missing {kind} {', '.join(missing)}; known: {', '.join(sorted(knobs))}")
+    static = sorted(name for name, knob in knobs.items() if _is_static(knob.annotation))
+    leaves = {name: _number(name, value) for name, value in values.items() if name not in static}
+    return leaves, tuple((name, _option(name, values[name], knobs[name].annotation)) for name in static)
+
+
+def _is_static(annotation: Any) -> bool:
+    return annotation in (int, str, bool) or get_origin(annotation) is Literal
+
+
+def _option(name: str, value: Any, annotation: Any) -> Any:
+    if get_origin(annotation) is Literal:
+        _member(name, value, get_args(annotation))
+    elif not isinstance(value, annotation):
+        raise ValueError(f"{name} must be of type {annotation.__name__}, got {value!r}")
+    return value
+
+
+def _number(name: str, value: Any) -> jax.Array:
+    try:
+        number = jnp.asarray(value, jnp.float32)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be a number, got {value!r}") from None
+    if number.shape != ():
+        raise ValueError(f"{name} must be a scalar, got shape {number.shape}; stack whole terms to sweep it")
+    return number
+
+
+def _member(kind: str, name: Any, known: Collection[str]) -> None:
+    if name not in known:
+        raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(sorted(known))}")
+
+
+def _required(table: Mapping[str, Any], name: str) -> Any:
+    if not hasattr(table, "keys"):
+        raise ValueError(f"expected a mapping with {name!r}, got {table!r}")
+    if name not in table:
+        raise ValueError(f"missing {name!r}; there is: {', '.join(table.keys()) or 'nothing'}")
+    return table[name]
+
+
+def _lookup(kind: str, name: str, table: Mapping[str, Any]) -> Any:
+    _member(kind, name, table)
+    return table[name]

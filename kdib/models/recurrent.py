@@ -1,0 +1,75 @@
+"""An LSTM that classifies a sequence by its state at the last word."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from kdib.models.base import Batch, Outputs
+from kdib.models.kernels import Dropout, lstm_recurrence
+
+
+class LSTM(nn.Module):
+    """tokens [B, L] and length [B] -> logits [B, K], read from the top state at position length - 1.
+
+    Nothing masks the recurrence: padding comes after the state that is read, so it changes neither that state nor a
+    gradient. Hidden: "embedding" [B, L, E], "block0", "block1", ... [B, L, H] before dropout, zero at padding, and
+    "penultimate" [B, H]. All three dropouts draw one mask a sequence and hold it over time (Gal & Ghahramani, 2016).
+
+    Reference: Abnar, Dehghani & Zuidema (2020), the classification LSTM. Initial values are our choice, as theirs are
+    not published: embedding N(0, 1/E), input weights Glorot, recurrent weights orthogonal, forget bias 1.
+    """
+
+    vocab_size: int
+    num_classes: int
+    embedding_size: int
+    hidden_size: int
+    layers: int
+    input_dropout: float
+    dropout: float
+    recurrent_dropout: float
+
+    @nn.compact
+    def __call__(self, batch: Batch, *, train: bool) -> Outputs:
+        """Run every layer over the whole sequence, time-major inside."""
+        length_B = batch["length"]
+        embed = nn.Embed(self.vocab_size, self.embedding_size, name="embedding")
+        embedding_TxBxE = embed(batch["tokens"].T)
+        real_TxB = jnp.arange(len(embedding_TxBxE))[:, None] < length_B[None, :]
+        hidden = {"embedding": embedding_TxBxE}
+
+        x_TxBxD = Dropout(self.input_dropout, shared=(0,))(embedding_TxBxE, train=train)
+        for i in range(self.layers):
+            h_TxBxH = Layer(self.hidden_size, self.recurrent_dropout, name=f"layer{i}")(x_TxBxD, train=train)
+            hidden[f"block{i}"] = h_TxBxH
+            x_TxBxD = Dropout(self.dropout, shared=(0,))(h_TxBxH, train=train)
+
+        hidden = {name: jnp.where(real_TxB[:, :, None], h, 0).swapaxes(0, 1) for name, h in hidden.items()}
+        last_B = jnp.maximum(length_B - 1, 0)
+        penultimate_BxH = x_TxBxD[last_B, jnp.arange(len(last_B))]
+        logits_BxK = nn.Dense(self.num_classes, name="head")(penultimate_BxH)
+        return Outputs(logits_BxK.astype(jnp.float32), {**hidden, "penultimate": penultimate_BxH})
+
+
+class Layer(nn.Module):
+    """x [T, B, D] -> hidden states [T, B, H]; 4 (D + H + 1) H parameters."""
+
+    hidden_size: int
+    recurrent_dropout: float
+
+    @nn.compact
+    def __call__(self, x_TxBxD: jax.Array, *, train: bool) -> jax.Array:
+        """Project all inputs in one product; only the recurrence itself is a loop."""
+        gates = 4 * self.hidden_size
+        input_DxG = self.param("input", nn.initializers.glorot_uniform(), (x_TxBxD.shape[-1], gates))
+        recurrent_HxG = self.param("recurrent", nn.initializers.orthogonal(), (self.hidden_size, gates))
+        bias_G = self.param("bias", forget_one, (gates,))
+
+        ones_BxH = jnp.ones((x_TxBxD.shape[1], self.hidden_size), x_TxBxD.dtype)
+        keep_BxH = Dropout(self.recurrent_dropout)(ones_BxH, train=train)
+        return lstm_recurrence(recurrent_HxG, x_TxBxD @ input_DxG + bias_G[None, None, :], keep_BxH)
+
+
+def forget_one(key: jax.Array, shape: tuple[int], dtype=jnp.float32) -> jax.Array:
+    """A bias [4H] that is 1 for the forget gate and 0 elsewhere (Jozefowicz et al., 2015)."""
+    del key
+    return jnp.repeat(jnp.array([0.0, 1.0, 0.0, 0.0], dtype), shape[0] // 4)

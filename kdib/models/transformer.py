@@ -1,0 +1,141 @@
+"""Transformers that classify a sequence: bidirectional with a CLS (BERT-like), or causal, read at the last word."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from kdib.models.base import Batch, Outputs
+from kdib.models.kernels import Dropout
+
+MASKED = -1e30  # finite, so that a row without any real key stays finite too
+
+
+class Transformer(nn.Module):
+    """tokens [B, L] and length [B] -> logits [B, K].
+
+    `causal=False` puts a learned CLS before the words, lets every position attend to all real ones, and reads the
+    CLS. `causal=True` lets a position attend to itself and what came before, and reads position length - 1. The last
+    block is evaluated where it is read and nowhere else: the logits are the same and a block of two costs half.
+
+    Hidden: "embedding" [B, L, D] (word + position) and "block0", ... [B, L, D], the words only and zero at padding;
+    the last block [B, D]; "penultimate" [B, D] after the last norm. Pre-norm, learned positions, MLP of 4D with a tanh
+    GELU. Weights N(0, init_scale^2), biases zero. Raises ValueError where L exceeds `max_length` or where the heads
+    do not divide the width.
+
+    Reference: Abnar, Dehghani & Zuidema (2020), Transformer and Transformer-seq; Vaswani et al. (2017); Devlin et al.
+    (2019).
+    """
+
+    vocab_size: int
+    num_classes: int
+    max_length: int
+    causal: bool
+    width: int
+    layers: int
+    heads: int
+    embedding_dropout: float
+    dropout: float
+    attention_dropout: float
+    init_scale: float
+
+    @nn.compact
+    def __call__(self, batch: Batch, *, train: bool) -> Outputs:
+        """Embed, mask, run the blocks, read one position."""
+        length_B, prefix = batch["length"], 0 if self.causal else 1
+        size = batch["tokens"].shape[1]
+        if size > self.max_length:
+            raise ValueError(f"max_length is {self.max_length}, got tokens of length {size}")
+        normal = nn.initializers.normal(self.init_scale)
+        word_BxLxD = nn.Embed(self.vocab_size, self.width, embedding_init=normal, name="embedding")(batch["tokens"])
+        position_LxD = self.param("position", normal, (self.max_length, self.width))[:size]
+        x_BxTxD = embedding_BxLxD = word_BxLxD + position_LxD[None]
+        if not self.causal:
+            cls_D = self.param("cls", normal, (self.width,))
+            cls_Bx1xD = jnp.broadcast_to(cls_D[None, None, :], (len(length_B), 1, self.width))
+            x_BxTxD = jnp.concatenate([cls_Bx1xD, x_BxTxD], axis=1)
+        x_BxTxD = Dropout(self.embedding_dropout)(x_BxTxD, train=train)
+
+        visible_BxQxT = attention_mask(length_B + prefix, x_BxTxD.shape[1], causal=self.causal)
+        read_B = jnp.maximum(length_B - 1, 0) if self.causal else jnp.zeros_like(length_B)
+        real_BxLx1 = (jnp.arange(embedding_BxLxD.shape[1])[None, :] < length_B[:, None])[:, :, None]
+        hidden = {"embedding": jnp.where(real_BxLx1, embedding_BxLxD, 0)}
+        for i in range(self.layers):
+            query_BxQxD = x_BxTxD
+            if i == self.layers - 1:
+                query_BxQxD, visible_BxQxT = read(query_BxQxD, read_B), read(visible_BxQxT, read_B)
+            block = Block(self.heads, self.dropout, self.attention_dropout, self.init_scale, name=f"block{i}")
+            x_BxTxD = block(query_BxQxD, x_BxTxD, visible_BxQxT, train=train)
+            if i < self.layers - 1:
+                hidden[f"block{i}"] = jnp.where(real_BxLx1, x_BxTxD[:, prefix:], 0)
+        x_BxD = hidden[f"block{self.layers - 1}"] = x_BxTxD[:, 0]
+        penultimate_BxD = nn.LayerNorm(name="norm")(x_BxD)
+        logits_BxK = dense(self.num_classes, self.init_scale, "head")(penultimate_BxD)
+        return Outputs(logits_BxK.astype(jnp.float32), {**hidden, "penultimate": penultimate_BxD})
+
+
+class Block(nn.Module):
+    """query [B, Q, D], context [B, T, D], visible [B, Q, T] -> [B, Q, D]: pre-norm attention, then the MLP."""
+
+    heads: int
+    dropout: float
+    attention_dropout: float
+    init_scale: float
+
+    @nn.compact
+    def __call__(self, query_BxQxD, context_BxTxD, visible_BxQxT, *, train: bool) -> jax.Array:
+        """The residual stream of the query after this block."""
+        width = context_BxTxD.shape[-1]
+        norm = nn.LayerNorm(name="attention_norm")
+        attend = Attention(self.heads, self.attention_dropout, self.init_scale, name="attention")
+        y_BxQxD = attend(norm(query_BxQxD), norm(context_BxTxD), visible_BxQxT, train=train)
+        x_BxQxD = query_BxQxD + Dropout(self.dropout)(y_BxQxD, train=train)
+
+        y_BxQxD = nn.LayerNorm(name="mlp_norm")(x_BxQxD)
+        y_BxQxF = nn.gelu(dense(4 * width, self.init_scale, "expand")(y_BxQxD))
+        y_BxQxD = dense(width, self.init_scale, "contract")(y_BxQxF)
+        return x_BxQxD + Dropout(self.dropout)(y_BxQxD, train=train)
+
+
+class Attention(nn.Module):
+    """Scaled dot-product attention of H heads, head-major inside, which XLA:CPU multiplies fastest."""
+
+    heads: int
+    dropout: float
+    init_scale: float
+
+    @nn.compact
+    def __call__(self, query_BxQxD, context_BxTxD, visible_BxQxT, *, train: bool) -> jax.Array:
+        """Every query's mixture of the values it may see."""
+        width = context_BxTxD.shape[-1]
+        if width % self.heads:
+            raise ValueError(f"heads must divide width, got heads={self.heads}, width={width}")
+        q_BxHxQxK = self.split(dense(width, self.init_scale, "query")(query_BxQxD))
+        k_BxHxTxK = self.split(dense(width, self.init_scale, "key")(context_BxTxD))
+        v_BxHxTxK = self.split(dense(width, self.init_scale, "value")(context_BxTxD))
+        scores_BxHxQxT = jnp.einsum("bhqk,bhtk->bhqt", q_BxHxQxK, k_BxHxTxK) * (width // self.heads) ** -0.5
+        weights_BxHxQxT = nn.softmax(jnp.where(visible_BxQxT[:, None], scores_BxHxQxT, MASKED))
+        weights_BxHxQxT = Dropout(self.dropout)(weights_BxHxQxT, train=train)
+        mixed_BxQxHxK = jnp.einsum("bhqt,bhtk->bqhk", weights_BxHxQxT, v_BxHxTxK)
+        return dense(width, self.init_scale, "out")(mixed_BxQxHxK.reshape(query_BxQxD.shape))
+
+    def split(self, x_BxTxD: jax.Array) -> jax.Array:
+        """[B, T, D] -> [B, H, T, D / H]."""
+        return x_BxTxD.reshape(*x_BxTxD.shape[:2], self.heads, -1).swapaxes(1, 2)
+
+
+def dense(features: int, init_scale: float, name: str) -> nn.Dense:
+    """A linear layer with normal weights and zero bias."""
+    return nn.Dense(features, kernel_init=nn.initializers.normal(init_scale), name=name)
+
+
+def attention_mask(length_B: jax.Array, size: int, *, causal: bool) -> jax.Array:
+    """visible [B, Q, T]: the key is real, and in a causal network not later than the query."""
+    position_T = jnp.arange(size)
+    real_Bx1xT = (position_T[None, :] < length_B[:, None])[:, None, :]
+    allowed_QxT = position_T[:, None] >= position_T[None, :] if causal else jnp.ones((size, size), bool)
+    return real_Bx1xT & allowed_QxT[None]
+
+
+def read(x_BxTxD: jax.Array, position_B: jax.Array) -> jax.Array:
+    """One position of every sequence, with its axis kept: [B, 1, D]."""
+    return jnp.take_along_axis(x_BxTxD, position_B[:, None, None], axis=1)

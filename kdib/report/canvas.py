@@ -1,0 +1,141 @@
+"""The look that all figures of a report share: colours, a layout in inches, and files with the same bytes every time.
+
+Layouts are computed from lengths, so nothing overlaps however many panels there are and no layout engine has to draw
+twice. Figures are made without pyplot: there is no global state and nothing to close.
+"""
+
+import io
+import pathlib
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+# Okabe & Ito (2008), Color Universal Design; their yellow, unreadable on white, is replaced by a grey.
+COLOURS = ("#000000", "#56B4E9", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#0072B2", "#888888")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LINES = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)), (0, (8, 1.5)))
+PAGE = 10.3  # inches: what style.css gives a figure
+RC: dict[Any, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans", "Arial", "Helvetica"],
+    "font.size": 9.0,
+    "axes.titlesize": 9.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e8e8e8",
+    "grid.linewidth": 0.7,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "text.parse_math": False,  # a fit or a word may contain dollar signs
+}
+
+
+class Style(NamedTuple):
+    """How one fit looks in every figure."""
+
+    colour: str
+    marker: str
+    line: str | tuple
+
+
+class Box(NamedTuple):
+    """Lengths of a panel grid in inches: the panel itself, and what ticks and labels need around it."""
+
+    width: float = 2.75
+    height: float = 2.0
+    left: float = 0.7  # of the first column, which has the y labels
+    gap: float = 0.28  # left of the other columns
+    bottom: float = 0.52
+    top: float = 0.3
+    right: float = 0.1
+
+
+DEFAULT_BOX = Box()
+
+
+def styles(fits: Sequence[str]) -> dict[str, Style]:
+    """A fixed colour, marker and line for each fit, by its place in the config."""
+    return {
+        fit: Style(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], LINES[i % len(LINES)])
+        for i, fit in enumerate(fits)
+    }
+
+
+def grid(
+    panels: Sequence,
+    draw: Callable[[Axes, Any], None],
+    *,
+    xlabel: str | None,
+    ylabel: str | None,
+    handles: Sequence[Line2D],
+    columns: int,
+    box: Box = DEFAULT_BOX,
+    share: bool = True,
+) -> Figure:
+    """A grid of equal panels with the legend in a strip of its own above it; `share` gives all one y axis."""
+    rows = -(-len(panels) // columns)
+    columns = -(-len(panels) // rows)  # as few columns as fill the rows evenly
+    box = box._replace(width=min(box.width, (PAGE - box.left + box.gap) / columns - box.gap - box.right))
+    pitch_x, pitch_y = box.gap + box.width + box.right, box.bottom + box.height + box.top
+    width = box.left - box.gap + columns * pitch_x
+    across, strip = _legend_strip(handles, width)
+    height = rows * pitch_y + strip
+    with mpl.rc_context(RC):
+        figure = Figure(figsize=(width, height))
+        first = None
+        for i, panel in enumerate(panels):
+            row, column = divmod(i, columns)
+            x, y = box.left + column * pitch_x, height - strip - (row + 1) * pitch_y + box.bottom
+            place = (x / width, y / height, box.width / width, box.height / height)
+            axes = figure.add_axes(place, sharey=first if share else None)
+            first = first or axes
+            draw(axes, panel)
+            _label(axes, box, xlabel, ylabel if column == 0 else None)
+            axes.tick_params(labelleft=not share or column == 0)
+        if handles:
+            figure.legend(handles=handles, loc="upper left", ncols=across, bbox_to_anchor=(0, 1), borderaxespad=0.3)
+    return figure
+
+
+def _legend_strip(handles: Sequence[Line2D], width: float) -> tuple[int, float]:
+    """How many legend entries fit beside each other, and the height in inches of the rows they make."""
+    if not handles:
+        return 1, 0.0
+    entry = 0.55 + 0.072 * max(len(str(handle.get_label())) for handle in handles)
+    across = max(1, int(width / entry))
+    return across, 0.12 + 0.22 * -(-len(handles) // across)
+
+
+def _label(axes: Axes, box: Box, xlabel: str | None, ylabel: str | None) -> None:
+    """Axis labels at fixed places: matplotlib would draw every tick twice to find its own."""
+    axes.xaxis.set_label_coords(0.5, -0.4 / box.height)
+    axes.yaxis.set_label_coords(-(box.left - 0.12) / box.width, 0.5)
+    if xlabel:
+        axes.set_xlabel(xlabel, va="center")
+    if ylabel:
+        axes.set_ylabel(ylabel, va="center")
+
+
+def save(figure: Figure, folder: pathlib.Path, name: str) -> str:
+    """Write <name>.png and <name>.svg; the SVG text is returned, and has the same bytes for the same data."""
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with mpl.rc_context({**RC, "svg.hashsalt": name}):
+        figure.savefig(folder / f"{name}.png", dpi=144)
+        figure.savefig(buffer, format="svg", metadata=nothing)
+    (folder / f"{name}.svg").write_text(buffer.getvalue(), encoding="utf-8")
+    return buffer.getvalue()
+
+
+def inline(svg: str, name: str) -> str:
+    """The SVG element for a page with other figures: no XML prologue, and ids and references of its own."""
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", body)
+    return body.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1)

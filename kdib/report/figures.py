@@ -1,0 +1,190 @@
+"""The report's pictures: arrays in, matplotlib figures out, one look for every fit in all of them."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from kdib.report.canvas import Box, Style, grid
+
+BASELINE_MARKERS = ("x", "+", "1", "2", "3", "4")
+GREY, PALE = "#666666", "#dddddd"
+
+
+class Band(NamedTuple):
+    """A mean with its interval along x: four parallel arrays [P]; `low`, `high` are NaN where n does not allow one."""
+
+    x: np.ndarray
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+class Panel(NamedTuple):
+    """One axes: bands by fit; `baselines` are (x, y) by name; `weights` by fit are bars (x, share of the examples)."""
+
+    title: str
+    bands: Mapping[str, Band]
+    baselines: Mapping[str, tuple[np.ndarray, np.ndarray]] = {}
+    weights: Mapping[str, tuple[np.ndarray, np.ndarray]] = {}
+
+
+class Trace(NamedTuple):
+    """A learning curve of one run: values [P] at steps [P]."""
+
+    fit: str
+    steps: np.ndarray
+    values: np.ndarray
+
+
+class Dot(NamedTuple):
+    """One line of a dot plot: the seeds' values, their mean and its interval (NaN where n does not allow one)."""
+
+    label: str
+    fit: str
+    values: Sequence[float]
+    mean: float
+    low: float
+    high: float
+
+
+def lines(panels: Sequence[Panel], look: Mapping[str, Style], *, ylabel: str, chance: float | None) -> Figure:
+    """Mean and interval against x for every fit, on one scale; a panel's title is its x label."""
+
+    def draw(axes: Axes, panel: Panel) -> None:
+        axes.set_xlabel(panel.title, va="center")
+        _baselines(axes, panel, chance)
+        for fit, band in _dodged(panel.bands).items():
+            _band(axes, band, look[fit])
+        _ticks_at_values(axes, [band.x for band in panel.bands.values()])
+
+    names = _in_order(look, [fit for panel in panels for fit in panel.bands])
+    baselines = dict.fromkeys(name for panel in panels for name in panel.baselines)
+    handles = [_handle(fit, look[fit]) for fit in names]
+    handles += [_mark(name, BASELINE_MARKERS[i % 6]) for i, name in enumerate(baselines)]
+    if chance is not None:
+        handles.append(Line2D([], [], color=GREY, lw=1, ls=":", label="chance"))
+    return grid(panels, draw, xlabel=None, ylabel=ylabel, handles=handles, columns=3, box=Box(top=0.12))
+
+
+def reliability(panels: Sequence[Panel], look: Mapping[str, Style], *, xlabel: str, ylabel: str) -> Figure:
+    """Small multiples, one fit a panel: the curve against the diagonal, and bars with the share of the examples."""
+
+    def draw(axes: Axes, panel: Panel) -> None:
+        _title(axes, panel.title)
+        axes.plot([0, 1], [0, 1], color=GREY, lw=1, ls=":")
+        for fit, (x, share) in panel.weights.items():
+            width = 0.8 * np.min(np.diff(np.sort(x))) if len(x) > 1 else 0.05
+            axes.bar(x, share, width=width, color=look[fit].colour, alpha=0.25, lw=0)
+        for fit, band in panel.bands.items():
+            _band(axes, band, look[fit])
+        xs = np.concatenate([band.x for band in panel.bands.values()])
+        axes.set_xlim(np.floor(10 * xs.min()) / 10 - 0.02, 1.02)
+        axes.set_ylim(0, 1.03)
+
+    box = Box(width=2.2, height=1.75)
+    handles = [Line2D([], [], color=GREY, lw=1, ls=":", label="perfectly calibrated")]
+    handles.append(Line2D([], [], color=PALE, lw=6, label="share of the examples"))
+    return grid(panels, draw, xlabel=xlabel, ylabel=ylabel, handles=handles, columns=4, box=box)
+
+
+def learning(panels: Mapping[str, Sequence[Trace]], look: Mapping[str, Style]) -> Figure:
+    """One thin line a run and one thick mean a fit, against the step; one panel a metric."""
+
+    def draw(axes: Axes, item: tuple[str, Sequence[Trace]]) -> None:
+        label, traces = item
+        _title(axes, label)
+        for trace in traces:
+            axes.plot(trace.steps, trace.values, color=look[trace.fit].colour, lw=0.6, alpha=0.4)
+        for fit in _in_order(look, [trace.fit for trace in traces]):
+            steps, mean = _mean_trace([trace for trace in traces if trace.fit == fit])
+            axes.plot(steps, mean, color=look[fit].colour, ls=look[fit].line, lw=1.8)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+
+    names = _in_order(look, [trace.fit for traces in panels.values() for trace in traces])
+    handles = [_handle(fit, look[fit], marker=False) for fit in names]
+    box = Box(width=4.2, height=2.6, gap=0.7)
+    return grid(
+        list(panels.items()), draw, xlabel="step", ylabel=None, handles=handles, columns=2, box=box, share=False
+    )
+
+
+def dots(panels: Mapping[str, Sequence[Dot]], look: Mapping[str, Style], *, xlabel: str) -> Figure:
+    """One line a fit (or a pair of fits): every seed pale, the mean with its interval; one panel a test set."""
+    labels = list(dict.fromkeys(dot.label for dots in panels.values() for dot in dots))
+
+    def draw(axes: Axes, item: tuple[str, Sequence[Dot]]) -> None:
+        _title(axes, item[0])
+        for dot in item[1]:
+            style, y = look[dot.fit], labels.index(dot.label)
+            axes.plot(dot.values, [y] * len(dot.values), style.marker, color=style.colour, ms=4, alpha=0.3, mew=0)
+            axes.plot([dot.low, dot.high], [y, y], color=style.colour, lw=1.6)
+            axes.plot([dot.mean], [y], style.marker, color=style.colour, ms=6)
+        axes.set_yticks(range(len(labels)), labels)
+        axes.set_ylim(len(labels) - 0.5, -0.5)
+        axes.grid(axis="y", visible=False)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+
+    left = 0.15 + 0.074 * max(map(len, labels))
+    box = Box(width=2.9, height=0.24 * len(labels) + 0.15, left=left, gap=0.2)
+    return grid(list(panels.items()), draw, xlabel=xlabel, ylabel=None, handles=[], columns=3, box=box)
+
+
+def _title(axes: Axes, text: str) -> None:
+    axes.set_title(text, loc="left", y=1.0)  # with y given, no search for a free place
+
+
+def _band(axes: Axes, band: Band, style: Style) -> None:
+    error = np.stack([band.mean - band.low, band.high - band.mean])
+    axes.errorbar(
+        band.x, band.mean, yerr=error, color=style.colour, marker=style.marker, ls=style.line,
+        lw=1.3, ms=4.5, elinewidth=0.9, capsize=1.8,
+    )  # fmt: skip
+
+
+def _baselines(axes: Axes, panel: Panel, chance: float | None) -> None:
+    if chance is not None:
+        axes.axhline(chance, color=GREY, lw=1, ls=":")
+    for i, (x, y) in enumerate(panel.baselines.values()):
+        axes.plot(x, y, BASELINE_MARKERS[i % 6], color=GREY, ms=6)
+
+
+def _dodged(bands: Mapping[str, Band]) -> dict[str, Band]:
+    """Bands moved sideways by up to a tenth of the x spacing each way, so that their intervals can be told apart."""
+    xs = np.unique(np.concatenate([band.x for band in bands.values()])) if bands else np.zeros(0)
+    gap = np.min(np.diff(xs)) if len(xs) > 1 else 1.0
+    offsets = gap * 0.24 * (np.linspace(-0.5, 0.5, len(bands)) if len(bands) > 1 else np.zeros(1))
+    return {fit: band._replace(x=band.x + dx) for (fit, band), dx in zip(bands.items(), offsets, strict=False)}
+
+
+def _ticks_at_values(axes: Axes, xs: Sequence[np.ndarray]) -> None:
+    values = np.unique(np.concatenate(xs)) if xs else np.zeros(0)
+    if 0 < len(values) <= 8:
+        axes.set_xticks(values, [f"{value:g}" for value in values])
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+
+
+def _mean_trace(traces: Sequence[Trace]) -> tuple[np.ndarray, np.ndarray]:
+    """The mean over runs at the steps that all of them have: a run that stopped early does not bend the mean."""
+    steps = sorted(set.intersection(*(set(trace.steps.tolist()) for trace in traces)))
+    values = [dict(zip(trace.steps.tolist(), trace.values, strict=True)) for trace in traces]
+    return np.array(steps), np.array([np.mean([value[step] for value in values]) for step in steps])
+
+
+def _in_order(look: Mapping[str, Style], names: Sequence[str]) -> list[str]:
+    return [fit for fit in look if fit in set(names)]
+
+
+def _handle(fit: str, style: Style, *, marker: bool = True) -> Line2D:
+    return Line2D(
+        [], [], color=style.colour, marker=style.marker if marker else "", ls=style.line, lw=1.6, ms=5, label=fit
+    )
+
+
+def _mark(name: str, marker: str) -> Line2D:
+    return Line2D([], [], color=GREY, marker=marker, ls="", ms=6, label=name)

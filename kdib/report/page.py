@@ -1,0 +1,177 @@
+"""The report: one self-contained page from the files of a workdir, and its figures as PNG and SVG."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
+
+from kdib.config import flatten
+from kdib.estimands import Cell
+from kdib.properties import PROPERTIES
+from kdib.report import figures
+from kdib.report.material import read
+from kdib.report.properties import property_section
+from kdib.report.tables import NOTHING, Block, Details, Entry, Section, Table, Text, digits, key_values, number
+from kdib.report.transfer import mean_entry, transfer_blocks
+from kdib.report.view import KNOWN_AS, View, metric_words, view
+from kdib.verdict import headline
+
+LEARNING = {"accuracy": "validation accuracy", "loss": "validation loss (nats)"}
+
+
+def write(workdir: pathlib.Path) -> pathlib.Path:
+    """Draw the report of a workdir from its files alone; returns the path of its index.html.
+
+    Raises:
+      FileNotFoundError: without config.json or task.json.
+      ValueError: where these are damaged, or the rows are not those of the declared properties.
+    """
+    folder = workdir / "report"
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    material = read(workdir)
+    properties = {name: PROPERTIES[name] for name in material.config["properties"]}
+    study = view(material, properties, folder / "figures")
+    page = _render(
+        title=material.config["title"],
+        headline=_headline(study),
+        problems=material.problems,
+        sections=_sections(study),
+    )
+    path = folder / "index.html"
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def _render(**context: Any) -> str:
+    loader = PackageLoader("kdib.report", package_path=".")
+    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    css = Markup((pathlib.Path(__file__).parent / "style.css").read_text(encoding="utf-8"))
+    return environment.get_template("page.html.jinja").render(css=css, **context)
+
+
+def _headline(study: View) -> str:
+    for prop in study.properties.values():
+        if prop.kind == "scalar" and prop.higher_is_better is not None and study.splits:
+            return headline(study.effects.values(), prop)
+    return "Nothing that a headline could be made of was measured: it needs a scalar property with a direction."
+
+
+def _sections(study: View) -> list[Section]:
+    """The table that answers the study's question, how it came about, then what everything rests on."""
+    properties = [property_section(study, prop) for prop in study.properties.values()]
+    return [
+        Section("transfer", "What came along", transfer_blocks(study)),
+        *properties[:1],
+        Section("learning", "Learning curves", _learning(study)),
+        *properties[1:],
+        Section("published", "Published numbers beside ours", _published(study)),
+        Section("data", "Data", _data(study.material.facts)),
+        Section("config", "Configuration, seeds and versions", _config(study.material.config, study)),
+    ]
+
+
+def _learning(study: View) -> list[Block]:
+    traces = {
+        label: study.material.traces[("validation", metric)]
+        for metric, label in LEARNING.items()
+        if ("validation", metric) in study.material.traces
+    }
+    if not traces:
+        return [Text("No validation metrics were written.", "note")]
+    caption = (
+        "Validation accuracy and loss against the training step: a thin line is one seed, a thick one the mean of "
+        "a fit. Where a gap closes with more steps, distillation was only faster."
+    )
+    ends = {label: "; ".join(f"{t.fit} {t.values[-1]:.3f}" for t in found) for label, found in traces.items()}
+    alt = "Learning curves. At the last step: " + ". ".join(f"{label}: {text}" for label, text in ends.items())
+    return [study.picture(figures.learning(traces, study.look), "learning-curves", alt, caption)]
+
+
+def _published(study: View) -> list[Block]:
+    published = study.material.config["published"]
+    if not published:
+        return [Text("The configuration names no published numbers.", "note")]
+    rows = [
+        (_published_name(study, name, label), Entry(fit), number(value), _ours(study, name, label, fit))
+        for name, labels in published["rows"].items()
+        for label, values in labels.items()
+        for fit, value in values.items()
+    ]
+    caption = f"{published['source']}; {published['note']}. Ours: mean ± half of the 95 % t interval, in distribution."
+    return [Table("Published | ours.", caption, ("Metric", "Fit", "Published", "Ours"), rows)]
+
+
+def _published_name(study: View, name: str, label: str) -> Entry:
+    return Entry(study.properties[name].title if name in study.properties else name, small=metric_words(label))
+
+
+def _ours(study: View, name: str, label: str, fit: str) -> Entry:
+    """Our mean of what a published row calls `label`: a metric, or the literature's name of a cell."""
+    if not study.splits:
+        return Entry(NOTHING)
+    keys = {alias: key for key, alias in KNOWN_AS.items()}
+    metric, group, coords = keys.get(label, (label, "", ()))
+    cell = Cell(name, metric, study.splits[0], group, coords)
+    role_fit = study.material.config["roles"].get(fit, fit)
+    return mean_entry(study.summary.get(cell, {}).get(role_fit))
+
+
+def _data(facts: Mapping[str, Any]) -> list[Block]:
+    blocks: list[Block] = []
+    sets = facts.get("sets", {})
+    if sets:
+        blocks.append(_set_table(sets))
+        blocks += [_examples(sets)]
+    rest = {name: value for name, value in facts.items() if name not in ("sets", "baselines")}
+    blocks.append(Details("Everything else the task says of itself", [_flat("Task facts.", rest)]))
+    return blocks
+
+
+def _set_table(sets: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Every number that a set states of itself (sizes, labels, coverage), one column a number."""
+    flat = {name: {k: v for k, v in flatten(facts).items() if _is_overview(k, v)} for name, facts in sets.items()}
+    columns = list(dict.fromkeys(column for values in flat.values() for column in values))
+    rows = [
+        (Entry(name), *(_fact(values[column]) if column in values else Entry(NOTHING) for column in columns))
+        for name, values in flat.items()
+    ]
+    header = ("Set", *(column.replace(".", ", ").replace("_", " ") for column in columns))
+    return Table("Sizes.", "What each set of examples holds.", header, rows)
+
+
+def _is_overview(name: str, value: Any) -> bool:
+    return not name.startswith(("groups.", "limits.")) and isinstance(value, int | float)
+
+
+def _fact(value: float) -> Entry:
+    return Entry(f"{value:,}" if isinstance(value, int) else digits(value, 3), value)
+
+
+def _examples(sets: Mapping[str, Mapping[str, Any]]) -> Table:
+    rows = [(Entry(name), Entry(text)) for name, facts in sets.items() for text in facts.get("examples", ())]
+    return Table("Examples.", "The first of each set.", ("Set", "Example"), rows, words=True)
+
+
+def _config(config: Mapping[str, Any], study: View) -> list[Block]:
+    environment = config.get("environment", {})
+    settings = {name: value for name, value in config.items() if name not in ("published", "environment")}
+    runs = [
+        (subject.fit, subject.run, subject.step, subject.fingerprint[:12])
+        for subject in study.material.subjects.values()
+    ]
+    networks = [tuple(Entry(str(item)) for item in run) for run in runs]
+    blocks: list[Block] = []
+    if environment:
+        items = [(name, str(value)) for name, value in flatten(environment).items()]
+        blocks.append(key_values("Versions.", "The software that made the numbers.", ("Software", "Version"), items))
+    blocks.append(_flat("Configuration.", settings))
+    header = ("Fit", "Run", "Step", "Fingerprint")
+    table = Table("Networks.", "Fingerprints are SHA-256 of the parameters.", header, networks)
+    return [*blocks, Details(f"The {len(networks)} networks that were measured", [table])]
+
+
+def _flat(title: str, values: Mapping[str, Any]) -> Table:
+    items: Sequence[tuple[str, object]] = list(flatten(values).items())
+    return key_values(title, "As resolved for this run.", ("Name", "Value"), items)

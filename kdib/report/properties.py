@@ -1,0 +1,226 @@
+"""One section a property, made from its declaration alone: levels on every test set, its curves, their numbers."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from kdib.estimands import Cell
+from kdib.properties.base import Curve, Property
+from kdib.report import figures
+from kdib.report.figures import Band, Dot, Panel
+from kdib.report.tables import NOTHING, Block, Details, Entry, Picture, Section, Table, Text, number
+from kdib.report.transfer import mean_entry
+from kdib.report.view import View, metric_name
+
+INTERVALS = "95 % t intervals over n = {n} seeds"
+MARKS = {
+    "scalar": "pale marks are single seeds",
+    "relational": "own is the fit's likeness to the teacher of its own seed, sibling to the teachers of the others",
+}
+BASELINE_METRIC = "balanced_accuracy"  # what a task's baselines are given in
+
+
+def property_section(view: View, prop: Property) -> Section:
+    """Caption, the primary metric on every test set, the curves of the first one, the others folded away, reference."""
+    blocks: list[Block] = [Text(prop.caption), *_levels(view, prop)]
+    for i, split in enumerate(view.splits):
+        found = _split_blocks(view, prop, split)
+        if found and i > 0:
+            found = [Details(f"{prop.title} on {split} (out of distribution, exploratory)", found)]
+        blocks += found
+    blocks.append(Text(f"Reference: {prop.reference}.", "reference"))
+    return Section(f"property-{prop.name}", prop.title, blocks)
+
+
+# ------------------------------------------------------------------------------- the primary metric, everywhere
+
+
+def _levels(view: View, prop: Property) -> list[Block]:
+    """The primary metric of every fit (or of every pair with a teacher), one panel a test set."""
+    dots = {split: _dots(view, prop, view.primary(prop, split)) for split in view.splits}
+    dots = {split: found for split, found in dots.items() if found}
+    if not dots:
+        return [Text("Nothing was measured.", "note")]
+    name = metric_name(view.primary(prop))
+    caption = f"{_capital(name)} on every test set: means with {_intervals(view)}; {MARKS[prop.kind]}."
+    alt = f"{_capital(name)} on {', '.join(dots)}. " + "; ".join(
+        f"{dot.label} {dot.mean:.3f}" for dot in dots[next(iter(dots))]
+    )
+    figure = figures.dots(dots, view.look, xlabel=name)
+    return [view.picture(figure, f"{prop.name}-levels", alt, caption)]
+
+
+def _dots(view: View, prop: Property, cell: Cell) -> list[Dot]:
+    if prop.kind == "relational":
+        return _relational_dots(view, cell)
+    means = view.summary.get(cell, {})
+    return [
+        Dot(fit, fit, view.values.get((cell, fit), ()), *means[fit][:3])
+        for fit in view.look
+        if fit in means and means[fit].n > 0
+    ]
+
+
+def _relational_dots(view: View, cell: Cell) -> list[Dot]:
+    """Ceiling, own, sibling and floor, then the other students' own and sibling, each in the colour of its fit."""
+    roles: Mapping[str, str] = view.material.config["roles"]
+    named = {
+        "ceiling": (f"{roles['teacher']}: sibling (ceiling)", roles["teacher"]),
+        "own": (f"{roles['distilled']}: own", roles["distilled"]),
+        "sibling": (f"{roles['distilled']}: sibling", roles["distilled"]),
+        "floor": (f"{roles['alone']}: own (floor)", roles["alone"]),
+    }
+    for student in ["self", *[fit for fit in view.look if fit not in roles.values()]]:
+        fit = roles.get(student, student)
+        named |= {f"{student}: {whose}": (f"{fit}: {whose}", fit) for whose in ("own", "sibling")}
+    found = {name: view.effects.get((cell, name)) for name in named}
+    return [
+        Dot(*named[name], (), effect.estimate, effect.low, effect.high)
+        for name, effect in found.items()
+        if effect and effect.n_seeds > 0
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------- curves
+
+
+def _split_blocks(view: View, prop: Property, split: str) -> list[Block]:
+    """Curves of one metric share a figure and a scale; the first one's numbers stand below it, the others' folded."""
+    blocks: list[Block] = []
+    for metric in dict.fromkeys(curve.metric for curve in prop.curves):
+        curves = [curve for curve in prop.curves if curve.metric == metric and _bands(view, prop, curve, split)]
+        if curves:
+            draw = _reliability if curves[0].diagonal else _lines
+            tables = [_table(view, prop, curve, split) for curve in curves]
+            open_, folded = (tables[:1], tables[1:]) if not curves[0].diagonal else ([], tables)
+            blocks += [draw(view, prop, curves, split), *open_]
+            if folded:
+                names = [curve.xlabel for curve in curves[-len(folded) :]]
+                blocks.append(Details(f"Numbers by {_listed(names)}", folded))
+    return blocks
+
+
+def _lines(view: View, prop: Property, curves: Sequence[Curve], split: str) -> Picture:
+    panels = [
+        Panel(curve.xlabel, _bands(view, prop, curve, split), baselines=_baseline_points(view, curve, split))
+        for curve in curves
+    ]
+    chance = _chance(view, split) if curves[0].metric == BASELINE_METRIC else None
+    figure = figures.lines(panels, view.look, ylabel=curves[0].ylabel, chance=chance)
+    what = f"{_capital(curves[0].ylabel)} on {split} by {_listed([curve.xlabel for curve in curves])}"
+    caption = (
+        f"{what}: means with {_intervals(view)}; points are moved sideways so that intervals can be told apart. "
+        "Groups that are too small are left out here and named in the table."
+    )
+    return view.picture(figure, f"{prop.name}-{curves[0].metric}-{split}", _alt(what, panels), caption)
+
+
+def _reliability(view: View, prop: Property, curves: Sequence[Curve], split: str) -> Picture:
+    curve = curves[0]
+    bands, weights = _bands(view, prop, curve, split), _weights(view, prop, curve, split)
+    panels = [
+        Panel(fit, {fit: band}, weights={fit: weights[fit]} if fit in weights else {}) for fit, band in bands.items()
+    ]
+    figure = figures.reliability(panels, view.look, xlabel=curve.xlabel, ylabel=curve.ylabel)
+    what = f"{_capital(curve.ylabel)} against {curve.xlabel} on {split}"
+    caption = (
+        f"{what}, one panel a fit: means with {_intervals(view)} (fewer where a seed has no example in the bin). "
+        "Bars: share of the examples in the bin, on the same axis."
+    )
+    return view.picture(figure, f"{prop.name}-{curve.metric}-{split}", _alt(what, panels), caption)
+
+
+def _alt(what: str, panels: Sequence[Panel]) -> str:
+    """The figure in words: from where to where every line goes."""
+    ends = [
+        f"{fit} from {band.mean[0]:.3f} at {band.x[0]:g} to {band.mean[-1]:.3f} at {band.x[-1]:g}"
+        for panel in panels[:1] if len(panels[0].bands) > 1
+        for fit, band in panel.bands.items()
+    ] or [f"{panel.title} to {next(iter(panel.bands.values())).mean[-1]:.3f}" for panel in panels]  # fmt: skip
+    return f"{what}: {'; '.join(ends)}."
+
+
+def _points(view: View, prop: Property, curve: Curve, split: str, metric: str) -> dict[float, Cell]:
+    """The cells of a curve by their place on the x axis, in order."""
+    found = {
+        float(dict(cell.coords)[curve.x]): cell
+        for cell in view.summary
+        if (cell.property, cell.metric, cell.split, cell.group) == (prop.name, metric, split, curve.group)
+        and [name for name, _ in cell.coords] == [curve.x]
+    }
+    return dict(sorted(found.items()))
+
+
+def _bands(view: View, prop: Property, curve: Curve, split: str, metric: str = "") -> dict[str, Band]:
+    points = _points(view, prop, curve, split, metric or curve.metric)
+    bands = {}
+    for fit in view.look:
+        known = {x: view.summary[cell][fit] for x, cell in points.items() if fit in view.summary[cell]}
+        if known:
+            columns = zip(*(interval[:3] for interval in known.values()), strict=True)
+            bands[fit] = Band(np.array(list(known)), *(np.array(column) for column in columns))
+    return bands
+
+
+def _weights(view: View, prop: Property, curve: Curve, split: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    if curve.weight_metric is None:
+        return {}
+    bands = _bands(view, prop, curve, split, curve.weight_metric)
+    return {fit: (band.x[band.mean > 0], (band.mean / band.mean.sum())[band.mean > 0]) for fit, band in bands.items()}
+
+
+def _table(view: View, prop: Property, curve: Curve, split: str) -> Table:
+    """One row a fit, then the baselines; one column a place on the x axis."""
+    points = {x: cell for x, cell in _points(view, prop, curve, split, curve.metric).items() if view.sizes[cell] > 0}
+    rows = [(Entry(fit), *(_mean_or_size(view, cell, fit) for cell in points.values())) for fit in view.look]
+    for name, values in _baselines(view, curve, split).items():
+        known = [values.get(f"{x:g}") for x in points]
+        rows.append((Entry(name, small="baseline"), *(number(value) for value in known)))
+    sizes = (Entry("examples"), *(Entry(str(view.sizes[cell])) for cell in points.values()))
+    title = f"{_capital(curve.ylabel)} on {split} by {curve.xlabel}."
+    caption = f"Mean ± half of the {_intervals(view)}."
+    header = (f"Fit \\ {curve.xlabel}", *(f"{x:.3g}" for x in points))
+    return Table(title, caption, header, [*rows, sizes])
+
+
+def _mean_or_size(view: View, cell: Cell, fit: str) -> Entry:
+    if fit in view.summary[cell]:
+        return mean_entry(view.summary[cell][fit])
+    return Entry(f"too small ({view.sizes[cell]})") if not view.summary[cell] else Entry(NOTHING)
+
+
+# ---------------------------------------------------------------------------------------------------- baselines
+
+
+def _baselines(view: View, curve: Curve, split: str) -> dict[str, Mapping[str, float | None]]:
+    """The task's baselines by group value, where it gives some for this column and metric."""
+    of_split = view.material.facts.get("baselines", {}).get(split, {})
+    if curve.metric != BASELINE_METRIC:
+        return {}
+    return {name.replace("_", " "): groups[curve.group] for name, groups in of_split.items() if curve.group in groups}
+
+
+def _baseline_points(view: View, curve: Curve, split: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    known = {
+        name: {float(x): y for x, y in values.items() if y is not None}
+        for name, values in _baselines(view, curve, split).items()
+    }
+    return {name: (np.array(list(v)), np.array(list(v.values()))) for name, v in known.items() if v}
+
+
+def _chance(view: View, split: str) -> float | None:
+    """Balanced accuracy of guessing: one over the number of labels."""
+    sets = view.material.facts.get("sets", {})
+    return 1 / len(sets[split]["labels"]) if split in sets else None
+
+
+def _intervals(view: View) -> str:
+    return INTERVALS.format(n=view.material.config["seeds"])
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,0 +1,97 @@
+"""What the sections of a report look things up in: the measurements of a study by cell, fit and estimand."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from kdib.estimands import Cell, Effect, final_subjects, fit_summary, study_effects
+from kdib.properties.base import Property
+from kdib.report import canvas
+from kdib.report.material import Material
+from kdib.report.tables import Picture
+from kdib.stats import Interval
+
+# What the literature calls some of the cells; a config's published rows may use these names.
+KNOWN_AS = {
+    ("mean_accuracy", "attractors", ()): "A-accuracy",
+    ("mean_accuracy", "distance", ()): "D-accuracy",
+    ("accuracy", "mu", (("mu", 0),)): "mu-accuracy",
+}
+ACRONYMS = {"ece", "mce", "nll", "kl", "cka"}
+
+
+class View(NamedTuple):
+    """A study, measured: `effects[cell, estimand]`, `summary[cell][fit]`, and each seed's `values[cell, fit]`.
+
+    `sizes[cell]` is the n of a cell's rows, the smallest over networks; `splits` are the test sets, the first in
+    distribution; `look` is each fit's style; `folder` is where figures are written.
+    """
+
+    material: Material
+    properties: Mapping[str, Property]
+    effects: Mapping[tuple[Cell, str], Effect]
+    summary: Mapping[Cell, Mapping[str, Interval]]
+    values: Mapping[tuple[Cell, str], Sequence[float]]
+    sizes: Mapping[Cell, int]
+    splits: Sequence[str]
+    look: Mapping[str, canvas.Style]
+    folder: pathlib.Path
+
+    def primary(self, prop: Property, split: str = "") -> Cell:
+        """The cell of a property's primary metric, on another test set if `split` names one."""
+        metric, own_split, group, coords = prop.primary
+        return Cell(prop.name, metric, split or own_split or self.splits[0], group, coords)
+
+    def picture(self, figure: Figure, name: str, alt: str, caption: str) -> Picture:
+        """Write a figure's files and make the block that shows it."""
+        svg = canvas.save(figure, self.folder, name)
+        return Picture(name, Markup(canvas.inline(svg, name)), alt, caption)
+
+
+def view(material: Material, properties: Mapping[str, Property], folder: pathlib.Path) -> View:
+    """Look the material's rows over, once."""
+    subjects, failed = list(material.subjects.values()), material.failed
+    splits = list(dict.fromkeys(row.split for row in material.rows))
+    effects = study_effects(
+        material.rows,
+        subjects,
+        material.config["roles"],
+        properties,
+        in_distribution=splits[0] if splits else "",
+        failed=failed,
+    )
+    finals = final_subjects(subjects, failed)
+    values: dict[tuple[Cell, str], list[float]] = {}
+    sizes: dict[Cell, int] = {}
+    for row in material.rows:
+        cell = Cell(*row[2:7])
+        if row.subject in finals:
+            sizes[cell] = min(row.n, sizes.get(cell, row.n))
+        if row.subject in finals and row.other is None and row.value is not None:
+            values.setdefault((cell, finals[row.subject].fit), []).append(row.value)
+    return View(
+        material,
+        properties,
+        {(Cell(*effect[:5]), effect.estimand): effect for effect in effects},
+        fit_summary(material.rows, subjects, failed),
+        values,
+        sizes,
+        splits,
+        canvas.styles(material.fits),
+        folder,
+    )
+
+
+def metric_name(cell: Cell) -> str:
+    """What is measured, in words: "mean accuracy by attractors (A-accuracy)"."""
+    alias = KNOWN_AS.get((cell.metric, cell.group, cell.coords))
+    name = metric_words(cell.metric) + (f" by {metric_words(cell.group)}" if cell.group else "")
+    return f"{name} ({alias})" if alias else name
+
+
+def metric_words(name: str) -> str:
+    """A name as it is read: "mean_accuracy" -> "mean accuracy", "ece" -> "ECE"."""
+    return " ".join(word.upper() if word in ACRONYMS else word for word in name.split("_"))

@@ -1,0 +1,31 @@
+"""What is learned: the data of a task, encoded for the models, with the groups that its test items fall into."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from kdib import config as config_lib
+from kdib.tasks.agreement import task as agreement
+from kdib.tasks.base import Task
+
+TASKS = {"agreement": agreement}
+
+
+def settings(config: Mapping[str, Any]) -> agreement.Settings:
+    """`{"name": task, "source": where its data come from, **the source's fields}` -> checked settings.
+
+    Raises:
+      ValueError: for an unknown task, source or field, listing the known ones.
+    """
+    fields = dict(config)
+    for field in ("name", "source"):
+        if field not in fields:
+            raise ValueError(f"config.task lacks {field!r}")
+    name, source = fields.pop("name"), fields.pop("source")
+    config_lib.known("config.task.name", name, TASKS)
+    config_lib.known("config.task.source", source, TASKS[name].SOURCES)
+    return config_lib.build(TASKS[name].SOURCES[source], fields, "config.task")
+
+
+def build(config: Mapping[str, Any]) -> Task:
+    """The task of a configuration."""
+    return TASKS[config["name"]].build(settings(config))

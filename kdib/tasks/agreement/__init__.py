@@ -1,0 +1,1 @@
+"""Subject-verb agreement: which number does the verb take?"""

@@ -1,0 +1,178 @@
+"""Examples of subject-verb agreement, and their encoding as token ids."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kdib.tasks.base import Dataset
+
+# With spaces in them, so that no word of any text can be one of them.
+PAD, UNKNOWN, END = "<no word>", "<unknown word>", "<end of input>"
+SPECIAL = (PAD, UNKNOWN, END)  # their ids are 0, 1, 2
+UNCOUNTED = -1  # a corpus may not say how many nouns intervene, or how far the subject is
+
+
+class Examples(NamedTuple):
+    """Parallel columns, one entry a sentence: the raw material of a data set.
+
+    `sentences` and `tags` (part of speech, one a word) cover the whole sentence, in lower case; `verb_index`
+    [N] is 0-based. `label` [N] is 0 for singular (VBZ), 1 for plural (VBP); `verb_alternative` is the verb's
+    other form, "" where unknown. `n_intervening` nouns stand between subject and verb, `n_diff` of them (the
+    attractors) of the other number; `distance` is verb_index - subject index. All arrays are int32; UNCOUNTED
+    (-1) means not known.
+    """
+
+    sentences: list[tuple[str, ...]]
+    tags: list[tuple[str, ...]]
+    verb_index: np.ndarray
+    verb_alternative: list[str]
+    label: np.ndarray
+    n_intervening: np.ndarray
+    n_diff: np.ndarray
+    distance: np.ndarray
+    source: list[str]
+
+    @property
+    def size(self) -> int:
+        """N, the number of sentences."""
+        return len(self.sentences)
+
+    def prefix(self, i: int) -> tuple[str, ...]:
+        """The words before the verb of sentence `i`: what a model is shown."""
+        return self.sentences[i][: self.verb_index[i]]
+
+    def prefix_tags(self, i: int) -> tuple[str, ...]:
+        """The tags of `prefix(i)`."""
+        return self.tags[i][: self.verb_index[i]]
+
+
+def take(examples: Examples, rows: Iterable[int]) -> Examples:
+    """The sentences `rows`, in that order."""
+    rows_M = np.fromiter(rows, np.int64)
+
+    def taken(column: Any) -> Any:
+        return column[rows_M] if isinstance(column, np.ndarray) else [column[i] for i in rows_M]
+
+    return Examples(*map(taken, examples))
+
+
+def join(parts: Sequence[Examples]) -> Examples:
+    """All sentences of `parts`, one after another."""
+
+    def joined(*columns: Any) -> Any:
+        return np.concatenate(columns) if isinstance(columns[0], np.ndarray) else list(chain(*columns))
+
+    return Examples(*map(joined, *parts))
+
+
+class Vocabulary(NamedTuple):
+    """The id of every token: special ones, `n_words` words that a model knows, tags that stand for all others."""
+
+    ids: Mapping[str, int]
+    n_words: int
+
+    @property
+    def size(self) -> int:
+        """The number of ids, special ones included."""
+        return len(self.ids)
+
+    def spell(self, examples: Examples, i: int) -> tuple[str, ...]:
+        """The prefix of sentence `i` as a model sees it, with tags in place of unknown words."""
+        known, pairs = self.ids, zip(examples.prefix(i), examples.prefix_tags(i), strict=True)
+        return tuple(word if word in known else tag if tag in known else UNKNOWN for word, tag in pairs)
+
+
+def vocabulary(train: Examples, *, size: int, min_count: int = 1) -> Vocabulary:
+    """The `size` most common words of the training prefixes, those seen `min_count` times or more, and tags.
+
+    The tags are those that replace some training word. One that replaces none would have an embedding that
+    training never touches, so it is spelled UNKNOWN instead, and `coverage` counts it.
+    Reference: Linzen, Dupoux & Goldberg 2016, section 3 (10,000 words, all others replaced by their tag).
+    """
+    counts = Counter(chain.from_iterable(map(train.prefix, range(train.size))))
+    by_rank = sorted(counts, key=lambda word: (-counts[word], word))
+    words = [word for word in by_rank[:size] if counts[word] >= min_count]
+    known = set(words)
+    replaced = {
+        tag
+        for i in range(train.size)
+        for word, tag in zip(train.prefix(i), train.prefix_tags(i), strict=True)
+        if word not in known
+    }
+    names = dict.fromkeys((*SPECIAL, *words, *sorted(replaced)))
+    return Vocabulary({name: i for i, name in enumerate(names)}, len(words))
+
+
+def coverage(tokens_NxL: np.ndarray, vocab: Vocabulary) -> dict[str, float]:
+    """The shares of encoded words that are words of the vocabulary, that became tags, or are unknown."""
+    first_tag = len(SPECIAL) + vocab.n_words
+    counts = {
+        "words": np.sum((tokens_NxL >= len(SPECIAL)) & (tokens_NxL < first_tag)),
+        "tags": np.sum(tokens_NxL >= first_tag),
+        "unknown": np.sum(tokens_NxL == vocab.ids[UNKNOWN]),
+    }
+    total = max(1, sum(counts.values()))
+    return {kind: float(count / total) for kind, count in counts.items()}
+
+
+def fitting(examples: Examples, max_length: int) -> Examples:
+    """The sentences whose prefix and end marker fit into `max_length` tokens; nothing is ever cut off."""
+    return take(examples, np.flatnonzero(examples.verb_index < max_length))
+
+
+def encode(examples: Examples, vocab: Vocabulary, max_length: int) -> dict[str, np.ndarray]:
+    """What a model sees: tokens [N, max_length], right-padded with 0; length, label and id [N]. All int32.
+
+    A row is the prefix and the end marker; `length` counts both. Raises ValueError if one does not fit.
+    """
+    longest = int(examples.verb_index.max(initial=0)) + 1
+    if longest > max_length:
+        raise ValueError(f"max_length is {max_length}, but the longest input has {longest} tokens, end included")
+    tokens_NxL = np.zeros((examples.size, max_length), np.int32)
+    for i in range(examples.size):
+        spelled = (*vocab.spell(examples, i), END)
+        tokens_NxL[i, : len(spelled)] = [vocab.ids[token] for token in spelled]
+    return {
+        "tokens": tokens_NxL,
+        "length": examples.verb_index + np.int32(1),
+        "label": examples.label,
+        "id": np.arange(examples.size, dtype=np.int32),
+    }
+
+
+def groups(examples: Examples, *, max_intervening: int = 4, max_distance: int = 16) -> dict[str, np.ndarray]:
+    """Columns [N] int32 by which accuracy is split; -1 is in no group.
+
+    - mu: 0 for every sentence with at most `max_intervening` nouns within at most `max_distance` words; only
+      these are in any group. What is UNCOUNTED exceeds no limit.
+    - attractors: the number of attractors, where every intervening noun is one. A corpus that counts
+      attractors but not all interveners is grouped by its own count, as it is published.
+    - same_number: the number of intervening nouns, where none is an attractor: the twins of equal length.
+    - distance: words from subject to verb (1 = adjacent). UNCOUNTED ones are in no group of this column.
+    """
+    n, n_diff = examples.n_intervening, examples.n_diff
+    within = (np.maximum(n, n_diff) <= max_intervening) & (examples.distance <= max_distance)
+    alike = (n == n_diff) | (n == UNCOUNTED)
+    columns = {
+        "mu": np.where(within, 0, -1),
+        "attractors": np.where(within & alike, n_diff, -1),
+        "same_number": np.where(within & (n_diff == 0), n, -1),
+        "distance": np.where(within, examples.distance, -1),
+    }
+    return {name: column.astype(np.int32) for name, column in columns.items()}
+
+
+def dataset(
+    examples: Examples,
+    vocab: Vocabulary,
+    max_length: int,
+    *,
+    max_intervening: int = 4,
+    max_distance: int = 16,
+) -> Dataset:
+    """`encode` and `groups` of the same sentences."""
+    limits = {"max_intervening": max_intervening, "max_distance": max_distance}
+    return Dataset(inputs=encode(examples, vocab, max_length), groups=groups(examples, **limits))

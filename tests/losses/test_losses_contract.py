@@ -1,0 +1,323 @@
+"""The contract of a loss on logits, as a table: one row buys the whole suite.
+
+A row declares which clauses apply to its loss; clauses that hold for every loss need no declaration.
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.test_util import check_grads
+
+from kdib import losses
+
+B, K = 6, 5
+
+
+def log_softmax(logits):
+    logits = np.asarray(logits, np.float64)
+    shifted = logits - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+def kl(log_p, log_q):
+    return np.sum(np.exp(log_p) * (log_p - log_q), -1)
+
+
+def numpy_nll(logits, labels):
+    return -log_softmax(logits)[np.arange(len(labels)), labels]
+
+
+def numpy_label_smoothing(logits, labels, epsilon):
+    targets = (1 - epsilon) * np.eye(logits.shape[-1])[labels] + epsilon / logits.shape[-1]
+    return -(targets * log_softmax(logits)).sum(-1)
+
+
+def numpy_soft_cross_entropy(student, teacher, temperature):
+    return -(np.exp(log_softmax(teacher / temperature)) * log_softmax(student / temperature)).sum(-1)
+
+
+def numpy_softened_kl(student, teacher, temperature, direction):
+    p, q = log_softmax(teacher / temperature), log_softmax(student / temperature)
+    m = np.log((np.exp(p) + np.exp(q)) / 2)
+    divergence = {"forward": kl(p, q), "reverse": kl(q, p), "jensen_shannon": (kl(p, m) + kl(q, m)) / 2}
+    return temperature**2 * divergence[direction]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Row:
+    """A loss and the clauses that it claims."""
+
+    fn: Callable[..., jax.Array]
+    hparams: dict[str, Any]
+    closed_form: Callable[..., np.ndarray]
+    second: str = "teacher"  # what the second argument is: "teacher" logits (no gradient) or integer "labels"
+    zero_at_equality: bool = False  # d(p, p) = 0, and d >= 0
+    limit: float | None = None  # of the loss over the mean squared difference of centred logits, as T -> inf
+
+    @property
+    def traced(self):
+        """The hyper-parameters that may be swept."""
+        return {name: value for name, value in self.hparams.items() if isinstance(value, float)}
+
+    @property
+    def static(self):
+        """Those that shape the program."""
+        return {name: value for name, value in self.hparams.items() if name not in self.traced}
+
+    # Compiled once a row: eager operations compile one by one, which takes longer.
+
+    @functools.cached_property
+    def call(self):
+        """The loss with its hyper-parameters."""
+        return jax.jit(functools.partial(self.fn, **self.hparams), static_argnames="axis")
+
+    @functools.cached_property
+    def grad(self):
+        """(first, traced hyper-parameters, second) -> the sum and its gradients with respect to the first two."""
+
+        def total(first, traced, second, where=None):
+            return self.fn(first, second, where=where, **traced, **self.static).sum()
+
+        return jax.jit(jax.value_and_grad(total, argnums=(0, 1)))
+
+
+ROWS = {
+    "cross_entropy": Row(losses.cross_entropy, {}, numpy_nll, second="labels"),
+    "label_smoothing": Row(losses.label_smoothing, {"epsilon": 0.1}, numpy_label_smoothing, second="labels"),
+    "soft_cross_entropy": Row(losses.soft_cross_entropy, {"temperature": 3.0}, numpy_soft_cross_entropy),
+    "softened_kl": Row(
+        losses.softened_kl,
+        {"temperature": 3.0, "direction": "forward"},
+        numpy_softened_kl,
+        zero_at_equality=True,
+        limit=1 / 2,
+    ),
+    "softened_kl/reverse": Row(
+        losses.softened_kl,
+        {"temperature": 0.7, "direction": "reverse"},
+        numpy_softened_kl,
+        zero_at_equality=True,
+        limit=1 / 2,
+    ),
+    "softened_kl/jensen_shannon": Row(
+        losses.softened_kl,
+        {"temperature": 2.0, "direction": "jensen_shannon"},
+        numpy_softened_kl,
+        zero_at_equality=True,
+        limit=1 / 8,
+    ),
+}
+
+
+def rows(claim: Callable[[Row], Any] = lambda row: True):
+    return pytest.mark.parametrize("row", [pytest.param(r, id=n) for n, r in ROWS.items() if claim(r)])
+
+
+def draw(row: Row, shape=(B, K), seed=0):
+    rng = np.random.default_rng(seed)
+    student, teacher = rng.normal(size=(2, *shape)).astype(np.float32) * 2
+    labels = rng.integers(shape[-1], size=shape[:-1]).astype(np.int32)
+    return jnp.asarray(student), jnp.asarray(teacher if row.second == "teacher" else labels)
+
+
+@pytest.fixture(autouse=True)
+def strict(strict_dtypes):
+    """Every clause holds under strict dtype promotion; conftest forbids implicit rank promotion."""
+
+
+def test_every_registered_loss_has_a_row():
+    assert {row.fn for row in ROWS.values()} >= {loss.fn for loss in losses.LOSSES.values()}
+
+
+@rows()
+def test_closed_form(row):
+    first, second = draw(row)
+    actual = row.call(first, second)
+    assert actual.shape == (B,)
+    with jax.numpy_dtype_promotion("standard"):
+        expected = row.closed_form(np.asarray(first, np.float64), np.asarray(second), **row.hparams)
+    np.testing.assert_allclose(actual, expected, rtol=2e-5, atol=1e-6)
+
+
+@rows()
+def test_gradient_is_that_of_finite_differences(row):
+    first, second = draw(row)
+    check_grads(lambda logits: row.call(logits, second), (first,), order=1, modes=["fwd", "rev"], rtol=2e-2)
+
+
+@rows(lambda row: row.second == "teacher")
+def test_no_gradient_reaches_the_teacher(row):
+    first, second = draw(row)
+    wrt_student, wrt_teacher = jax.grad(lambda s, t: row.call(s, t).sum(), argnums=(0, 1))(first, second)
+    assert np.all(np.asarray(wrt_teacher) == 0)
+    assert np.any(np.asarray(wrt_student) != 0)
+
+
+@rows(lambda row: row.zero_at_equality)
+def test_zero_at_equality(row):
+    logits, _ = draw(row)
+    np.testing.assert_allclose(row.call(logits, logits), 0, atol=1e-6)
+    _, (grad, _) = row.grad(logits, row.traced, logits)
+    np.testing.assert_allclose(grad, 0, atol=1e-6)
+
+
+@rows(lambda row: row.zero_at_equality)
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 10_000), scale=st.floats(0.01, 30))
+def test_never_negative(row, seed, scale):
+    first, second = draw(row, seed=seed)
+    values = np.asarray(row.call(first * jnp.float32(scale), second))
+    assert np.all(values >= -1e-5)
+
+
+@rows()
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 10_000), shift=st.floats(-50, 50))
+def test_invariant_to_a_shift_of_the_logits(row, seed, shift):
+    first, second = draw(row, seed=seed)
+    shifted = second - jnp.float32(shift) if row.second == "teacher" else second
+    actual = row.call(first + jnp.float32(shift), shifted)
+    np.testing.assert_allclose(actual, row.call(first, second), rtol=1e-4, atol=1e-4)
+
+
+@rows(lambda row: row.limit)
+def test_limit_of_high_temperature_is_matching_logits(row):
+    student, teacher = draw(row)
+    difference = np.asarray(student - teacher, np.float64)
+    difference -= difference.mean(-1, keepdims=True)
+    keywords = {**row.hparams, "temperature": 100.0}
+    expected = row.limit * np.mean(difference**2, -1)
+    np.testing.assert_allclose(row.fn(student, teacher, **keywords), expected, rtol=0.05, atol=5e-3)
+
+
+@rows()
+def test_mask_equals_subset(row):
+    first, second = draw(row)
+    keep = np.array([True, False, True, True, False])
+    kept = np.flatnonzero(keep)
+    second_kept = second[:, kept] if row.second == "teacher" else jnp.asarray(np.arange(B) % len(kept))
+    second_all = second if row.second == "teacher" else jnp.asarray(kept[np.arange(B) % len(kept)])
+    poisoned = first.at[:, 1].set(jnp.nan)  # what is masked must not matter, in value or gradient
+    where = jnp.asarray(keep)[None, :]
+    expected = row.call(first[:, kept], second_kept)
+    np.testing.assert_allclose(row.call(poisoned, second_all, where=where), expected, rtol=1e-5)
+    _, (grad, _) = row.grad(poisoned, row.traced, second_all, jnp.broadcast_to(where, (B, K)))
+    _, (grad_kept, _) = row.grad(first[:, kept], row.traced, second_kept)
+    np.testing.assert_allclose(grad[:, kept], grad_kept, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(grad[:, ~keep], 0)
+
+
+@rows()
+@pytest.mark.parametrize("axis", [0, -2])
+def test_axis_equals_moveaxis(row, axis):
+    first, second = draw(row, shape=(2, 3, K))
+    where = jnp.asarray([True, True, False, True, True])[None, None, :]
+    if row.second == "labels":
+        second = jnp.where(second == 2, 0, second)
+
+    def move(array):
+        return jnp.moveaxis(array, -1, axis)
+
+    moved = move(second) if row.second == "teacher" else second
+    actual = row.call(move(first), moved, axis=axis, where=move(where))
+    np.testing.assert_allclose(actual, row.call(first, second, where=where), rtol=1e-6)
+
+
+@rows()
+def test_bfloat16_in_float32_out(row):
+    first, second = draw(row)
+    low = first.astype(jnp.bfloat16)
+    low_second = second.astype(jnp.bfloat16) if row.second == "teacher" else second
+    actual = row.call(low, low_second)
+    assert actual.dtype == jnp.float32
+    high = [x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x for x in (low, low_second)]
+    np.testing.assert_array_equal(actual, row.call(*high))
+
+
+@rows()
+def test_jit_with_traced_hyper_parameters_equals_eager(row):
+    first, second = draw(row)
+    value, _ = row.grad(first, row.traced, second)
+    eager = row.fn(first, second, **row.hparams)
+    np.testing.assert_allclose(value, eager.sum(), rtol=1e-5)
+    np.testing.assert_allclose(row.call(first, second), eager, rtol=1e-5)
+
+
+@rows()
+def test_vmap_equals_loop(row):
+    first, second = draw(row, shape=(3, B, K))
+    actual = jax.vmap(row.call)(first, second)
+    expected = jnp.stack([row.call(x, y) for x, y in zip(first, second, strict=True)])
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
+
+
+@rows(lambda row: row.traced)
+def test_vmap_over_hyper_parameters_equals_loop(row):
+    first, second = draw(row)
+    for name, value in row.traced.items():
+        sweep = jnp.asarray([0.5 * value, value, 2 * value], jnp.float32)
+        actual, _ = jax.vmap(lambda v, name=name: row.grad(first, {**row.traced, name: v}, second))(sweep)
+        expected = [row.grad(first, {**row.traced, name: float(v)}, second)[0] for v in sweep]
+        np.testing.assert_allclose(actual, expected, rtol=1e-5)
+        assert not np.allclose(actual[0], actual[2])
+
+
+IMPOSSIBLE = {
+    "-inf": -jnp.inf,
+    "the smallest float": float(np.finfo(np.float32).min),
+    "-1e4, whose probability underflows": -1e4,
+}
+
+
+@rows()
+@pytest.mark.parametrize("logit", IMPOSSIBLE.values(), ids=IMPOSSIBLE.keys())
+@pytest.mark.parametrize("side", ["student", "teacher", "both"])
+def test_finite_at_zero_probability(row, logit, side):
+    first, second = draw(row)
+    if row.second == "labels":
+        second = second.at[:2].set(0)  # one impossible label and one possible
+    first = first.at[1:, 0].set(logit) if side != "teacher" else first
+    second = second.at[1:, 0].set(logit) if side != "student" and row.second == "teacher" else second
+    value_and_grads = row.grad(first, row.traced, second)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(value_and_grads))
+
+
+@rows(lambda row: row.second == "teacher")
+def test_a_class_impossible_for_both_is_as_if_absent(row):
+    student, teacher = draw(row)
+    expected = row.call(student[:, 1:], teacher[:, 1:])
+    actual = row.call(student.at[:, 0].set(-jnp.inf), teacher.at[:, 0].set(-jnp.inf))
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+@rows()
+@pytest.mark.parametrize("sizes", [(1, 3, 2)])
+def test_any_split_into_micro_batches_gives_the_mean_of_the_whole(row, sizes):
+    first, second = draw(row)
+    edges = np.cumsum((0, *sizes))
+    means = [losses.Mean.of(row.call(first[a:b], second[a:b])) for a, b in itertools.pairwise(edges)]
+    merged = functools.reduce(lambda a, b: a + b, means)
+    np.testing.assert_allclose(merged.value, np.mean(np.asarray(row.call(first, second))), rtol=1e-6)
+
+
+@rows()
+def test_shape_errors_show_both_shapes(row):
+    first, second = draw(row)
+    with pytest.raises(ValueError, match=r"\(6, ?5?\).*\(5,|\(6,\).*\(5,\)"):
+        row.call(first, second[:-1])
+    with pytest.raises(ValueError, match=r"\(6, 5\).*\(5,\)"):
+        row.call(first, second, where=jnp.ones(K, bool))
+    with pytest.raises(ValueError, match=r"\(6, 5\).*\(1, 4\)"):
+        row.call(first, second, where=jnp.ones((1, 4), bool))
+    for name in row.traced:
+        with pytest.raises(ValueError, match=rf"{name} must be a scalar, got shape \(6,\)"):
+            row.fn(first, second, **{**row.hparams, name: jnp.ones(B)})

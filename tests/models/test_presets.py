@@ -1,0 +1,161 @@
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdib.models import PRESETS, build, known_fields
+
+VOCAB, CLASSES, LENGTH = 1000, 2, 32
+SIZES = {"vocab_size": VOCAB, "num_classes": CLASSES, "max_length": LENGTH}
+BATCH = {"tokens": jnp.full((3, 8), 5, jnp.int32), "length": jnp.array([8, 3, 1], jnp.int32)}
+
+
+def lstm_count(e, h, layers):
+    recurrent = sum(4 * (d + h + 1) * h for d in [e, *[h] * (layers - 1)])
+    return VOCAB * e + recurrent + (h + 1) * CLASSES
+
+
+def transformer_count(d, layers, *, cls):
+    attention, mlp, norms = 4 * (d + 1) * d, (d + 1) * 4 * d + (4 * d + 1) * d, 2 * 2 * d
+    return (VOCAB + LENGTH + cls) * d + layers * (attention + mlp + norms) + 2 * d + (d + 1) * CLASSES
+
+
+COUNTS = {  # at 1,000 words, 2 classes, 32 positions
+    "lstm_tiny": (18_146, lstm_count(16, 16, 1)),
+    "lstm_small": (130_178, lstm_count(64, 64, 2)),
+    "lstm_published": (1_307_138, lstm_count(256, 256, 2)),
+    "transformer_tiny": (19_874, transformer_count(16, 1, cls=1)),
+    "transformer_small": (166_338, transformer_count(64, 2, cls=1)),
+    "transformer_published": (1_322_370, transformer_count(128, 6, cls=1)),
+    "transformer_seq_tiny": (19_858, transformer_count(16, 1, cls=0)),
+    "transformer_seq_small": (166_274, transformer_count(64, 2, cls=0)),
+    "transformer_seq_published": (1_322_242, transformer_count(128, 6, cls=0)),
+}
+
+
+def test_every_preset_has_an_expected_count():
+    assert set(COUNTS) == set(PRESETS)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_parameter_count(preset):
+    model = build(preset, **SIZES)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), BATCH)
+    assert set(shapes) == {"params"}
+    total = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    literal, formula = COUNTS[preset]
+    assert total == literal == formula
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_shapes_and_dtypes(preset):
+    model, fields = build(preset, **SIZES), PRESETS[preset]
+    variables = jax.eval_shape(model.init, jax.random.key(0), BATCH)
+    outputs, state = jax.eval_shape(lambda p: model.apply(p, {}, BATCH, train=False, key=None), variables["params"])
+    assert state == {}
+    assert (outputs.logits.shape, outputs.logits.dtype) == ((3, CLASSES), jnp.float32)
+    width = fields["hidden_size"] if "hidden_size" in fields else fields["width"]
+    blocks = [f"block{i}" for i in range(fields["layers"])]
+    assert set(outputs.hidden) == {"embedding", "penultimate", *blocks}
+    assert outputs.hidden["penultimate"].shape == (3, width)
+    assert outputs.hidden["embedding"].shape == (3, 8, width)
+    assert all(outputs.hidden[name].shape == (3, 8, width) for name in blocks[:-1])
+
+
+def test_overrides_change_fields_and_none_does_not():
+    small = build("lstm_small", **SIZES)
+    assert build("lstm_small", **SIZES, layers=None, hidden_size=None) is small
+    assert build("lstm_small", **SIZES, layers=2) is small
+    other = build("lstm_small", **SIZES, layers=1)
+    assert other is not small
+    assert "layer1" not in jax.eval_shape(other.init, jax.random.key(0), BATCH)["params"]
+
+
+def test_equal_arguments_do_not_retrace():
+    traces = []
+
+    def forward(model, params):
+        traces.append(1)
+        return model.apply(params, {}, BATCH, train=False, key=None)[0].logits
+
+    jitted = jax.jit(forward, static_argnums=0)
+    params = build("lstm_tiny", **SIZES).init(jax.random.key(0), BATCH)["params"]
+    for _ in range(2):
+        jitted(build("lstm_tiny", **SIZES, layers=1), params)
+    assert len(traces) == 1
+
+
+@pytest.mark.parametrize(
+    ("preset", "overrides", "words"),
+    [
+        ("lstm_smal", {}, ["'lstm_smal'", "lstm_small", "transformer_seq_published"]),
+        ("lstm_small", {"heads": 2}, ["'heads'", "hidden_size", "recurrent_dropout"]),
+        ("lstm_small", {"network": "transformer"}, ["'network'", "hidden_size"]),
+        ("transformer_small", {"width": 60.0}, ["width", "whole number", "60.0"]),
+        ("transformer_small", {"layers": 0}, ["layers", "> 0", "0"]),
+        ("transformer_small", {"layers": True}, ["layers", "True"]),
+        ("transformer_small", {"dropout": 1.0}, ["dropout", "[0, 1)", "1.0"]),
+        ("transformer_small", {"width": 66}, ["heads=4", "width=66"]),
+        ("transformer_small", {"max_length": 0}, ["max_length", "got 0"]),
+    ],
+)
+def test_errors_are_one_line_that_names_the_choices(preset, overrides, words):
+    with pytest.raises(ValueError) as error:
+        build(preset, **{**SIZES, **overrides})
+    message = str(error.value)
+    assert "\n" not in message
+    assert [word for word in words if word not in message] == []
+
+
+def test_known_fields():
+    assert "hidden_size" in known_fields("lstm_small")
+    assert "network" not in known_fields("lstm_small")
+
+
+def test_published_sizes():
+    lstm, transformer = PRESETS["lstm_published"], PRESETS["transformer_published"]
+    assert [lstm[k] for k in ("embedding_size", "hidden_size", "layers")] == [256, 256, 2]
+    assert [lstm[k] for k in ("input_dropout", "dropout", "recurrent_dropout")] == [0.2, 0.8, 0.8]
+    assert [transformer[k] for k in ("width", "layers", "heads")] == [128, 6, 8]
+    assert [transformer[k] for k in ("dropout", "embedding_dropout", "attention_dropout")] == [0.4, 0.2, 0.6]
+    assert {**transformer, "network": "transformer_seq"} == PRESETS["transformer_seq_published"]
+
+
+def test_names_are_known_without_jax():
+    code = "import sys, kdib.models; kdib.models.known_fields('lstm_small'); sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("preset", ["lstm_tiny", "transformer_tiny", "transformer_seq_tiny"])
+def test_stacked_parameters_equal_a_loop_and_train_inside_scan(preset):
+    dropouts = {name: 0.1 for name in known_fields(preset) if name.endswith("dropout")}
+    model = build(preset, **SIZES, **dropouts)
+    runs = 3
+    rng = np.random.default_rng(0)
+    batches = {
+        "tokens": jnp.asarray(rng.integers(3, VOCAB, (runs, 4, 8)), jnp.int32),
+        "length": jnp.asarray(rng.integers(1, 9, (runs, 4)), jnp.int32),
+    }
+    keys = jax.random.split(jax.random.key(1), runs)
+    stacked = jax.jit(jax.vmap(lambda key: model.init(key, BATCH)))(keys)["params"]
+
+    def train(params, batch, key):
+        def loss(params, key):
+            return jnp.mean(model.apply(params, {}, batch, train=True, key=key)[0].logits ** 2)
+
+        def step(params, key):
+            grads = jax.grad(loss)(params, key)
+            return jax.tree.map(lambda p, g: p - 0.1 * g, params, grads), None
+
+        return jax.lax.scan(step, params, jax.random.split(key, 3))[0]
+
+    together = jax.jit(jax.vmap(train))(stacked, batches, keys)
+    train = jax.jit(train)
+    for r in range(runs):
+        before, batch = jax.tree.map(lambda x, r=r: x[r], (stacked, batches))
+        alone = train(before, batch, keys[r])
+        jax.tree.map(lambda x, y, r=r: np.testing.assert_allclose(x[r], y, atol=1e-6), together, alone)
+        assert not np.allclose(alone["head"]["kernel"], before["head"]["kernel"], atol=1e-5)

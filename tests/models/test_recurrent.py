@@ -1,0 +1,156 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdib.models import build, kernels
+from kdib.models.kernels import Dropout, bernoulli, lstm_recurrence
+
+VOCAB, L = 40, 9
+SIZES = {"vocab_size": VOCAB, "num_classes": 2, "max_length": L}
+TOKENS = 3 + np.arange(4 * L, dtype=np.int32).reshape(4, L)  # all distinct: a row of the table is a position
+BATCH = {"tokens": jnp.asarray(TOKENS), "length": jnp.array([9, 6, 1, 4], jnp.int32)}
+
+
+@functools.cache
+def lstm(**overrides):
+    model = build("lstm_tiny", **SIZES, layers=2, embedding_size=5, hidden_size=6, **overrides)
+    params = model.init(jax.random.key(0), BATCH)["params"]
+    noise = jax.random.normal(jax.random.key(7), (24,))  # biases that a wrong gate order would show
+    params = {**params, "layer0": {**params["layer0"], "bias": params["layer0"]["bias"] + noise}}
+    return model, params
+
+
+def numpy_lstm(layer, x_LxD, keep_H=1.0):
+    """One sequence, one step at a time, as in the textbook."""
+    sigmoid = lambda z: 1 / (1 + np.exp(-z))  # noqa: E731
+    width = layer["recurrent"].shape[0]
+    h, c, states = np.zeros(width), np.zeros(width), []
+    for x in x_LxD:
+        z = x @ layer["input"] + (keep_H * h) @ layer["recurrent"] + layer["bias"]
+        i, f, g, o = (z[k * width : (k + 1) * width] for k in range(4))
+        c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+        h = sigmoid(o) * np.tanh(c)
+        states.append(h)
+    return np.stack(states)
+
+
+def test_equals_a_plain_numpy_recurrence():
+    model, params = lstm()
+    outputs, _ = model.apply(params, {}, BATCH, train=False, key=None)
+    weights = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+    for b, length in enumerate(np.asarray(BATCH["length"])):
+        x = weights["embedding"]["embedding"][TOKENS[b, :length]]
+        np.testing.assert_allclose(outputs.hidden["embedding"][b, :length], x, atol=1e-6)
+        for i in range(2):
+            x = numpy_lstm(weights[f"layer{i}"], x)
+            np.testing.assert_allclose(outputs.hidden[f"block{i}"][b, :length], x, atol=1e-6)
+            assert not np.any(outputs.hidden[f"block{i}"][b, length:])
+        np.testing.assert_allclose(outputs.hidden["penultimate"][b], x[-1], atol=1e-6)
+        logits = x[-1] @ weights["head"]["kernel"] + weights["head"]["bias"]
+        np.testing.assert_allclose(outputs.logits[b], logits, atol=1e-6)
+
+
+def plain_recurrence(w_HxG, z_TxBxG, keep_BxH):
+    def step(carry, z):
+        h, c = carry
+        i, f, g, o = jnp.split(z + (keep_BxH * h) @ w_HxG, 4, axis=-1)
+        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        h = jax.nn.sigmoid(o) * jnp.tanh(c)
+        return (h, c), h
+
+    zeros = jnp.zeros((z_TxBxG.shape[1], w_HxG.shape[0]))
+    return jax.lax.scan(step, (zeros, zeros), z_TxBxG)[1]
+
+
+@pytest.fixture
+def recurrence_inputs():
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
+    keep = jnp.asarray(rng.integers(0, 2, (3, 4)) * 2, jnp.float32)
+    return draw(4, 16), draw(7, 3, 16), keep, draw(7, 3, 4)
+
+
+def test_hand_written_derivative_equals_autodiff(recurrence_inputs):
+    w, z, keep, weights = recurrence_inputs
+    loss = lambda layer: lambda w, z: jnp.sum(weights * layer(w, z, keep))  # noqa: E731
+    for ours, plain in zip(
+        jax.value_and_grad(loss(lstm_recurrence), (0, 1))(w, z),
+        jax.value_and_grad(loss(plain_recurrence), (0, 1))(w, z),
+        strict=True,
+    ):
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=5e-6, rtol=1e-5), ours, plain)
+
+
+def test_hessian_vector_product(recurrence_inputs):
+    w, z, keep, weights = recurrence_inputs
+    product = lambda layer: jax.jvp(jax.grad(lambda w: jnp.sum(weights * layer(w, z, keep))), (w,), (w,))[1]  # noqa: E731
+    np.testing.assert_allclose(product(lstm_recurrence), product(plain_recurrence), atol=1e-4, rtol=1e-4)
+
+
+def test_causal_by_gradients():
+    model, params = lstm()
+
+    def hidden(table, name, t):
+        changed = {**params, "embedding": {"embedding": table}}
+        return model.apply(changed, {}, BATCH, train=False, key=None)[0].hidden[name][0, t].sum()
+
+    gradient = jax.jit(jax.grad(hidden), static_argnums=1)
+    for t in (0, 4, 8):
+        norm_L = np.abs(gradient(params["embedding"]["embedding"], "block1", t)[TOKENS[0]]).sum(-1)
+        assert np.all(norm_L[: t + 1] > 0)
+        assert np.all(norm_L[t + 1 :] == 0)
+
+
+def test_training_draws_dropout_and_evaluation_does_not():
+    model, params = lstm(input_dropout=0.2, dropout=0.3, recurrent_dropout=0.4)
+    apply = jax.jit(lambda key, train: model.apply(params, {}, BATCH, train=train, key=key)[0].logits, static_argnums=1)
+    first, second = jax.random.split(jax.random.key(3))
+    assert np.array_equal(apply(first, True), apply(first, True))
+    assert not np.allclose(apply(first, True), apply(second, True))
+    assert np.array_equal(apply(first, False), apply(second, False))
+    assert np.array_equal(apply(first, False), apply(None, False))
+    np.testing.assert_array_equal(apply(first, False), lstm()[0].apply(params, {}, BATCH, train=True, key=first)[0].logits)
+
+
+@pytest.mark.parametrize("only", ["input_dropout", "dropout", "recurrent_dropout"])
+def test_each_rate_matters(only):
+    model, params = lstm(**{only: 0.5})
+    logits = [model.apply(params, {}, BATCH, train=True, key=jax.random.key(k))[0].logits for k in (0, 1)]
+    one_word = 2  # a sequence of length 1 has no recurrent connection to drop
+    assert not np.allclose(logits[0][0], logits[1][0])
+    assert np.allclose(logits[0][one_word], logits[1][one_word]) == (only == "recurrent_dropout")
+
+
+def test_rate_zero_draws_nothing(monkeypatch):
+    model, params = lstm()
+    monkeypatch.setattr(kernels, "bernoulli", lambda *_: pytest.fail("drew random bits"))
+    model.apply(params, {}, BATCH, train=True, key=jax.random.key(0))
+
+
+def test_dropout_masks_are_held_over_time():
+    x = jnp.ones((6, 3, 50))
+    y = Dropout(0.5, shared=(0,)).apply({}, x, train=True, rngs={"dropout": jax.random.key(0)})
+    assert set(np.unique(y)) == {0.0, 2.0}
+    assert np.all(y == y[:1])
+    assert not np.all(y[0, 0] == y[0, 1])
+
+
+@pytest.mark.parametrize("probability", [0.2, 0.5, 0.9])
+def test_bits_have_the_rate_and_no_correlation(probability):
+    n = 1_000_000
+    draw = jax.jit(lambda k: bernoulli(k, probability, (n,)))
+    keys = [jax.random.key(0), jax.random.key(1), *jax.random.split(jax.random.key(0), 2)]
+    x_RxN = np.stack([np.asarray(draw(k), np.float64) for k in keys])
+    error = 5 / np.sqrt(n)  # five standard errors of a correlation
+    np.testing.assert_allclose(x_RxN.mean(1), probability, atol=5 * np.sqrt(probability * (1 - probability) / n))
+    centred = (x_RxN - probability) / np.sqrt(probability * (1 - probability))
+    between_keys = centred @ centred.T / n
+    assert np.abs(between_keys - np.diag(np.diag(between_keys))).max() < error
+    for lag in (1, 2, 3, 32, 64, 1024, 2112, 65536):
+        assert abs(np.mean(centred[0, lag:] * centred[0, :-lag])) < 1.1 * error
+    rows = centred[0].reshape(1000, 1000)
+    assert abs(rows.mean(0).var() * 1000 - 1) < 0.25
+    assert abs(rows.mean(1).var() * 1000 - 1) < 0.25

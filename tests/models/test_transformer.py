@@ -1,0 +1,177 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdib.models import build, kernels
+from kdib.models import transformer as transformer_module
+
+L, LONGER = 9, 14
+TOKENS = 3 + np.arange(4 * L, dtype=np.int32).reshape(4, L)  # all distinct: a row of the table is a position
+LENGTH = np.array([9, 6, 1, 4], np.int32)
+TOKENS = np.where(np.arange(L)[None, :] < LENGTH[:, None], TOKENS, 0)
+BATCH = {"tokens": jnp.asarray(TOKENS), "length": jnp.asarray(LENGTH)}
+SIZES = {"vocab_size": 40, "num_classes": 3, "max_length": LONGER, "layers": 2}
+PRESETS = ("lstm_tiny", "transformer_tiny", "transformer_seq_tiny")
+TRANSFORMERS = PRESETS[1:]
+
+
+@functools.cache
+def network(preset, **overrides):
+    model = build(preset, **SIZES, **overrides)
+    variables = model.init(jax.random.key(0), BATCH)
+    draw = lambda x: x + 0.3 * jax.random.normal(jax.random.key(x.size), x.shape)  # noqa: E731  attention that is not flat
+    return model, jax.tree.map(draw, variables["params"])
+
+
+def changed_content(length):
+    rubbish = 3 + (TOKENS * 7 + np.arange(L)[None, :]) % 30
+    return {**BATCH, "tokens": jnp.where(np.arange(L)[None, :] < length[:, None], TOKENS, rubbish)}
+
+
+def more_padding(_):
+    return {**BATCH, "tokens": jnp.pad(BATCH["tokens"], ((0, 0), (0, LONGER - L)))}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("disturb", [changed_content, more_padding])
+def test_padding_changes_neither_outputs_nor_gradients(preset, disturb):
+    model, params = network(preset)
+
+    @jax.jit
+    def run(params, batch):
+        def loss(params):
+            outputs, _ = model.apply(params, {}, batch, train=True, key=None)
+            return jnp.sum(jnp.sin(outputs.logits)), outputs
+
+        return jax.grad(loss, has_aux=True)(params)
+
+    (gradients, outputs), (other_gradients, other) = run(params, BATCH), run(params, disturb(LENGTH))
+    np.testing.assert_allclose(outputs.logits, other.logits, atol=1e-5)
+    for name, hidden in outputs.hidden.items():
+        np.testing.assert_allclose(hidden, other.hidden[name][:, : hidden.shape[1]], atol=1e-5, err_msg=name)
+        if hidden.ndim == 3:
+            assert not np.any(hidden[np.arange(L)[None, :] >= LENGTH[:, None]])
+            assert not np.any(other.hidden[name][:, L:])
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=3e-5), gradients, other_gradients)
+    assert not np.any(gradients["embedding"]["embedding"][0])
+    assert np.any(gradients["embedding"]["embedding"][TOKENS[0]])
+
+
+def word_gradients(preset, name, t):
+    """How hidden `name` at position t of the first sequence (None: it has one position) moves with each word [L]."""
+    model, params = network(preset)
+
+    def hidden(table):
+        changed = {**params, "embedding": {"embedding": table}}
+        states = model.apply(changed, {}, BATCH, train=False, key=None)[0].hidden[name][0]
+        return jnp.sum(jnp.sin(states if t is None else states[t]))
+
+    return np.abs(jax.jit(jax.grad(hidden))(params["embedding"]["embedding"])[TOKENS[0]]).sum(-1)
+
+
+@pytest.mark.parametrize("t", [0, 4, 8])
+def test_causality_by_gradients(t):
+    causal_L = word_gradients("transformer_seq_tiny", "block0", t)
+    assert np.all(causal_L[: t + 1] > 0)
+    assert np.all(causal_L[t + 1 :] == 0)
+    assert np.all(word_gradients("transformer_tiny", "block0", t) > 0)  # the contrast: it sees both sides
+
+
+@pytest.mark.parametrize("preset", TRANSFORMERS)
+def test_what_is_read_sees_every_word(preset):
+    assert np.all(word_gradients(preset, "penultimate", None) > 0)
+
+
+@pytest.mark.parametrize("preset", TRANSFORMERS)
+def test_last_block_where_it_is_read_equals_the_whole_block(preset, monkeypatch):
+    model, params = network(preset)
+    short = model.apply(params, {}, BATCH, train=False, key=None)[0]
+    prefix = 0 if preset == "transformer_seq_tiny" else 1
+    position = LENGTH - 1 if prefix == 0 else np.zeros(4, int)
+    monkeypatch.setattr(transformer_module, "read", lambda x, _: x)
+    monkeypatch.setattr(transformer_module.Block, "__call__", whole_then_read(position))
+    whole = model.apply(params, {}, BATCH, train=False, key=None)[0]
+    np.testing.assert_allclose(short.logits, whole.logits, atol=1e-5)
+
+
+def whole_then_read(position):
+    """Every query of every block; the last block's answer is put first, where the network picks it up."""
+    call = transformer_module.Block.__call__
+
+    def block(self, query, context, visible, *, train):
+        x = call(self, query, context, visible, train=train)
+        return x if self.name == "block0" else x[np.arange(4), position][:, None]
+
+    return block
+
+
+def test_against_plain_numpy():
+    model, params = network("transformer_seq_tiny")
+    p = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+    b, length, heads = 1, 6, 2
+
+    def norm(x, w):
+        centred = x - x.mean(-1, keepdims=True)
+        return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6) * w["scale"] + w["bias"]
+
+    linear = lambda x, w: x @ w["kernel"] + w["bias"]  # noqa: E731
+    x = p["embedding"]["embedding"][TOKENS[b, :length]] + p["position"][:length]
+    for i in range(2):
+        w = p[f"block{i}"]
+        a, y = w["attention"], norm(x, w["attention_norm"])
+        mixed = []
+        for head in range(heads):
+            part = slice(8 * head, 8 * head + 8)
+            q, k, v = (linear(y, a[name])[:, part] for name in ("query", "key", "value"))
+            scores = np.where(np.tri(length, dtype=bool), np.exp(q @ k.T / np.sqrt(8)), 0)
+            mixed.append(scores / scores.sum(-1, keepdims=True) @ v)
+        x = x + linear(np.concatenate(mixed, -1), a["out"])
+        y = linear(norm(x, w["mlp_norm"]), w["expand"])
+        y = 0.5 * y * (1 + np.tanh(np.sqrt(2 / np.pi) * (y + 0.044715 * y**3)))
+        x = x + linear(y, w["contract"])
+    expected = linear(norm(x[-1], p["norm"]), p["head"])
+    logits = model.apply(params, {}, BATCH, train=False, key=None)[0].logits
+    np.testing.assert_allclose(logits[b], expected, atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("preset", TRANSFORMERS)
+def test_rows_without_words_are_finite(preset):
+    model, params = network(preset)
+    batch = {"tokens": jnp.zeros((2, L), jnp.int32), "length": jnp.array([0, 0], jnp.int32)}
+    loss = lambda p: jnp.sum(model.apply(p, {}, batch, train=False, key=None)[0].logits ** 2)  # noqa: E731
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(jax.jit(jax.grad(loss))(params)))
+
+
+@pytest.mark.parametrize("preset", TRANSFORMERS)
+@pytest.mark.parametrize("only", ["embedding_dropout", "dropout", "attention_dropout"])
+def test_training_draws_dropout_and_evaluation_does_not(preset, only):
+    model, params = network(preset, **{only: 0.5})
+    apply = jax.jit(lambda key, train: model.apply(params, {}, BATCH, train=train, key=key)[0].logits, static_argnums=1)
+    first, second = jax.random.split(jax.random.key(3))
+    assert np.array_equal(apply(first, True), apply(first, True))
+    assert not np.allclose(apply(first, True), apply(second, True))
+    assert np.array_equal(apply(first, False), apply(None, False))
+
+
+@pytest.mark.parametrize("preset", TRANSFORMERS)
+def test_rate_zero_draws_nothing(preset, monkeypatch):
+    model, params = network(preset)
+    monkeypatch.setattr(kernels, "bernoulli", lambda *_: pytest.fail("drew random bits"))
+    model.apply(params, {}, BATCH, train=True, key=None)
+
+
+def test_too_long_is_refused():
+    model, params = network("transformer_tiny")
+    batch = {**BATCH, "tokens": jnp.zeros((4, LONGER + 1), jnp.int32)}
+    with pytest.raises(ValueError, match=f"max_length is {LONGER}, got tokens of length {LONGER + 1}"):
+        model.apply(params, {}, batch, train=False, key=None)
+
+
+def test_initial_values():
+    params = build("transformer_small", **{**SIZES, "vocab_size": 500}).init(jax.random.key(0), BATCH)["params"]
+    for leaf in (params["embedding"]["embedding"], params["block1"]["expand"]["kernel"]):
+        assert abs(np.std(leaf) - 0.05) < 0.002
+    assert not np.any(params["block0"]["attention"]["out"]["bias"])

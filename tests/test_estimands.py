@@ -1,0 +1,293 @@
+"""kdib.estimands and kdib.verdict on rows whose truth is known, faults planted among them."""
+
+import math
+
+import numpy as np
+import pytest
+
+from kdib.estimands import Effect, final_subjects, fit_summary, study_effects
+from kdib.properties import PROPERTIES
+from kdib.records import Row, Subject
+from kdib.stats import holm, paired_difference, transfer_score
+from kdib.verdict import Leads, headline, leads_of, verdict
+
+ROLES = {"teacher": "lstm", "alone": "alone", "self": "self", "distilled": "distilled"}
+SCORES = {  # by fit, then by seed
+    "lstm": (0.90, 0.93, 0.91, 0.92),
+    "alone": (0.80, 0.84, 0.81, 0.83),
+    "self": (0.82, 0.83, 0.82, 0.84),
+    "distilled": (0.86, 0.90, 0.86, 0.88),
+    "shuffled_soft": (0.81, 0.83, 0.82, 0.80),
+}
+SCALAR = {"accuracy": PROPERTIES["accuracy"]}
+RELATIONAL = {"fidelity": PROPERTIES["fidelity"]}
+
+
+def subject(fit, seed, step=100):
+    return Subject(f"{fit}/seed{seed}@{step}", fit, seed, f"seed{seed}", step, "f")
+
+
+def study(scores, prop="accuracy", split="test"):
+    """Subjects, and rows on the primary metric of a scalar property; None leaves a value out."""
+    primary = PROPERTIES[prop].primary
+    subjects = [subject(fit, seed) for fit, values in scores.items() for seed in range(len(values))]
+    rows = [
+        Row(s.id, None, prop, primary.metric, split, primary.group, (), scores[s.fit][s.seed], 5, None)
+        for s in subjects
+    ]
+    return rows, subjects
+
+
+def similarities(sim, n=3):
+    """Subjects, and agreement rows of every fit with the teachers: sim(fit, student's seed, teacher's seed)."""
+    subjects = [subject(fit, seed) for fit in ("lstm", "alone", "self", "distilled") for seed in range(n)]
+    teachers = [s for s in subjects if s.fit == "lstm"]
+    rows = [
+        Row(s.id, t.id, "fidelity", "agreement", "test", "", (), sim(s.fit, s.seed, t.seed), 100, None)
+        for s in subjects
+        for t in teachers
+        if s.id != t.id
+    ]
+    return rows, subjects
+
+
+def effects_of(rows, subjects, properties=None, **options):
+    return study_effects(rows, subjects, ROLES, properties or SCALAR, in_distribution="test", **options)
+
+
+def by_name(effects):
+    return {effect.estimand: effect for effect in effects}
+
+
+def test_scalar_effects_are_the_statistics_of_the_seeds():
+    effects = by_name(effects_of(*study(SCORES)))
+    interval, p = paired_difference(SCORES["distilled"], SCORES["self"])
+    found = effects["distilled - self"]
+    assert (found.estimate, found.low, found.high, found.n_seeds, found.p) == (*interval[:4], p)
+    assert (found.p_holm, found.family) == (p, "primary")
+    score = transfer_score(SCORES["distilled"], SCORES["alone"], SCORES["lstm"])
+    assert effects["transfer score"][6:9] == score[:3] and effects["transfer score"].bounded
+    assert effects["teacher - alone"].estimate == pytest.approx(0.095)
+    assert effects["distilled - shuffled_soft"].estimate == pytest.approx(0.06)
+    assert effects["shuffled_soft - alone"].family == "secondary"
+    assert [e.estimand for e in effects.values() if e.family == "primary"] == ["distilled - self"]
+
+
+def test_the_order_of_rows_and_subjects_is_irrelevant():
+    """Pairing goes by seed: were it by position, these shuffled rows would give another interval."""
+    rows, subjects = study(SCORES)
+    shuffled = by_name(effects_of(rows[::-1], [subjects[i] for i in np.random.default_rng(0).permutation(20)]))
+    assert shuffled == by_name(effects_of(rows, subjects))
+
+
+def test_missing_seeds_are_named_and_not_imputed():
+    scores = {**SCORES, "self": (0.82, None, 0.82, 0.84), "lstm": (0.90, 0.93, math.nan, 0.92)}
+    effects = by_name(effects_of(*study(scores), failed=["distilled/seed3"]))
+    found = effects["distilled - self"]
+    assert (found.n_seeds, found.missing_seeds) == (2, (1, 3))
+    assert found.estimate == pytest.approx(np.mean([0.86 - 0.82, 0.86 - 0.82]))
+    assert (effects["transfer score"].n_seeds, effects["transfer score"].missing_seeds) == (2, (2, 3))
+    assert "without seed 1, 2, 3" in headline(effects.values(), PROPERTIES["accuracy"])
+
+
+def test_only_the_last_step_counts_and_a_stopped_run_has_none():
+    rows, subjects = study(SCORES)
+    early = [s._replace(id=f"{s.id}!", step=50) for s in subjects]
+    worse = [row._replace(subject=f"{row.subject}!", value=0.1) for row in rows]
+    expected = by_name(effects_of(rows, subjects))
+    assert by_name(effects_of(worse + rows, early + subjects)) == expected
+    stopped = [s for s in subjects if s.id != subject("self", 2).id]
+    found = by_name(effects_of(worse + rows, early + stopped))["distilled - self"]
+    assert (found.n_seeds, found.missing_seeds) == (3, (2,))
+
+
+def test_two_runs_of_a_seed_are_refused():
+    swept = subject("alone", 0)._replace(id="alone/seed0-learning_rate=0.1@100", run="seed0-learning_rate=0.1")
+    with pytest.raises(ValueError, match=r"one run for each fit and seed, got alone/seed0@100 and alone/seed0-l"):
+        final_subjects([subject("alone", 0), swept])
+
+
+def test_families_and_holm():
+    rows, subjects = study(SCORES)
+    calibration, _ = study({fit: np.sqrt(values) for fit, values in SCORES.items()}, "calibration")
+    ood, _ = study(SCORES, split="ood")
+    fidelity, _ = similarities(lambda fit, s, t: 0.8 + 0.1 * (s == t) + 0.01 * (s * t))
+    effects = effects_of([*ood, *calibration, *fidelity, *rows], subjects, PROPERTIES)
+    primary = [e for e in effects if e.family == "primary"]
+    assert [(e.property, e.estimand) for e in primary] == [
+        ("accuracy", "distilled - self"),
+        ("calibration", "distilled - self"),
+        ("fidelity", "own - sibling"),
+    ]
+    np.testing.assert_allclose([e.p_holm for e in primary], holm([e.p for e in primary]))
+    assert all(e.p_holm is None for e in effects if e.family != "primary")
+    assert {e.family for e in effects if e.split == "ood"} == {"exploratory"}
+    order = [("primary", "secondary", "exploratory").index(e.family) for e in effects]
+    assert order == sorted(order)
+
+
+def test_a_declared_primary_that_was_not_measured_still_counts():
+    rows, subjects = study(SCORES)
+    properties = {name: PROPERTIES[name] for name in ("accuracy", "calibration")}
+    accuracy, calibration = (e for e in effects_of(rows, subjects, properties) if e.family == "primary")
+    assert accuracy.p_holm == pytest.approx(2 * accuracy.p)
+    assert (calibration.n_seeds, math.isnan(calibration.p_holm)) == (0, True)
+    other = [row._replace(metric="accuracy") for row in rows]
+    with pytest.raises(ValueError, match=r"no row holds its primary .*measured are accuracy by 'attractors' on test"):
+        effects_of(other, subjects)
+
+
+def test_relational_effects_by_hand():
+    sim = {"lstm": 0.9, "alone": 0.7, "self": 0.72, "distilled": 0.8}
+    rows, subjects = similarities(lambda fit, s, t: sim[fit] + 0.01 * s + 0.02 * t + (0.05 + 0.01 * s) * (s == t))
+    effects = by_name(effects_of(rows, subjects, RELATIONAL))
+    # own: .8 + .01 s + .02 s + .05 + .01 s; sibling: .8 + .01 s + .02 (mean of the other two teachers)
+    own = np.array([0.85, 0.89, 0.93])
+    sibling = 0.8 + np.array([0.0 + 0.03, 0.01 + 0.02, 0.02 + 0.01])
+    interval, p = paired_difference(own, sibling)
+    found = effects["own - sibling"]
+    np.testing.assert_allclose((*found[6:9], found.p), (*interval[:3], p))
+    assert (found.family, found.n_seeds) == ("primary", 3)
+    assert effects["own"].estimate == pytest.approx(own.mean())
+    assert effects["sibling"].estimate == pytest.approx(sibling.mean())
+    assert effects["floor"].estimate == pytest.approx(own.mean() - 0.1)
+    assert effects["ceiling"].estimate == pytest.approx(sibling.mean() + 0.1)
+    assert effects["self: own"].estimate == pytest.approx(own.mean() - 0.08)
+    assert effects["own - floor"].estimate == pytest.approx(0.1)
+
+
+def test_a_copied_function_is_told_from_a_shared_bias():
+    rng = np.random.default_rng(0)
+    noise = rng.normal(scale=0.002, size=(3, 3))
+    raised = {"lstm": 0.9, "alone": 0.7, "self": 0.7, "distilled": 0.85}
+    shared = effects_of(*similarities(lambda f, s, t: raised[f] + noise[s, t]), RELATIONAL)
+    copied = effects_of(*similarities(lambda f, s, t: raised[f] + noise[s, t] - 0.1 * (s != t)), RELATIONAL)
+    assert by_name(shared)["own - sibling"].p > 0.05 > by_name(copied)["own - sibling"].p
+    assert by_name(shared)["sibling - floor"].low > 0.1
+    # a teacher mismatch, seed s measured as if it had learned from teacher s + 1, turns the sign
+    swapped = similarities(lambda f, s, t: 0.8 + noise[s, t] + 0.1 * (t == (s + 1) % 3))
+    assert by_name(effects_of(*swapped, RELATIONAL))["own - sibling"].high < 0
+
+
+def test_similarities_to_other_fits_are_not_siblings():
+    rows, subjects = similarities(lambda f, s, t: 0.8 + 0.01 * s * t)
+    peers = [row._replace(other=subject("alone", 2).id, value=0.0) for row in rows if row.other == "lstm/seed2@100"]
+    expected = by_name(effects_of(rows, subjects, RELATIONAL))
+    assert by_name(effects_of(rows + peers, subjects, RELATIONAL)) == expected
+
+
+def test_one_teacher_has_no_sibling():
+    found = by_name(effects_of(*similarities(lambda f, s, t: 0.8, n=1), RELATIONAL))
+    assert (found["own - sibling"].n_seeds, found["own"].n_seeds) == (0, 1)
+
+
+def test_a_control_must_not_take_the_name_of_a_role():
+    scores = {**SCORES, "teacher": SCORES["lstm"]}
+    with pytest.raises(ValueError, match=r"fits \['teacher'\] have the name of a role"):
+        effects_of(*study(scores))
+
+
+def test_pairwise_has_no_estimands_yet():
+    with pytest.raises(ValueError, match="known: relational, scalar"):
+        effects_of(*study(SCORES), {"accuracy": PROPERTIES["accuracy"]._replace(kind="pairwise")})
+
+
+def test_fit_summary():
+    rows, subjects = study(SCORES)
+    ((cell, summary),) = fit_summary(rows, subjects, failed=["lstm/seed1"]).items()
+    assert (cell.property, cell.metric, cell.group) == ("accuracy", "mean_balanced_accuracy", "attractors")
+    assert summary["lstm"].estimate == pytest.approx(0.91) and summary["lstm"].n == 3
+    assert list(summary) == list(SCORES)
+
+
+def leads(teacher, distilled, beyond, p_holm=0.01):
+    """Leads with the given intervals."""
+
+    def effect(low, high, p=None):
+        names = ("accuracy", "m", "test", "", (), "e", (low + high) / 2)
+        return Effect(*names, low, high, 3, 0.01, p, "primary", True, ())
+
+    return Leads(effect(*teacher), effect(*distilled), effect(*beyond, p_holm), effect(0.2, 0.8))
+
+
+NAN = (math.nan, math.nan)
+
+
+@pytest.mark.parametrize(
+    ("intervals", "expected"),
+    [
+        (((0.05, 0.07), (0.03, 0.05), (0.02, 0.04)), "transferred"),
+        (((0.05, 0.07), (0.03, 0.05), (0.02, 0.04), 0.06), "undecided"),  # not after Holm
+        (((0.05, 0.07), (0.03, 0.05), (0.02, 0.04), math.nan), "undecided"),
+        (((0.05, 0.07), (0.03, 0.05), (-0.01, 0.04)), "undecided"),
+        (((0.05, 0.07), (-0.01, 0.05), (0.02, 0.04)), "undecided"),  # better than self, since self hurts
+        (((0.05, 0.07), (0.03, 0.05), (-0.004, 0.004)), "did not transfer"),
+        (((0.05, 0.07), (0.03, 0.05), (-0.004, 0.006)), "undecided"),  # a tenth of .05 is within
+        (((0.05, 0.07), (0.03, 0.05), (-0.03, -0.01)), "did not transfer"),
+        (((0.05, 0.07), (-0.03, -0.01), (0.02, 0.04)), "did not transfer"),
+        (((-0.01, 0.07), (0.03, 0.05), (0.02, 0.04)), "no advantage"),
+        (((-0.07, -0.05), (0.03, 0.05), (0.02, 0.04)), "no advantage"),
+        ((NAN, (0.03, 0.05), (0.02, 0.04)), "undecided"),
+        (((0.05, 0.07), NAN, (0.02, 0.04)), "undecided"),
+        (((0.05, 0.07), (0.03, 0.05), NAN), "undecided"),
+    ],
+)
+def test_verdict_rules(intervals, expected):
+    assert verdict(leads(*intervals)) == expected
+
+
+def test_lower_is_better():
+    """The same study told as an error: every lead, the share and the verdict stay."""
+    errors = {fit: tuple(1 - value for value in values) for fit, values in SCORES.items()}
+    calibration = {"calibration": PROPERTIES["calibration"]}
+    effects = effects_of(*study(errors, "calibration"), calibration)
+    assert by_name(effects)["distilled - self"].estimate < 0  # the effect itself stays in natural units
+    mirrored, plain = (
+        leads_of(effects, PROPERTIES["calibration"]),
+        leads_of(effects_of(*study(SCORES)), SCALAR["accuracy"]),
+    )
+    for a, b in zip(mirrored, plain, strict=True):
+        np.testing.assert_allclose(a[6:9], b[6:9], atol=1e-9)
+    assert verdict(mirrored) == verdict(plain) == "transferred"
+    assert "where lower is better" in headline(effects, PROPERTIES["calibration"])
+
+
+def sentence(**scores):
+    return headline(effects_of(*study({**SCORES, **scores})), PROPERTIES["accuracy"])
+
+
+def test_headline_transferred():
+    assert sentence() == (
+        "On mean balanced accuracy by attractors (test), the teacher's lead over the student trained alone is +0.095 "
+        "[+0.086, +0.104] and distillation handed over 58 % [47 %, 70 %] of it; the distilled student's lead over "
+        "self-distillation is +0.048 [+0.024, +0.071] (Holm-adjusted p = 0.008) and over the student trained alone "
+        "+0.055 [+0.046, +0.064], so the advantage transferred, beyond what self-distillation gives "
+        "(95 % t intervals over 4 paired seeds)."
+    )
+
+
+def test_headline_in_all_other_cases():
+    undecided = sentence(self=(0.88, 0.80, 0.90, 0.78))
+    assert "so whether the advantage transferred is undecided" in undecided and "58 %" in undecided
+    not_transferred = sentence(self=(0.88, 0.93, 0.88, 0.91))
+    assert "so the advantage did not transfer" in not_transferred and "−0.025" in not_transferred
+    unclear = sentence(lstm=(0.80, 0.85, 0.81, 0.82))
+    assert "the teacher was not shown to be better than the student trained alone (its lead is " in unclear
+    assert "no advantage whose transfer could be measured" in unclear and "handed over" not in unclear
+    assert "the teacher was worse than the student" in sentence(lstm=(0.70, 0.75, 0.70, 0.72))
+
+
+def test_headline_of_too_little():
+    one = {fit: values[:1] for fit, values in SCORES.items()}
+    found = headline(effects_of(*study(one)), PROPERTIES["accuracy"])
+    assert "nothing is decided" in found and "+0.100" in found and "over 1 paired seed)" in found
+    none = dict.fromkeys(SCORES, (None,) * 3)
+    found = headline(effects_of(*study(none)), PROPERTIES["accuracy"])
+    assert "not measured" in found and "without seed 0, 1, 2" in found and "nan" not in found
+
+
+def test_headline_needs_a_scalar_property_with_a_direction():
+    effects = effects_of(*study(SCORES))
+    for prop in (PROPERTIES["fidelity"], PROPERTIES["accuracy"]._replace(higher_is_better=None)):
+        with pytest.raises(ValueError, match="scalar property with a direction"):
+            headline(effects, prop)

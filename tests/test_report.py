@@ -1,0 +1,303 @@
+"""The report of a synthetic study: its numbers are the rows' numbers, nothing is unescaped, every fault is named."""
+
+import html.parser
+import json
+import math
+import re
+import xml.etree.ElementTree as ET
+
+import pytest
+import synthetic_study
+
+from kdib import report
+from kdib.estimands import study_effects
+from kdib.properties import PROPERTIES
+from kdib.properties.base import Curve, Primary, Property
+from kdib.records import Records, Row, Subject, read_json, write_json
+from kdib.report import page
+
+VOID = {"meta", "link", "br", "img", "hr", "input"}
+ROLES = {role: role for role in ("teacher", "alone", "self", "distilled")}
+
+
+class Page(html.parser.HTMLParser):
+    """Tables by their titles as rows of (texts, full-precision numbers), and everything that could load a resource."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.rows: list[list[dict]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("th", "td"):
+            self.rows[-1].append({"text": "", "number": None})
+        if tag == "data":
+            self.rows[-1][-1]["number"] = float(dict(attrs)["value"])
+
+    def handle_startendtag(self, tag, attrs):
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+        if self.open and any(tag in self.open for tag in ("td", "th")):
+            self.rows[-1][-1]["text"] += data
+
+    def row(self, start: str) -> list[dict]:
+        return next(row for row in self.rows if row[0]["text"].startswith(start))
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    synthetic_study.write(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def index(workdir):
+    return report.write(workdir)
+
+
+@pytest.fixture(scope="module")
+def document(index):
+    return Page(index.read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def small(tmp_path, workdir):
+    """The same study without figures of curves, to be spoilt: copied files, one property, one test set."""
+    rows, _ = Records(workdir / "rows.jsonl", Row).read()
+    kept = [row for row in rows if row.property == "calibration" and row.split == "test" and not row.coords]
+    Records(tmp_path / "rows.jsonl", Row).append(kept)
+    for name in ("task.json", "subjects.jsonl", "metrics.jsonl"):
+        (tmp_path / name).write_bytes((workdir / name).read_bytes())
+    write_json(tmp_path / "config.json", {**read_json(workdir / "config.json"), "properties": ["calibration"]})
+    return tmp_path
+
+
+def draw(folder):
+    return Page(report.write(folder).read_text(encoding="utf-8"))
+
+
+def effects(folder):
+    rows, _ = Records(folder / "rows.jsonl", Row).read()
+    subjects, _ = Records(folder / "subjects.jsonl", Subject).read()
+    found = study_effects(rows, subjects, ROLES, PROPERTIES, in_distribution="test")
+    return {(e.property, e.metric, e.split, e.group, e.estimand): e for e in found if not e.coords}
+
+
+def test_transfer_table_shows_the_effects(workdir, document):
+    found = effects(workdir)
+    for name, prop in PROPERTIES.items():
+        metric, group = prop.primary.metric, prop.primary.group
+        row = document.row(prop.title)
+        estimand = "own - sibling" if prop.kind == "relational" else "distilled - self"
+        effect = found[name, metric, "test", group, estimand]
+        column = 6 if prop.kind == "relational" else 5
+        assert row[column]["number"] == effect.estimate
+        places = 3 if abs(effect.estimate) >= 0.01 else 4
+        shown = f"[{effect.low:+.{places}f}, {effect.high:+.{places}f}]".replace("-", "−")
+        assert row[column]["text"].endswith(shown)
+        assert row[7]["number"] == effect.p_holm
+    score = found["accuracy", "mean_balanced_accuracy", "test", "attractors", "transfer score"]
+    assert document.row("Accuracy")[6]["number"] == score.estimate
+    assert f"[{score.low:.2f}, {score.high:.2f}]" in document.row("Accuracy")[6]["text"]
+
+
+def test_role_columns_are_the_means_over_seeds(workdir, document):
+    rows, _ = Records(workdir / "rows.jsonl", Row).read()
+    shown = document.row("Calibration")
+    for column, role in enumerate(ROLES, start=1):
+        values = [r.value for r in rows if r.metric == "ece" and r.split == "test" and r.subject.startswith(f"{role}/")]
+        assert len(values) == 3
+        assert math.isclose(shown[column]["number"], sum(values) / 3, rel_tol=1e-12)
+
+
+def test_accuracy_by_attractors_with_baselines_and_too_small_groups(document):
+    first_noun = document.row("first noun")
+    assert [cell["text"] for cell in first_noun[1:]] == ["0.500", "0.550", "0.600", "0.600", "0.600"]
+    distilled = document.row("distilled")
+    assert [bool(cell["number"]) for cell in distilled[1:]] == [True, True, True, True, False]
+    assert re.fullmatch(r"too small \(\d+\)", distilled[5]["text"])
+
+
+def test_every_section_is_there_in_order(document):
+    titles = [value for tag, name, value in document.attributes if tag == "h2" and name == "id"]
+    assert titles == [
+        "transfer", "property-accuracy", "learning", "property-calibration", "property-fidelity",
+        "published", "data", "config",
+    ]  # fmt: skip
+    for text in ("Exploratory: out of distribution.", "jax", "0.10.2", "[barks] at <them> & us", "train.learning_rate"):
+        assert text in document.text
+    assert [cell["number"] for cell in document.row("AccuracyA-accuracy")[2:3]] == [0.977]
+
+
+def test_html_is_balanced_and_loads_nothing(document):
+    assert document.open == []
+    loading = [
+        (n, v) for _, n, v in document.attributes if n.split(":")[-1] in ("src", "href", "srcset", "data", "action")
+    ]
+    assert loading
+    assert all(value.startswith(("#", "data:")) for _, value in loading)
+    ids = [value for _, name, value in document.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    targets = {value[1:] for _, value in loading if value.startswith("#")}
+    assert targets <= set(ids)
+    styles = " ".join(value for _, name, value in document.attributes if name == "style")
+    assert "url(http" not in styles and "@import" not in document.text
+
+
+def test_figures_are_files_of_text_with_alt_texts(index, document):
+    svgs = sorted((index.parent / "figures").glob("*.svg"))
+    assert len(svgs) >= 8
+    for path in svgs:
+        root = ET.parse(path).getroot()
+        assert root.tag.endswith("svg")
+        words = " ".join(element.text or "" for element in root.iter() if element.tag.endswith("text"))
+        assert re.search(r"[a-z]{3}", words), path.name
+        assert path.with_suffix(".png").stat().st_size > 5_000
+    alts = [value for tag, name, value in document.attributes if tag == "div" and name == "aria-label"]
+    assert sum("teacher" in alt for alt in alts) >= len(svgs)
+
+
+def test_the_same_files_give_the_same_bytes(index, workdir):
+    before = {path.name: path.read_bytes() for path in index.parent.rglob("*") if path.is_file()}
+    report.write(workdir)
+    assert {path.name: path.read_bytes() for path in index.parent.rglob("*") if path.is_file()} == before
+
+
+def test_everything_from_config_and_data_is_escaped(tmp_path):
+    evil = "<script>alert(1)</script>"
+    synthetic_study.write(tmp_path, n_seeds=2, fits=("teacher", evil, "alone", "self", "distilled"))
+    config, facts = read_json(tmp_path / "config.json"), read_json(tmp_path / "task.json")
+    write_json(tmp_path / "config.json", {**config, "title": evil, "properties": ["calibration"]})
+    facts["sets"]["test"]["examples"] = [evil, '"><img src=x onerror=alert(1)>']
+    write_json(tmp_path / "task.json", facts)
+    document = draw(tmp_path)
+    tags = {tag for tag, _, _ in document.attributes}
+    assert (
+        "script"
+        not in report.write(tmp_path)
+        .read_text(encoding="utf-8")
+        .replace("&lt;script", "")
+        .replace("&lt;/script", "")
+        .lower()
+    )
+    assert "img" not in tags
+    assert document.text.count(evil) > 4
+    assert not any(name.startswith("on") for _, name, _ in document.attributes)
+
+
+def test_a_made_up_property_appears(small, monkeypatch):
+    def nothing(subjects, evidence):
+        return ()
+
+    curve = Curve("depth", "level", x="level", xlabel="level of embedding", ylabel="depth (layers)")
+    made_up = Property(
+        "depth",
+        "Depth of thought",
+        "scalar",
+        Primary("depth", "", ""),
+        None,
+        nothing,
+        "How deep.",
+        "Nobody (1900)",
+        (curve,),
+    )
+    monkeypatch.setitem(page.PROPERTIES, "depth", made_up)
+    subjects, _ = Records(small / "subjects.jsonl", Subject).read()
+    rows = [
+        Row(s.id, None, "depth", "depth", "test", group, coords, value + s.seed * 0.125, 50, None)
+        for s in subjects
+        for group, coords, value in (("", (), 7.0), ("level", (("level", 1),), 3.0), ("level", (("level", 2),), 5.0))
+    ]
+    Records(small / "rows.jsonl", Row).append(rows)
+    write_json(small / "config.json", {**read_json(small / "config.json"), "properties": ["calibration", "depth"]})
+    document = draw(small)
+    assert document.row("Depth of thought")[1]["number"] == 7.125
+    assert [cell["number"] for cell in document.row("Fit \\ level of embedding")] == [None] * 3
+    assert "Reference: Nobody (1900)." in document.text
+    assert (small / "report" / "figures" / "depth-depth-test.svg").exists()
+
+
+def test_damage_and_failures_are_named_at_the_top(small):
+    with (small / "rows.jsonl").open("a") as file:
+        file.write('{"subject": "alone/seed0@600", "other": nu')
+    with (small / "metrics.jsonl").open("a") as file:
+        file.write('{"run": "alone/seed0", "step": 3}\n')
+    write_json(small / "failures.json", [{"fit": "self", "run": "seed1", "step": 120, "metric": "kl"}])
+    text = draw(small).text
+    head = text[: text.index("What came along")]
+    assert "Read this first" in head
+    assert "self/seed1 went non-finite at step 120 in kl" in head
+    n_rows = len((small / "rows.jsonl").read_text().splitlines())
+    assert f"rows.jsonl, line {n_rows}" in head
+    assert "metrics.jsonl" in head
+    assert "without seed 1" in text
+
+
+def test_missing_seeds_are_named_and_their_absence_is_quiet(small, document):
+    assert "Read this first" not in document.text
+    lines = (small / "subjects.jsonl").read_text().splitlines()
+    kept = [line for line in lines if json.loads(line)["id"] != "alone/seed2@600"]
+    (small / "subjects.jsonl").write_text("\n".join(kept) + "\n")
+    text = draw(small).text
+    assert "Fit alone has 2 of 3 seeds." in text
+    assert "rows are left out" in text
+
+
+def test_undecided_is_printed_plainly(small):
+    rows, _ = Records(small / "rows.jsonl", Row).read()
+    (small / "rows.jsonl").unlink()
+    alike = {"teacher": 0.01, "alone": 0.011, "self": 0.0105, "distilled": 0.0102}
+    wobble = (0.01, -0.02, 0.03)
+
+    def value(row):
+        fit, seed = row.subject.split("@")[0].split("/seed")
+        return 0.2 + alike.get(fit, 0.0) + wobble[(int(seed) + len(fit)) % 3]
+
+    Records(small / "rows.jsonl", Row).append(row._replace(value=value(row)) for row in rows)
+    document = draw(small)
+    row = document.row("Calibration")
+    assert row[6]["text"] == "undecided"
+    assert row[6]["number"] is None
+
+
+def test_one_seed_has_no_intervals(tmp_path):
+    synthetic_study.write(tmp_path, n_seeds=1)
+    document = draw(tmp_path)
+    row = document.row("Calibration")
+    assert "no interval (n = 1)" in row[5]["text"]
+    assert row[7]["text"] == "undecided"
+    assert "±" not in row[1]["text"]
+
+
+def test_last_line_of_a_step_wins(small):
+    from kdib.report import material
+
+    with (small / "metrics.jsonl").open("a") as file:
+        line = {"run": "alone/seed0", "fit": "alone", "seed": 0, "step": 600, "split": "validation"}
+        file.write(json.dumps({**line, "metric": "accuracy", "value": 0.125}) + "\n")
+        file.write(
+            json.dumps({**line, "run": "alone/seed1000-learning_rate=0.1", "metric": "accuracy", "value": 9}) + "\n"
+        )
+    traces = material.read(small).traces["validation", "accuracy"]
+    ends = [trace.values[-1] for trace in traces if trace.fit == "alone"]
+    assert len(ends) == 3
+    assert ends[0] == 0.125
