@@ -25,7 +25,7 @@ def main(argv: list[str]) -> None:
     """Runs the study of the flags."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected: {' '.join(argv[1:])} (write --flag=value)")
-    _use_compilation_cache()
+    use_compilation_cache()
     from kdib import study
     from kdib.fit import Stopped
     from kdib.snapshots import SnapshotError
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
     print(f"report: {page}")
 
 
-def _use_compilation_cache() -> None:
+def use_compilation_cache() -> None:
     """Compiled programs outlive the process: a second start of the same study is seconds faster."""
     import jax
 

@@ -176,32 +176,28 @@ def test_figures_are_files_of_text_with_alt_texts(index, document):
     assert sum("teacher" in alt for alt in alts) >= len(svgs)
 
 
-def test_the_same_files_give_the_same_bytes(index, workdir):
-    before = {path.name: path.read_bytes() for path in index.parent.rglob("*") if path.is_file()}
-    report.write(workdir)
-    assert {path.name: path.read_bytes() for path in index.parent.rglob("*") if path.is_file()} == before
+def test_the_same_files_give_the_same_bytes(small):
+    def drawn():
+        report.write(small)
+        return {path.name: path.read_bytes() for path in (small / "report").rglob("*") if path.is_file()}
+
+    assert drawn() == drawn()
 
 
-def test_everything_from_config_and_data_is_escaped(tmp_path):
-    evil = "<script>alert(1)</script>"
+def test_everything_from_config_and_data_is_escaped(tmp_path, monkeypatch):
+    evil, quote = "<script>alert(1)</script>", '"><img src=x onerror=alert(1)>'
+    monkeypatch.setattr(synthetic_study, "SETS", {f"a/b {quote}": 0.0})
     synthetic_study.write(tmp_path, n_seeds=2, fits=("teacher", evil, "alone", "self", "distilled"))
     config, facts = read_json(tmp_path / "config.json"), read_json(tmp_path / "task.json")
     write_json(tmp_path / "config.json", {**config, "title": evil, "properties": ["calibration"]})
-    facts["sets"]["test"]["examples"] = [evil, '"><img src=x onerror=alert(1)>']
+    next(iter(facts["sets"].values()))["examples"] = [evil, quote]
     write_json(tmp_path / "task.json", facts)
     document = draw(tmp_path)
-    tags = {tag for tag, _, _ in document.attributes}
-    assert (
-        "script"
-        not in report.write(tmp_path)
-        .read_text(encoding="utf-8")
-        .replace("&lt;script", "")
-        .replace("&lt;/script", "")
-        .lower()
-    )
-    assert "img" not in tags
-    assert document.text.count(evil) > 4
+    assert "<script" not in (tmp_path / "report" / "index.html").read_text(encoding="utf-8").lower()
+    assert "img" not in {tag for tag, _, _ in document.attributes}
     assert not any(name.startswith("on") for _, name, _ in document.attributes)
+    assert document.text.count(evil) > 4
+    assert document.text.count(quote) > 1
 
 
 def test_a_made_up_property_appears(small, monkeypatch):
@@ -250,6 +246,7 @@ def test_damage_and_failures_are_named_at_the_top(small):
     assert f"rows.jsonl, line {n_rows}" in head
     assert "metrics.jsonl" in head
     assert "without seed 1" in text
+    assert str(small) not in text
 
 
 def test_missing_seeds_are_named_and_their_absence_is_quiet(small, document):
@@ -279,13 +276,20 @@ def test_undecided_is_printed_plainly(small):
     assert row[6]["number"] is None
 
 
-def test_one_seed_has_no_intervals(tmp_path):
-    synthetic_study.write(tmp_path, n_seeds=1)
-    document = draw(tmp_path)
+def test_one_seed_has_no_intervals(small):
+    config = read_json(small / "config.json")
+    write_json(small / "config.json", {**config, "seeds": 1})
+    rows, _ = Records(small / "rows.jsonl", Row).read()
+    subjects, _ = Records(small / "subjects.jsonl", Subject).read()
+    for name, kind, found in (("rows", Row, rows), ("subjects", Subject, subjects)):
+        (small / f"{name}.jsonl").unlink()
+        Records(small / f"{name}.jsonl", kind).append([item for item in found if "/seed0@" in item[0]])
+    document = draw(small)
     row = document.row("Calibration")
     assert "no interval (n = 1)" in row[5]["text"]
     assert row[7]["text"] == "undecided"
     assert "±" not in row[1]["text"]
+    assert "Read this first" not in document.text
 
 
 def test_last_line_of_a_step_wins(small):
@@ -301,3 +305,8 @@ def test_last_line_of_a_step_wins(small):
     ends = [trace.values[-1] for trace in traces if trace.fit == "alone"]
     assert len(ends) == 3
     assert ends[0] == 0.125
+
+
+def test_a_study_without_rows_still_has_a_page(small):
+    (small / "rows.jsonl").unlink()
+    assert "Nothing was measured." in draw(small).text

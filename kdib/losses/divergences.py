@@ -20,14 +20,10 @@ from jax.typing import ArrayLike
 
 Direction = Literal["forward", "reverse", "jensen_shannon"]
 
-_LOG_ZERO = (
-    -1e30
-)  # finite, so that 0 * log 0 is 0 and not nan; exp of it is exactly 0 at any sensible temperature
+_LOG_ZERO = -1e30  # finite, so that 0 * log 0 is 0 and not nan; exp of it is exactly 0 at any sensible temperature
 
 
-def cross_entropy(
-    logits: ArrayLike, labels: ArrayLike, *, axis: int = -1, where: ArrayLike | None = None
-) -> jax.Array:
+def cross_entropy(logits: ArrayLike, labels: ArrayLike, *, axis: int = -1, where: ArrayLike | None = None) -> jax.Array:
     """Cross-entropy with integer labels: -log softmax(logits)[label].
 
     >>> import jax.numpy as jnp
@@ -199,8 +195,7 @@ def _softened(student, teacher, temperature, axis, where) -> tuple[jax.Array, ja
     """Log-probabilities [..., K] of student and teacher; the teacher's carry no gradient."""
     if jnp.shape(student) != jnp.shape(teacher):
         raise ValueError(
-            f"student_logits and teacher_logits must have one shape, "
-            f"got {jnp.shape(student)} and {jnp.shape(teacher)}"
+            f"student_logits and teacher_logits must have one shape, got {jnp.shape(student)} and {jnp.shape(teacher)}"
         )
     temperature = _scalar("temperature", temperature)
     student_xK = _log_softmax(student, axis=axis, where=where, temperature=temperature)
@@ -229,9 +224,7 @@ def _class_mask(where, shape, axis) -> jax.Array:
 def _at_label(log_probs_xK: jax.Array, labels) -> jax.Array:
     labels, num_classes = jnp.asarray(labels), log_probs_xK.shape[-1]
     if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise TypeError(
-            f"labels must be integers, got {labels.dtype}; for probabilities see soft_cross_entropy"
-        )
+        raise TypeError(f"labels must be integers, got {labels.dtype}; for probabilities see soft_cross_entropy")
     if labels.shape != log_probs_xK.shape[:-1]:
         raise ValueError(
             f"labels must have the shape of the logits without the class axis, {log_probs_xK.shape[:-1]}, "

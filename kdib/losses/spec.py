@@ -59,9 +59,7 @@ class Mean:
         if where is None:
             return cls(jnp.sum(values), jnp.asarray(values.size, jnp.float32))
         if jnp.shape(where) != values.shape:
-            raise ValueError(
-                f"where must have the shape of the values, {values.shape}, got {jnp.shape(where)}"
-            )
+            raise ValueError(f"where must have the shape of the values, {values.shape}, got {jnp.shape(where)}")
         kept = jnp.asarray(where, bool)
         return cls(jnp.sum(jnp.where(kept, values, 0.0)), jnp.sum(kept, dtype=jnp.float32))
 
@@ -216,9 +214,7 @@ def _evaluate(name: str, term: Term, context: Mapping[str, Any]) -> Mean:
 def _blank(array: jax.Array, where: jax.Array) -> jax.Array:
     """Zeros in the examples [...] that `where` [...] leaves out of the array [..., *features]."""
     if array.shape[: where.ndim] != where.shape:
-        raise ValueError(
-            f"the mask's shape {where.shape} must lead the shape of each input, got {array.shape}"
-        )
+        raise ValueError(f"the mask's shape {where.shape} must lead the shape of each input, got {array.shape}")
     mask = where.astype(bool).reshape(where.shape + (1,) * (array.ndim - where.ndim))
     return jnp.where(mask, array, jnp.zeros_like(array))
 

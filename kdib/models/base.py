@@ -74,6 +74,7 @@ def from_linen(module: Any) -> Model:
         variables = {"params": params, **model_state}
         if not train:
             return module.apply(variables, batch, train=False), model_state
-        return module.apply(variables, batch, train=True, rngs={"dropout": key}, mutable=list(model_state))
+        rngs = {} if key is None else {"dropout": key}  # a network without dropout needs no key
+        return module.apply(variables, batch, train=True, rngs=rngs, mutable=list(model_state))
 
     return Model(init=init, apply=apply)

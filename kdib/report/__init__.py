@@ -1,5 +1,15 @@
-"""The report of a study: `write(workdir)` draws report/index.html from the workdir's files."""
+"""The report of a study, drawn from the files of its workdir alone."""
 
-from kdib.report.page import write
+import pathlib
 
-__all__ = ["write"]
+
+def write(workdir: pathlib.Path) -> pathlib.Path:
+    """Draw report/index.html and report/figures of a workdir; returns the path of the page.
+
+    Raises:
+      FileNotFoundError: without config.json or task.json.
+      ValueError: where these are damaged, or the rows are not those of the declared properties.
+    """
+    from kdib.report import page  # matplotlib, which takes most of a second to import
+
+    return page.write(workdir)

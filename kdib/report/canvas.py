@@ -128,7 +128,7 @@ def save(figure: Figure, folder: pathlib.Path, name: str) -> str:
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with mpl.rc_context({**RC, "svg.hashsalt": name}):
-        figure.savefig(folder / f"{name}.png", dpi=144)
+        figure.savefig(folder / f"{name}.png", dpi=144, pil_kwargs={"compress_level": 1})
         figure.savefig(buffer, format="svg", metadata=nothing)
     (folder / f"{name}.svg").write_text(buffer.getvalue(), encoding="utf-8")
     return buffer.getvalue()

@@ -56,6 +56,7 @@ def read(workdir: pathlib.Path) -> Material:
         )
     measured = {f"{subject.fit}/{subject.run}" for subject in subjects}
     failed = frozenset(f"{failure['fit']}/{failure['run']}" for failure in failures)
+    problems = [problem.replace(f"{workdir}/", "") for problem in problems]  # a report travels without its machine
     return Material(config, facts, by_id, known, _traces(lines, measured), failed, problems)
 
 

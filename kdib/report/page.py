@@ -1,5 +1,6 @@
 """The report: one self-contained page from the files of a workdir, and its figures as PNG and SVG."""
 
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,12 +23,7 @@ LEARNING = {"accuracy": "validation accuracy", "loss": "validation loss (nats)"}
 
 
 def write(workdir: pathlib.Path) -> pathlib.Path:
-    """Draw the report of a workdir from its files alone; returns the path of its index.html.
-
-    Raises:
-      FileNotFoundError: without config.json or task.json.
-      ValueError: where these are damaged, or the rows are not those of the declared properties.
-    """
+    """See kdib.report.write."""
     folder = workdir / "report"
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     material = read(workdir)
@@ -39,8 +35,9 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
         problems=material.problems,
         sections=_sections(study),
     )
-    path = folder / "index.html"
-    path.write_text(page, encoding="utf-8")
+    path, partial = folder / "index.html", folder / ".index.html.partial"
+    partial.write_text(page, encoding="utf-8")
+    os.replace(partial, path)
     return path
 
 
@@ -53,7 +50,7 @@ def _render(**context: Any) -> str:
 
 def _headline(study: View) -> str:
     for prop in study.properties.values():
-        if prop.kind == "scalar" and prop.higher_is_better is not None and study.splits:
+        if prop.kind == "scalar" and prop.higher_is_better is not None:
             return headline(study.effects.values(), prop)
     return "Nothing that a headline could be made of was measured: it needs a scalar property with a direction."
 
@@ -109,11 +106,9 @@ def _published_name(study: View, name: str, label: str) -> Entry:
 
 def _ours(study: View, name: str, label: str, fit: str) -> Entry:
     """Our mean of what a published row calls `label`: a metric, or the literature's name of a cell."""
-    if not study.splits:
-        return Entry(NOTHING)
     keys = {alias: key for key, alias in KNOWN_AS.items()}
     metric, group, coords = keys.get(label, (label, "", ()))
-    cell = Cell(name, metric, study.splits[0], group, coords)
+    cell = Cell(name, metric, study.in_distribution, group, coords)
     role_fit = study.material.config["roles"].get(fit, fit)
     return mean_entry(study.summary.get(cell, {}).get(role_fit))
 

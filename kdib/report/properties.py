@@ -176,11 +176,12 @@ def _table(view: View, prop: Property, curve: Curve, split: str) -> Table:
     for name, values in _baselines(view, curve, split).items():
         known = [values.get(f"{x:g}") for x in points]
         rows.append((Entry(name, small="baseline"), *(number(value) for value in known)))
-    sizes = (Entry("examples"), *(Entry(str(view.sizes[cell])) for cell in points.values()))
+    sizes = [str(view.sizes[cell]) if view.summary[cell] else NOTHING for cell in points.values()]
+    rows.append((Entry("examples"), *map(Entry, sizes)))
     title = f"{_capital(curve.ylabel)} on {split} by {curve.xlabel}."
-    caption = f"Mean ± half of the {_intervals(view)}."
+    caption = f"Mean ± half of the {_intervals(view)}; too small (n): the rarest label has n examples."
     header = (f"Fit \\ {curve.xlabel}", *(f"{x:.3g}" for x in points))
-    return Table(title, caption, header, [*rows, sizes])
+    return Table(title, caption, header, rows)
 
 
 def _mean_or_size(view: View, cell: Cell, fit: str) -> Entry:

@@ -25,11 +25,12 @@ from kdib.verdict import ALPHA, leads_of, verdict
 HEADER = (
     "Property", "Teacher", "Alone", "Self", "Distilled", "Distilled − self", "Transfer score, or own − sibling",
 )  # fmt: skip
-RELATIONAL_LEVELS = {"ceiling": "teacher, sibling", "floor": "alone, own", "self: own": "self, own", "own": "own"}
+RELATIONAL_LEVELS = {"ceiling": "ceiling", "floor": "floor", "self: own": "own", "own": "own"}
 UNDECIDED = "undecided"
 RELATIONAL_NOTE = (
     "Relational properties compare answers with the teacher’s: under Teacher stands the ceiling (a teacher with the "
-    "teachers of the other seeds), under Alone the floor (no teacher at all), under Distilled its own teacher. "
+    "teachers of the other seeds), under Alone the floor (no teacher at all), under Self and Distilled "
+    "the teacher of its own seed. "
     "Own − sibling says whether this teacher’s function was copied; both raised alike is evidence for the bias."
 )
 
@@ -42,7 +43,7 @@ def transfer_blocks(view: View) -> list[Block]:
     others = [
         (view.properties[cell.property], cell)
         for cell in _whole_set_cells(view)
-        if cell.split == view.splits[0] and cell not in [c for _, c in primary]
+        if cell.split == view.in_distribution and cell not in [c for _, c in primary]
     ]
     blocks: list[Block] = [
         _table(view, primary, "Declared before the run.", _primary_caption(n), declared=True),
@@ -80,7 +81,9 @@ def _table(view: View, cells: Sequence[tuple[Property, Cell]], title: str, capti
 
 
 def _name(prop: Property, cell: Cell, *, with_split: bool) -> Entry:
-    arrow = {True: " ↑", False: " ↓", None: ""}[prop.higher_is_better if cell.metric == prop.primary.metric else None]
+    arrow = {True: "\u00a0↑", False: "\u00a0↓", None: ""}[
+        prop.higher_is_better if cell.metric == prop.primary.metric else None
+    ]
     where = f", {cell.split}" if with_split else ""
     return Entry(f"{prop.title}{where}", small=f"{metric_name(cell)}{arrow}")
 
@@ -120,13 +123,13 @@ def _contrast(view: View, prop: Property, cell: Cell, declared: bool) -> list[En
 
 
 def _difference(effect: Effect) -> Entry:
-    """A difference with its interval, and the seeds that it had to do without."""
+    """A difference with its interval, and the number of seeds where some are missing."""
     if math.isnan(effect.low):
         small = f"no interval (n = {effect.n_seeds})"
     else:
-        small = interval(effect.low, effect.high, places(effect.estimate), signed=True)
-    without = f", without seed {', '.join(map(str, effect.missing_seeds))}" if effect.missing_seeds else ""
-    return number(effect.estimate, signed=True)._replace(small=small + without)
+        seeds = f", n = {effect.n_seeds}" if effect.missing_seeds else ""
+        small = interval(effect.low, effect.high, places(effect.estimate), signed=True) + seeds
+    return number(effect.estimate, signed=True)._replace(small=small)
 
 
 def _score(effect: Effect | None) -> Entry:

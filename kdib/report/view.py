@@ -1,6 +1,7 @@
 """What the sections of a report look things up in: the measurements of a study by cell, fit and estimand."""
 
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -40,13 +41,19 @@ class View(NamedTuple):
     look: Mapping[str, canvas.Style]
     folder: pathlib.Path
 
+    @property
+    def in_distribution(self) -> str:
+        """The first test set; "" where nothing was measured."""
+        return self.splits[0] if self.splits else ""
+
     def primary(self, prop: Property, split: str = "") -> Cell:
         """The cell of a property's primary metric, on another test set if `split` names one."""
         metric, own_split, group, coords = prop.primary
-        return Cell(prop.name, metric, split or own_split or self.splits[0], group, coords)
+        return Cell(prop.name, metric, split or own_split or self.in_distribution, group, coords)
 
     def picture(self, figure: Figure, name: str, alt: str, caption: str) -> Picture:
         """Write a figure's files and make the block that shows it."""
+        name = re.sub(r"[^\w.-]+", "_", name)  # the names of test sets come from configs
         svg = canvas.save(figure, self.folder, name)
         return Picture(name, Markup(canvas.inline(svg, name)), alt, caption)
 

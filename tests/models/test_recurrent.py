@@ -23,6 +23,11 @@ def lstm(**overrides):
     return model, params
 
 
+@functools.partial(jax.jit, static_argnums=0, static_argnames="train")
+def run(model, params, batch, *, train=False, key=None):
+    return model.apply(params, {}, batch, train=train, key=key)[0]
+
+
 def numpy_lstm(layer, x_LxD, keep_H=1.0):
     """One sequence, one step at a time, as in the textbook."""
     sigmoid = lambda z: 1 / (1 + np.exp(-z))  # noqa: E731
@@ -39,7 +44,7 @@ def numpy_lstm(layer, x_LxD, keep_H=1.0):
 
 def test_equals_a_plain_numpy_recurrence():
     model, params = lstm()
-    outputs, _ = model.apply(params, {}, BATCH, train=False, key=None)
+    outputs = run(model, params, BATCH)
     weights = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
     for b, length in enumerate(np.asarray(BATCH["length"])):
         x = weights["embedding"]["embedding"][TOKENS[b, :length]]
@@ -77,8 +82,8 @@ def test_hand_written_derivative_equals_autodiff(recurrence_inputs):
     w, z, keep, weights = recurrence_inputs
     loss = lambda layer: lambda w, z: jnp.sum(weights * layer(w, z, keep))  # noqa: E731
     for ours, plain in zip(
-        jax.value_and_grad(loss(lstm_recurrence), (0, 1))(w, z),
-        jax.value_and_grad(loss(plain_recurrence), (0, 1))(w, z),
+        jax.jit(jax.value_and_grad(loss(lstm_recurrence), (0, 1)))(w, z),
+        jax.jit(jax.value_and_grad(loss(plain_recurrence), (0, 1)))(w, z),
         strict=True,
     ):
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=5e-6, rtol=1e-5), ours, plain)
@@ -86,7 +91,11 @@ def test_hand_written_derivative_equals_autodiff(recurrence_inputs):
 
 def test_hessian_vector_product(recurrence_inputs):
     w, z, keep, weights = recurrence_inputs
-    product = lambda layer: jax.jvp(jax.grad(lambda w: jnp.sum(weights * layer(w, z, keep))), (w,), (w,))[1]  # noqa: E731
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def product(layer):
+        return jax.jvp(jax.grad(lambda w: jnp.sum(weights * layer(w, z, keep))), (w,), (w,))[1]
+
     np.testing.assert_allclose(product(lstm_recurrence), product(plain_recurrence), atol=1e-4, rtol=1e-4)
 
 
@@ -106,19 +115,20 @@ def test_causal_by_gradients():
 
 def test_training_draws_dropout_and_evaluation_does_not():
     model, params = lstm(input_dropout=0.2, dropout=0.3, recurrent_dropout=0.4)
-    apply = jax.jit(lambda key, train: model.apply(params, {}, BATCH, train=train, key=key)[0].logits, static_argnums=1)
+    logits = lambda **options: run(model, params, BATCH, **options).logits  # noqa: E731
     first, second = jax.random.split(jax.random.key(3))
-    assert np.array_equal(apply(first, True), apply(first, True))
-    assert not np.allclose(apply(first, True), apply(second, True))
-    assert np.array_equal(apply(first, False), apply(second, False))
-    assert np.array_equal(apply(first, False), apply(None, False))
-    np.testing.assert_array_equal(apply(first, False), lstm()[0].apply(params, {}, BATCH, train=True, key=first)[0].logits)
+    assert np.array_equal(logits(train=True, key=first), logits(train=True, key=first))
+    assert not np.allclose(logits(train=True, key=first), logits(train=True, key=second))
+    assert np.array_equal(logits(key=first), logits(key=second))
+    assert np.array_equal(logits(key=first), logits())
+    undropped = run(lstm()[0], params, BATCH, train=True).logits
+    np.testing.assert_allclose(logits(), undropped, atol=1e-6)
 
 
 @pytest.mark.parametrize("only", ["input_dropout", "dropout", "recurrent_dropout"])
 def test_each_rate_matters(only):
     model, params = lstm(**{only: 0.5})
-    logits = [model.apply(params, {}, BATCH, train=True, key=jax.random.key(k))[0].logits for k in (0, 1)]
+    logits = [run(model, params, BATCH, train=True, key=jax.random.key(k)).logits for k in (0, 1)]
     one_word = 2  # a sequence of length 1 has no recurrent connection to drop
     assert not np.allclose(logits[0][0], logits[1][0])
     assert np.allclose(logits[0][one_word], logits[1][one_word]) == (only == "recurrent_dropout")
@@ -127,7 +137,7 @@ def test_each_rate_matters(only):
 def test_rate_zero_draws_nothing(monkeypatch):
     model, params = lstm()
     monkeypatch.setattr(kernels, "bernoulli", lambda *_: pytest.fail("drew random bits"))
-    model.apply(params, {}, BATCH, train=True, key=jax.random.key(0))
+    jax.eval_shape(lambda: model.apply(params, {}, BATCH, train=True, key=jax.random.key(0)))
 
 
 def test_dropout_masks_are_held_over_time():

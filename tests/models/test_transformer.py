@@ -26,6 +26,11 @@ def network(preset, **overrides):
     return model, jax.tree.map(draw, variables["params"])
 
 
+@functools.partial(jax.jit, static_argnums=0, static_argnames="train")
+def run(model, params, batch, *, train=False, key=None):
+    return model.apply(params, {}, batch, train=train, key=key)[0]
+
+
 def changed_content(length):
     rubbish = 3 + (TOKENS * 7 + np.arange(L)[None, :]) % 30
     return {**BATCH, "tokens": jnp.where(np.arange(L)[None, :] < length[:, None], TOKENS, rubbish)}
@@ -41,14 +46,14 @@ def test_padding_changes_neither_outputs_nor_gradients(preset, disturb):
     model, params = network(preset)
 
     @jax.jit
-    def run(params, batch):
+    def backward(params, batch):
         def loss(params):
-            outputs, _ = model.apply(params, {}, batch, train=True, key=None)
+            outputs, _ = model.apply(params, {}, batch, train=True)
             return jnp.sum(jnp.sin(outputs.logits)), outputs
 
         return jax.grad(loss, has_aux=True)(params)
 
-    (gradients, outputs), (other_gradients, other) = run(params, BATCH), run(params, disturb(LENGTH))
+    (gradients, outputs), (other_gradients, other) = backward(params, BATCH), backward(params, disturb(LENGTH))
     np.testing.assert_allclose(outputs.logits, other.logits, atol=1e-5)
     for name, hidden in outputs.hidden.items():
         np.testing.assert_allclose(hidden, other.hidden[name][:, : hidden.shape[1]], atol=1e-5, err_msg=name)
@@ -88,13 +93,14 @@ def test_what_is_read_sees_every_word(preset):
 @pytest.mark.parametrize("preset", TRANSFORMERS)
 def test_last_block_where_it_is_read_equals_the_whole_block(preset, monkeypatch):
     model, params = network(preset)
-    short = model.apply(params, {}, BATCH, train=False, key=None)[0]
+    forward = lambda: model.apply(params, {}, BATCH, train=False)[0].logits  # noqa: E731
+    short = jax.jit(forward)()
     prefix = 0 if preset == "transformer_seq_tiny" else 1
     position = LENGTH - 1 if prefix == 0 else np.zeros(4, int)
     monkeypatch.setattr(transformer_module, "read", lambda x, _: x)
     monkeypatch.setattr(transformer_module.Block, "__call__", whole_then_read(position))
-    whole = model.apply(params, {}, BATCH, train=False, key=None)[0]
-    np.testing.assert_allclose(short.logits, whole.logits, atol=1e-5)
+    whole = jax.jit(lambda: forward())()
+    np.testing.assert_allclose(short, whole, atol=1e-5)
 
 
 def whole_then_read(position):
@@ -133,7 +139,7 @@ def test_against_plain_numpy():
         y = 0.5 * y * (1 + np.tanh(np.sqrt(2 / np.pi) * (y + 0.044715 * y**3)))
         x = x + linear(y, w["contract"])
     expected = linear(norm(x[-1], p["norm"]), p["head"])
-    logits = model.apply(params, {}, BATCH, train=False, key=None)[0].logits
+    logits = run(model, params, BATCH).logits
     np.testing.assert_allclose(logits[b], expected, atol=2e-4, rtol=1e-4)
 
 
@@ -149,18 +155,18 @@ def test_rows_without_words_are_finite(preset):
 @pytest.mark.parametrize("only", ["embedding_dropout", "dropout", "attention_dropout"])
 def test_training_draws_dropout_and_evaluation_does_not(preset, only):
     model, params = network(preset, **{only: 0.5})
-    apply = jax.jit(lambda key, train: model.apply(params, {}, BATCH, train=train, key=key)[0].logits, static_argnums=1)
+    logits = lambda **options: run(model, params, BATCH, **options).logits  # noqa: E731
     first, second = jax.random.split(jax.random.key(3))
-    assert np.array_equal(apply(first, True), apply(first, True))
-    assert not np.allclose(apply(first, True), apply(second, True))
-    assert np.array_equal(apply(first, False), apply(None, False))
+    assert np.array_equal(logits(train=True, key=first), logits(train=True, key=first))
+    assert not np.allclose(logits(train=True, key=first), logits(train=True, key=second))
+    assert np.array_equal(logits(key=first), logits())
 
 
 @pytest.mark.parametrize("preset", TRANSFORMERS)
 def test_rate_zero_draws_nothing(preset, monkeypatch):
     model, params = network(preset)
     monkeypatch.setattr(kernels, "bernoulli", lambda *_: pytest.fail("drew random bits"))
-    model.apply(params, {}, BATCH, train=True, key=None)
+    jax.eval_shape(lambda: model.apply(params, {}, BATCH, train=True))
 
 
 def test_too_long_is_refused():

@@ -293,7 +293,7 @@ def test_most_determiners_of_subjects_do_not_mark_number_but_some_do(sets):
         for i, at in enumerate(subject_index(examples)):
             determiner = examples.sentences[i][at - 1 - (examples.tags[i][at - 1] == "JJ")]
             found += [determiner in marked[examples.label[i]], determiner in marked[1 - examples.label[i]]]
-        assert 0.1 < found[0] / examples.size < 0.25
+        assert 0.1 < found[0] / examples.size < 0.18
         assert found[1] == 0
 
 

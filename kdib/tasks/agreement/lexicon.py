@@ -69,7 +69,7 @@ TLW: expensive modern new | TW: cheap heavy thin |
 L: crowded distant peaceful sunny foggy remote deserted busy rural medieval |
 LW: ancient popular quiet |
 W: boring interesting brief tedious anonymous detailed lengthy printed handwritten controversial amusing unfinished |
-PATL: small large | PATLW: old beautiful strange | ATL: ugly noisy | PTL: tall | AT: slow fast tiny
+PATL: small large | PATLW: old beautiful strange | ATL: ugly noisy | PTL: tall | A: slow fast | AT: tiny
 """
 
 # Head class, complement class, prepositions: "the keys to the cabinet".

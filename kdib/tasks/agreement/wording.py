@@ -75,20 +75,20 @@ def choices_of(style: Style, unseen: np.ndarray) -> Choices:
 
     pair = allowed(words.subject_fits.T[:, None, :] & words.object_fits.T[None, :, :])
     frames = np.stack([allowed(words.subject_fits.T, words.frame == frame) for frame in range(3)])
-    in_class = words.noun_class[None, :] == np.arange(C)[:, None]
+    in_class = np.eye(C, dtype=bool)[:, words.noun_class]
     objects = words.object_fits | (words.frame > 0)[:, None]  # unused there, but a menu must not be empty
     n_forms = max(map(len, words.determiners))
     determiners = np.stack([np.pad(d, (0, n_forms - len(d))) for d in words.determiners])
     return Choices(
-        subjects=_menu(np.logical_and(in_class, unseen if style.subjects == "unseen" else ~unseen)),
-        agents=_menu(np.logical_and(in_class, ~unseen)),
+        subjects=_menu(in_class & (unseen if style.subjects == "unseen" else ~unseen)),
+        agents=_menu(in_class & ~unseen),
         nouns=_menu(in_class),
         adjectives=_menu(allowed(words.adjective_fits), words.adjectives),
         opening=_menu(allowed(words.opening_fits), words.prepositions),
         prepositions=_menu(allowed(words.preposition_fits).reshape(C * C, -1), words.prepositions),
         relative_verbs=_menu(pair.reshape(C * C, -1)),
-        agent_class=_menu(pair.any(-1).T),
-        patient_class=_menu(pair.any(-1)),
+        agent_class=_menu(pair.max(-1).T),
+        patient_class=_menu(pair.max(-1)),
         verbs=_menu(frames.reshape(3 * C, -1)),
         objects=_menu(allowed(objects)),
         determiners=Menu(determiners, np.array([len(d) for d in words.determiners])),

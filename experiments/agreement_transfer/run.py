@@ -1,0 +1,167 @@
+"""Does the LSTM's agreement bias reach a Transformer, beyond what controls give? On generated and on real text.
+
+    python experiments/agreement_transfer/run.py generated --workdir=runs/agreement_generated
+    python experiments/agreement_transfer/run.py text --data=FOLDER --workdir=runs/agreement_text
+    python experiments/agreement_transfer/run.py --report-only
+
+FOLDER holds docs/{git,python,linux,postgresql}.tsv.gz, ud/, speeches/ and linzen_testset/ in the formats of
+kdib/tasks/agreement/corpus.py. Both studies are `:full` of configs/lstm_to_transformer.py with the changes below, resume
+when called again, and leave their rows in results/. `--report-only` writes the README's tables and the figures from them.
+"""
+
+import argparse
+import gzip
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from kdib.estimands import TRANSFER_SCORE, Effect, fit_summary, study_effects
+from kdib.main import load_config
+from kdib.properties import PROPERTIES
+from kdib.records import Records, Row, Subject, read_json
+from kdib.verdict import headline
+
+HERE = Path(__file__).parent
+CONFIG = HERE.parent.parent / "configs" / "lstm_to_transformer.py"
+FILES = ("config.json", "task.json", "failures.json", "subjects.jsonl", "rows.jsonl", "metrics.jsonl")
+FIGURES = ("accuracy", "curves", "reliability")
+
+
+def study_config(name: str, data: Path | None) -> dict[str, Any]:
+    """The configuration of a study."""
+    if name == "generated":
+        return load_config(str(CONFIG), "full").to_dict()
+    if data is None:
+        raise SystemExit("text needs --data=FOLDER")
+    config = load_config(str(CONFIG), "full,corpus").to_dict()
+    config["title"] += ", real text"
+    config["seeds"] = 3
+    config["task"] |= {
+        "train": tuple(str(data / "docs" / f"{manual}.tsv.gz") for manual in ("git", "python", "linux")),
+        "tests": (
+            f"postgresql={data / 'docs' / 'postgresql.tsv.gz'}",  # another manual: the nearest of the four
+            f"ud={data / 'ud'}",
+            f"speeches={data / 'speeches'}",
+            f"linzen={data / 'linzen_testset'}",
+        ),
+        "ratios": (0.9, 0.1, 0.0),
+    }
+    return config
+
+
+def run(name: str, data: Path | None, workdir: Path) -> None:
+    """Trains and measures what is missing, then keeps the rows."""
+    from kdib import study
+    from kdib.main import use_compilation_cache
+
+    use_compilation_cache()
+    study.run(study_config(name, data), workdir)
+    target = HERE / "results" / name
+    target.mkdir(parents=True, exist_ok=True)
+    for file in FILES:
+        content = (workdir / file).read_bytes().replace(f"{data}/".encode(), b"")
+        (target / f"{file}.gz").write_bytes(gzip.compress(content, mtime=0))
+
+
+def redraw(name: str) -> None:
+    """The report, its figures and the README's tables of a study, from its committed rows alone."""
+    from kdib import report
+
+    with tempfile.TemporaryDirectory() as folder:
+        workdir = Path(folder)
+        for file in FILES:
+            (workdir / file).write_bytes(gzip.decompress((HERE / "results" / name / f"{file}.gz").read_bytes()))
+        report.write(workdir)
+        figures = HERE / "figures" / name
+        shutil.rmtree(figures, ignore_errors=True)
+        shutil.copytree(workdir / "report" / "figures", figures, ignore=shutil.ignore_patterns("*.svg"))
+        _fill(f"{name}", tables(workdir))
+
+
+def tables(workdir: Path) -> str:
+    """The headline, the effects and the accuracy of every fit by attractors, as Markdown."""
+    config, facts = read_json(workdir / "config.json"), read_json(workdir / "task.json")
+    subjects, _ = Records(workdir / "subjects.jsonl", Subject).read()
+    rows, _ = Records(workdir / "rows.jsonl", Row).read()
+    splits = [name for name in facts["sets"] if name not in ("train", "validation")]
+    failed = [f"{failure['fit']}/{failure['run']}" for failure in read_json(workdir / "failures.json")]
+    effects = study_effects(
+        rows, subjects, config["roles"], PROPERTIES, in_distribution=splits[0], failed=failed
+    )
+    parts = [f"**{headline(effects, PROPERTIES['accuracy'])}**", _effect_table(effects)]
+    parts += [_accuracy_table(rows, subjects, config, split) for split in splits]
+    return "\n\n".join(parts)
+
+
+def _effect_table(effects: list[Effect]) -> str:
+    """The declared effects, and the primary estimands on every other test set."""
+    declared = [e for e in effects if e.family != "exploratory"]
+    cells = {(e.property, e.metric, e.group, e.coords) for e in effects if e.family == "primary"}
+    elsewhere = [
+        e
+        for e in effects
+        if e.family == "exploratory"
+        and (e.property, e.metric, e.group, e.coords) in cells
+        and e.estimand in ("distilled - self", "distilled - alone", "teacher - alone", TRANSFER_SCORE, "own - sibling")
+    ]
+    head = "| family | property, metric | test set | estimand | estimate [95 %] | Holm p | seeds |\n|---|---|---|---|---|---|---|"
+    return "\n".join([head, *map(_effect_line, declared + elsewhere)])
+
+
+def _effect_line(effect: Effect) -> str:
+    interval = f"[{effect.low:+.3f}, {effect.high:+.3f}]" if effect.bounded else "undecided"
+    metric = f"{effect.property}, {effect.metric}" + (f" by {effect.group}" if effect.group else "")
+    p = "" if effect.p_holm is None else f"{effect.p_holm:.3g}"
+    return (
+        f"| {effect.family} | {metric} | {effect.split} | {effect.estimand} | "
+        f"{effect.estimate:+.3f} {interval} | {p} | {effect.n_seeds} |"
+    )
+
+
+def _accuracy_table(rows: list[Row], subjects: list[Subject], config: dict[str, Any], split: str) -> str:
+    """Balanced accuracy by number of attractors, every fit, mean ± half of the 95 % t interval."""
+    own = [r for r in rows if (r.property, r.metric, r.group, r.split) == ("accuracy", "balanced_accuracy", "attractors", split)]
+    summary = fit_summary(own, subjects)
+    cells = sorted(summary, key=lambda cell: cell.coords)
+    counts = [str(dict(cell.coords)["attractors"]) for cell in cells]
+    lines = [f"| {split}: fit | " + " | ".join(f"{k} attractors" for k in counts) + " |", "|---" * (len(cells) + 1) + "|"]
+    for fit in config["fits"]:
+        values = [summary[cell].get(fit) for cell in cells]
+        lines.append(f"| {fit} | " + " | ".join(map(_interval, values)) + " |")
+    return "\n".join(lines)
+
+
+def _interval(interval: Any) -> str:
+    if interval is None:
+        return "too small"
+    return f"{interval.estimate:.3f} ± {(interval.high - interval.low) / 2:.3f}"
+
+
+def _fill(name: str, text: str) -> None:
+    """Replaces what stands between the README's two marks of a study."""
+    path = HERE / "README.md"
+    begin, end = f"<!-- {name}: written by run.py -->", f"<!-- {name}: end -->"
+    before, rest = path.read_text().split(begin)
+    path.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}")
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", nargs="?", choices=("generated", "text"))
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--workdir", type=Path)
+    parser.add_argument("--report-only", action="store_true")
+    arguments = parser.parse_args()
+    if not arguments.report_only:
+        if arguments.study is None or arguments.workdir is None:
+            parser.error("name a study and its --workdir, or give --report-only")
+        run(arguments.study, arguments.data, arguments.workdir)
+    for name in ("generated", "text"):
+        if (HERE / "results" / name).exists():
+            redraw(name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,360 @@
+"""A whole study in miniature: the graph of fits, controls, what is refused, and a process killed at random."""
+
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from kdib import study, tasks
+from kdib.answers import answer, matched_epsilon, mean_entropy, shuffled_within_class, summary
+from kdib.config import parse
+from kdib.main import load_config
+from kdib.records import Records, Row, Subject, read_json
+from kdib.runs import choose_learning_rate, development_runs, main_runs, subjects
+from kdib.snapshots import SnapshotError, SnapshotIndex
+from kdib.step import train_chunk
+from kdib.teaching import jobs_of, open_lab, plan_of
+from kdib.workdir import WorkdirError, claimed
+
+ROOT = pathlib.Path(__file__).parent.parent
+CONFIG = ROOT / "configs" / "lstm_to_transformer.py"
+
+
+def tiny(variants="smoke", **changes):
+    config = load_config(str(CONFIG), variants).to_dict()
+    config["task"] |= {"n_train": 600, "n_validation": 40, "n_test_per_group": 10}
+    config["train"] |= {"steps": 12, "save_every": 6, "chunk": 4, "snapshots": {"name": "every", "n": 6}}
+    return config | changes
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished study of two seeds; tests copy it before they change anything."""
+    workdir = tmp_path_factory.mktemp("study") / "run"
+    page = study.run(tiny(), workdir)
+    assert page.is_file()
+    return workdir
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    return pathlib.Path(shutil.copytree(finished, tmp_path / "copy"))
+
+
+def prints(workdir):
+    out = {}
+    for folder in sorted((workdir / "fits").glob("*/*/snapshots")):
+        with SnapshotIndex(folder, read_only=True) as index:
+            out |= {f"{folder.parent.relative_to(workdir)}@{s}": index.fingerprint(s) for s in index.steps()}
+    return out
+
+
+def test_a_study_leaves_what_the_architecture_page_lists(finished):
+    names = {path.name for path in finished.iterdir()}
+    assert names >= {"config.json", "task.json", "fits", "metrics.jsonl", "subjects.jsonl", "rows.jsonl", "report"}
+    everyone, damage = Records(finished / "subjects.jsonl", Subject).read()
+    assert len(everyone) == 5 * 2 and damage == []
+    rows, damage = Records(finished / "rows.jsonl", Row).read()
+    assert {row.property for row in rows} == {"accuracy", "calibration", "fidelity"} and damage == []
+    assert {row.split for row in rows} == {"test", "more_attractors", "longer_distance", "unseen_nouns", "nonce"}
+
+
+def test_seeds_are_paired_and_no_student_starts_as_its_teacher():
+    config = parse(tiny("full,smoke"))
+    for name, fit in config.fits.items():
+        for run in main_runs(config, name):
+            teacher = main_runs(config, fit.teacher)[run.teacher] if fit.teacher else None
+            assert teacher is None or (fit.model, run.init) != (config.fits[fit.teacher].model, teacher.init)
+    inits = {name: [run.init for run in main_runs(config, name)] for name in config.fits}
+    assert inits["alone"] == inits["self"] == inits["distilled"] == [0, 1, 2, 3, 4][: config.seeds]
+    assert not set(inits["peer"]) & set(inits["alone"])
+    assert not {run.init for run in development_runs(config, "alone")} & set(inits["alone"])
+
+
+def test_paired_fits_share_their_first_snapshot(finished):
+    first = {name: value for name, value in prints(finished).items() if name.endswith("seed1@0")}
+    assert first["fits/alone/seed1@0"] == first["fits/self/seed1@0"] == first["fits/distilled/seed1@0"]
+    assert first["fits/alone/seed1@0"] != first["fits/peer/seed1@0"]
+
+
+def test_a_finished_study_only_redraws(copy, monkeypatch):
+    def refuse(config):
+        raise AssertionError("the task of a finished study was built again")
+
+    before = (copy / "rows.jsonl").read_bytes(), prints(copy)
+    shutil.rmtree(copy / "report")
+    monkeypatch.setattr(tasks, "build", refuse)
+    assert study.run(tiny(), copy).is_file()
+    assert ((copy / "rows.jsonl").read_bytes(), prints(copy)) == before
+
+
+def test_more_seeds_and_more_properties_add_what_is_missing(tmp_path):
+    study.run(tiny(properties=("accuracy",), seeds=1), tmp_path)
+    before = prints(tmp_path)
+    study.run(tiny(), tmp_path)
+    after = prints(tmp_path)
+    assert {name: after[name] for name in before} == before
+    rows, _ = Records(tmp_path / "rows.jsonl", Row).read()
+    fidelity = [row for row in rows if (row.property, row.metric, row.split) == ("fidelity", "agreement", "test")]
+    assert len({(row.subject, row.other) for row in fidelity}) == len(fidelity) > 0
+    pairs = {(row.subject.split("@")[0], (row.other or "").split("@")[0]) for row in fidelity}
+    assert {("distilled/seed0", "teacher/seed1"), ("distilled/seed1", "teacher/seed0")} <= pairs
+
+
+def test_rows_written_before_a_crash_are_not_written_again(copy):
+    whole = (copy / "rows.jsonl").read_text().splitlines()
+    (copy / "rows.jsonl").write_text("\n".join(whole[:-50]) + "\n" + whole[-50][:20])  # the last line cut off
+    measured = read_json(copy / "measured.json")
+    (copy / "measured.json").write_text(json.dumps({name: [] for name in measured}))
+    study.run(tiny(), copy)
+    rows, damage = Records(copy / "rows.jsonl", Row).read()
+    assert len(rows) == len(whole) and len(damage) == 1 and "line" in damage[0]
+
+
+def test_every_architecture_and_loss_is_compiled_once(tmp_path):
+    before = train_chunk._cache_size()
+    study.run(tiny("full,smoke", seeds=1), tmp_path)
+    # teacher | peer, alone | self, distilled, shuffled_soft | reverse | label_smoothed; some compiled by other tests
+    assert train_chunk._cache_size() - before <= 5
+    assert "distilled" in (tmp_path / "report" / "index.html").read_text()
+
+
+def test_another_configuration_is_refused_with_the_difference(copy):
+    config = tiny()
+    config["train"]["learning_rate"] = 0.5
+    with pytest.raises(WorkdirError, match=r"train\.learning_rate: 0\.002 -> 0\.5"):
+        study.run(config, copy)
+
+
+def test_a_second_process_is_refused(tmp_path):
+    config = parse(tiny())
+    code = (
+        "import pathlib, sys; from kdib.main import load_config; from kdib.config import parse\n"
+        "from kdib.workdir import claimed\n"
+        "with claimed(pathlib.Path(sys.argv[1]), parse(load_config(sys.argv[2], 'smoke').to_dict())): pass"
+    )
+    with claimed(tmp_path, config):
+        other = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path), str(CONFIG)], capture_output=True, text=True, check=False
+        )
+    assert other.returncode == 1 and f"is in use by process {os.getpid()}" in other.stderr
+
+
+def test_a_damaged_teacher_is_named_and_teaches_nobody(copy):
+    shutil.rmtree(copy / "fits" / "distilled")
+    data = max((copy / "fits/teacher/seed0/snapshots/12").rglob("d/*"), key=lambda path: path.stat().st_size)
+    data.write_bytes(data.read_bytes()[:-100])
+    with pytest.raises(SnapshotError, match=r"teacher/seed0/snapshots/12"):
+        study.run(tiny(), copy)
+    assert not (copy / "fits" / "distilled" / "seed0").exists()
+
+
+def test_a_teacher_of_another_workdir_opens_by_path(finished, tmp_path):
+    config = tiny()
+    config["fits"]["teacher"]["path"] = str(finished / "fits" / "teacher")
+    before = sorted((path, path.stat().st_mtime_ns) for path in finished.rglob("*"))
+    study.run(config, tmp_path)
+    assert sorted((path, path.stat().st_mtime_ns) for path in finished.rglob("*")) == before
+    assert not (tmp_path / "fits" / "teacher").exists()
+    assert prints(tmp_path)["fits/distilled/seed1@12"] == prints(finished)["fits/distilled/seed1@12"]
+
+
+def test_a_teacher_that_read_other_words_is_refused(finished, tmp_path):
+    config = tiny()
+    config["fits"]["teacher"]["path"] = str(finished / "fits" / "teacher")
+    config["task"]["data_seed"] = 5  # other sentences: the vocabulary, by frequency, is numbered otherwise
+    with pytest.raises(SnapshotError, match=r"trained on inputs of digest"):
+        study.run(config, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    config = parse(tiny("full,smoke", seeds=1))
+    workdir = tmp_path_factory.mktemp("lab")
+    study.run(tiny("full,smoke", seeds=1), workdir)
+    return open_lab(config, tasks.build(config.task), workdir)
+
+
+def job_of(lab, fit, **changes):
+    fits = {**lab.study.fits, fit: lab.study.fits[fit].__class__(**{**vars(lab.study.fits[fit]), **changes})}
+    fresh = lab._replace(study=lab.study.__class__(**{**vars(lab.study), "fits": fits}))
+    plan = plan_of(fit, fresh)._replace(folder=lab.workdir / "nowhere")
+    return plan, jobs_of(main_runs(fresh.study, fit), plan, fresh)[0]
+
+
+def test_stored_answers_are_the_live_teachers(lab):
+    _, stored = job_of(lab, "distilled")
+    plan, live = job_of(lab, "distilled", answers="live")
+    logits = answer(plan.arch.teacher, live.teacher_variables, lab.task.train.inputs)
+    np.testing.assert_array_equal(stored.teacher_variables["params"]["logits"], logits)
+
+
+def test_shuffled_answers_are_the_same_set_within_each_class(lab):
+    _, whole = job_of(lab, "distilled")
+    _, mixed = job_of(lab, "shuffled_soft")
+    a, b = (np.asarray(job.teacher_variables["params"]["logits"]) for job in (whole, mixed))
+    labels = lab.task.train.inputs["label"]
+    for label in (0, 1):
+        np.testing.assert_array_equal(np.sort(a[labels == label], 0), np.sort(b[labels == label], 0))
+    assert (a != b).any(-1).mean() > 0.9
+
+
+def test_label_smoothing_is_as_soft_as_the_teacher(lab):
+    _, smoothed = job_of(lab, "label_smoothed")
+    _, distilled = job_of(lab, "distilled")
+    epsilon = float(smoothed.loss["smoothed"].hparams["epsilon"])
+    p = np.array([1 - epsilon / 2, epsilon / 2])
+    target = mean_entropy(np.asarray(distilled.teacher_variables["params"]["logits"]))
+    np.testing.assert_allclose(-(p * np.log(p)).sum(), target, rtol=1e-5)
+
+
+def test_every_fit_chooses_its_rate_by_validation_loss(lab):
+    for fit in lab.study.fits:
+        chosen = read_json(lab.workdir / "fits" / fit / "tuning.json")
+        losses = {row["learning_rate"]: row["loss"] for row in chosen["tried"]}
+        assert set(losses) == set(lab.study.tune.learning_rates)
+        assert losses[chosen["learning_rate"]] == min(losses.values())
+
+
+def test_a_rate_that_went_non_finite_is_not_chosen(tmp_path):
+    config = parse(tiny("full,smoke"))
+    grid = development_runs(config, "alone")
+    for run in grid:
+        (tmp_path / run.name).mkdir()
+        (tmp_path / run.name / "failure.json").write_text("{}")
+    with pytest.raises(ValueError, match="every learning rate"):
+        choose_learning_rate(grid, tmp_path, 12)
+
+
+def test_the_students_of_a_failed_teacher_are_recorded_and_the_rest_goes_on(copy):
+    for fit in ("teacher", "distilled"):
+        shutil.rmtree(copy / "fits" / fit / "seed1")
+    (copy / "fits/teacher/seed1").mkdir(parents=True)
+    record = {"fit": "teacher", "run": "seed1", "step": 7, "metric": "loss"}
+    (copy / "fits/teacher/seed1/failure.json").write_text(json.dumps(record))
+    for name in ("subjects.jsonl", "rows.jsonl", "measured.json"):
+        (copy / name).unlink()
+    page = study.run(tiny(), copy)
+    names = {f"{s.fit}/{s.run}" for s in subjects(parse(tiny()), copy)}
+    assert not {"teacher/seed1", "distilled/seed1"} & names and {"teacher/seed0", "alone/seed1"} <= names
+    assert [f["fit"] for f in read_json(copy / "failures.json")] == ["teacher", "distilled"]
+    assert "distilled/seed1" in page.read_text() or "seed1" in page.read_text()
+
+
+def test_answers_do_not_depend_on_the_padding_of_the_last_batch(lab):
+    plan, job = job_of(lab, "distilled", answers="live")
+    inputs = lab.task.validation.inputs
+    whole = answer(plan.arch.teacher, job.teacher_variables, inputs)
+    part = answer(plan.arch.teacher, job.teacher_variables, {name: v[:7] for name, v in inputs.items()})
+    np.testing.assert_allclose(part, whole[:7], atol=1e-6)
+
+
+def test_summary_is_the_closed_form():
+    logits = np.log(np.array([[0.8, 0.2], [0.4, 0.6], [0.9, 0.1]], np.float32))
+    got = summary(logits, np.array([0, 1, 1]))
+    np.testing.assert_allclose(got["accuracy"], 2 / 3)
+    np.testing.assert_allclose(got["loss"], -np.mean(np.log([0.8, 0.6, 0.1])), rtol=1e-6)
+    p = np.array([0.8, 0.6, 0.9])
+    np.testing.assert_allclose(got["entropy"], np.mean(-p * np.log(p) - (1 - p) * np.log(1 - p)), rtol=1e-6)
+    np.testing.assert_allclose(got["ece"], (0.2 + 0.4 + 0.9) / 3, rtol=1e-5)
+
+
+def test_matched_epsilon_has_the_limits_of_label_smoothing():
+    assert matched_epsilon(np.array([[0.0, 0.0], [1.0, 1.0]])) == pytest.approx(1.0)
+    assert matched_epsilon(np.array([[60.0, -60.0]])) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_shuffle_keeps_rows_whole():
+    logits = np.arange(20, dtype=np.float32).reshape(10, 2)
+    labels = np.array([0, 1] * 5)
+    mixed = shuffled_within_class(jax.random.key(0), logits, labels)
+    np.testing.assert_array_equal(mixed[:, 1] - mixed[:, 0], np.ones(10))
+
+
+# ------------------------------------------------------------------------------- real processes and signals
+
+
+def command(workdir, *more):
+    overrides = ["task.n_train=600", "task.n_validation=40", "task.n_test_per_group=10", "train.steps=40"]
+    overrides += ["train.save_every=4", "train.chunk=2", "train.snapshots.n=10"]
+    return [
+        *(sys.executable, "-m", "kdib.main", f"--config={CONFIG}:smoke", f"--workdir={workdir}"),
+        *(f"--config.{override}" for override in (*overrides, *more)),
+    ]
+
+
+def environment(cache):
+    return {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache)}
+
+
+def test_a_study_killed_at_random_moments_ends_with_the_same_bits(tmp_path):
+    cache, rng = tmp_path / "cache", random.Random(0)
+    subprocess.run(command(tmp_path / "whole"), check=True, env=environment(cache), capture_output=True)
+    cut = tmp_path / "cut"
+    for _ in range(4):
+        process = subprocess.Popen(
+            command(cut), env=environment(cache), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        deadline = time.monotonic() + 60
+        steps = len(prints(cut)) if cut.exists() else 0
+        while time.monotonic() < deadline and len(list(cut.glob("fits/*/*/snapshots/*"))) < steps + rng.randint(2, 6):
+            time.sleep(rng.uniform(0.0, 0.1))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+    done = subprocess.run(command(cut), env=environment(cache), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert prints(cut) == prints(tmp_path / "whole")
+    for name in ("rows.jsonl", "subjects.jsonl"):
+        assert sorted((cut / name).read_text().splitlines()) == sorted(
+            (tmp_path / "whole" / name).read_text().splitlines()
+        )
+
+    # SIGTERM saves, says how to go on, and a finished study is not touched by the same command
+    process = subprocess.Popen(
+        command(tmp_path / "stopped"),
+        env=environment(cache),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    while not list((tmp_path / "stopped").glob("fits/teacher/seed0/state/*")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 143 and "the same command goes on from here" in output
+    assert f"--workdir={tmp_path / 'stopped'}" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config.train.stps=3"], "'train.stps' is unknown. Did you mean 'train.steps'?"),
+        (["--config.models.lstm.preset=lstm_smal"], "Did you mean 'lstm_small'"),
+        (["--config.fits.self.teacher=pear"], "Did you mean 'peer'"),
+        (["--config.properties=('accuracy','beauty')"], "'beauty' is unknown. Known: accuracy, calibration, fidelity"),
+        (["stray"], "unexpected: stray"),
+    ],
+)
+def test_a_typo_costs_one_line_that_lists_what_is_known(tmp_path, arguments, message):
+    line = [sys.executable, "-m", "kdib.main", f"--config={CONFIG}:smoke", f"--workdir={tmp_path / 'w'}", *arguments]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode != 0 and message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unknown_variant_or_file_costs_one_line():
+    for config, message in ((f"{CONFIG}:smok", "known: full, corpus, smoke"), ("none.py", "there is no file none.py")):
+        line = [sys.executable, "-m", "kdib.main", f"--config={config}", "--workdir=w"]
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
