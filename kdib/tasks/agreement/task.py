@@ -189,13 +189,14 @@ def _task(
 ) -> Task:
     data = {key: encoding.dataset(sets[key], vocab, max_length, **limits[key]) for key in sets}
     tests = {key: data[key] for key in sets if key not in ("train", "validation")}
+    fitted = baselines.fit(sets["train"])
     facts = {
         "settings": asdict(settings),
         "vocabulary_size": vocab.size,
         "max_length": max_length,
         "removed": removed,
         "sets": {key: _set_facts(sets[key], data[key], vocab, limits[key]) for key in sets},
-        "baselines": {key: baselines.baseline_accuracies(sets["train"], sets[key], tests[key].groups) for key in tests},
+        "baselines": {key: baselines.baseline_accuracies(fitted, sets[key], tests[key].groups) for key in tests},
     }
     return Task(
         name,
