@@ -11,7 +11,7 @@ import optax
 from kdib.losses import LossSpec, Mean, combine, terms
 from kdib.models.base import Batch, Model, Outputs, Variables, split
 
-METRICS = ("loss", "accuracy", "gradient_norm")  # what a step reports beside the terms of its loss
+METRICS = frozenset({"loss", "accuracy", "gradient_norm"})  # what a step reports beside the terms of its loss
 ORDER_STREAM, NOISE_STREAM = 0, 1  # what a run's key is folded with, before the epoch and before the step
 
 

@@ -23,6 +23,7 @@ from kdib.runs import (
     trained_fits,
 )
 from kdib.snapshots import schedule
+from kdib.step import METRICS
 from kdib.teaching import Lab, jobs_of, load_last, model_of, open_lab, optimizer, plan_of
 from kdib.workdir import claimed
 
@@ -52,8 +53,12 @@ def check_names(study: Study) -> None:
     tasks.settings(study.task)
     for name, fields in study.models.items():
         _check_model(f"config.models.{name}", fields)
-    for spec in study.losses.values():
+    for name, spec in study.losses.items():
         losses.from_config(spec)
+        if taken := METRICS & spec.keys():
+            raise ValueError(
+                f"config.losses.{name}: a term may not be called {', '.join(taken)}: a step reports that itself"
+            )
     for name in study.properties:
         known("config.properties", name, PROPERTIES)
     optimizer(study)

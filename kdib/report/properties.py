@@ -12,7 +12,7 @@ from kdib.report.tables import NOTHING, Block, Details, Entry, Picture, Section,
 from kdib.report.transfer import mean_entry
 from kdib.report.view import View, metric_name
 
-INTERVALS = "95 % t intervals over n = {n} seeds"
+INTERVALS = "95 % t intervals over n = {seeds}"
 MARKS = {
     "scalar": "pale marks are single seeds",
     "relational": "own is the fit's likeness to the teacher of its own seed, sibling to the teachers of the others",
@@ -216,7 +216,7 @@ def _chance(view: View, split: str) -> float | None:
 
 
 def _intervals(view: View) -> str:
-    return INTERVALS.format(n=view.material.config["seeds"])
+    return INTERVALS.format(seeds=view.seeds)
 
 
 def _capital(text: str) -> str:

@@ -37,7 +37,6 @@ RELATIONAL_NOTE = (
 
 def transfer_blocks(view: View) -> list[Block]:
     """The declared family, then the other test sets and the other metrics, marked exploratory."""
-    n = view.material.config["seeds"]
     primary = [(prop, view.primary(prop)) for prop in view.properties.values()]
     elsewhere = [(p, view.primary(p, split)) for p in view.properties.values() for split in view.splits[1:]]
     others = [
@@ -46,7 +45,7 @@ def transfer_blocks(view: View) -> list[Block]:
         if cell.split == view.in_distribution and cell not in [c for _, c in primary]
     ]
     blocks: list[Block] = [
-        _table(view, primary, "Declared before the run.", _primary_caption(n), declared=True),
+        _table(view, primary, "Declared before the run.", _primary_caption(view), declared=True),
         Text(RELATIONAL_NOTE, "note"),
     ]
     if elsewhere:
@@ -59,10 +58,10 @@ def transfer_blocks(view: View) -> list[Block]:
     return blocks
 
 
-def _primary_caption(n: int) -> str:
+def _primary_caption(view: View) -> str:
     return (
-        "One row a property. Small: 95 % t interval over the paired differences of up to "
-        f"{n} seeds; for the transfer score (distilled − alone) / (teacher − alone) its 95 % Fieller set, "
+        "One row a property. Small: 95 % t interval over the paired differences of "
+        f"{view.seeds}; for the transfer score (distilled − alone) / (teacher − alone) its 95 % Fieller set, "
         "“undecided” where that is unbounded. Holm’s p covers this table. ↑ higher is better, ↓ lower is better."
     )
 

@@ -28,7 +28,7 @@ class View(NamedTuple):
     """A study, measured: `effects[cell, estimand]`, `summary[cell][fit]`, and each seed's `values[cell, fit]`.
 
     `sizes[cell]` is the n of a cell's rows, the smallest over networks; `splits` are the test sets, the first in
-    distribution; `look` is each fit's style; `folder` is where figures are written.
+    distribution; `seeds` says how many seeds a fit has; `look` is each fit's style; `folder` is for the figures.
     """
 
     material: Material
@@ -38,6 +38,7 @@ class View(NamedTuple):
     values: Mapping[tuple[Cell, str], Sequence[float]]
     sizes: Mapping[Cell, int]
     splits: Sequence[str]
+    seeds: str
     look: Mapping[str, canvas.Style]
     folder: pathlib.Path
 
@@ -87,9 +88,16 @@ def view(material: Material, properties: Mapping[str, Property], folder: pathlib
         values,
         sizes,
         splits,
+        _range([sum(s.fit == fit for s in finals.values()) for fit in material.fits]),
         canvas.styles(material.fits),
         folder,
     )
+
+
+def _range(counts: Sequence[int]) -> str:
+    """[3, 3] -> "3 seeds"; [2, 3] -> "2 to 3 seeds"."""
+    low, high = min(counts), max(counts)
+    return f"{high} seed{'' if high == 1 else 's'}" if low == high else f"{low} to {high} seeds"
 
 
 def metric_name(cell: Cell) -> str:

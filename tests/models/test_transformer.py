@@ -19,11 +19,19 @@ TRANSFORMERS = PRESETS[1:]
 
 
 @functools.cache
+def parameters(preset):
+    """Initial values with noise, so that attention is not flat and no bias is zero."""
+
+    @jax.jit
+    def draw(key):
+        params = build(preset, **SIZES).init(key, BATCH)["params"]
+        return jax.tree.map(lambda x: x + 0.3 * jax.random.normal(jax.random.key(x.size), x.shape), params)
+
+    return draw(jax.random.key(0))
+
+
 def network(preset, **overrides):
-    model = build(preset, **SIZES, **overrides)
-    variables = model.init(jax.random.key(0), BATCH)
-    draw = lambda x: x + 0.3 * jax.random.normal(jax.random.key(x.size), x.shape)  # noqa: E731  attention that is not flat
-    return model, jax.tree.map(draw, variables["params"])
+    return build(preset, **SIZES, **overrides), parameters(preset)
 
 
 @functools.partial(jax.jit, static_argnums=0, static_argnames="train")
@@ -93,14 +101,15 @@ def test_what_is_read_sees_every_word(preset):
 @pytest.mark.parametrize("preset", TRANSFORMERS)
 def test_last_block_where_it_is_read_equals_the_whole_block(preset, monkeypatch):
     model, params = network(preset)
-    forward = lambda: model.apply(params, {}, BATCH, train=False)[0].logits  # noqa: E731
-    short = jax.jit(forward)()
-    prefix = 0 if preset == "transformer_seq_tiny" else 1
+
+    def logits():
+        return jax.jit(lambda: model.apply(params, {}, BATCH, train=False)[0].logits)()
+
+    short = logits()
     position = LENGTH - 1 if prefix == 0 else np.zeros(4, int)
     monkeypatch.setattr(transformer_module, "read", lambda x, _: x)
     monkeypatch.setattr(transformer_module.Block, "__call__", whole_then_read(position))
-    whole = jax.jit(lambda: forward())()
-    np.testing.assert_allclose(short, whole, atol=1e-5)
+    np.testing.assert_allclose(short, logits(), atol=1e-5)
 
 
 def whole_then_read(position):
@@ -151,15 +160,20 @@ def test_rows_without_words_are_finite(preset):
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(jax.jit(jax.grad(loss))(params)))
 
 
-@pytest.mark.parametrize("preset", TRANSFORMERS)
 @pytest.mark.parametrize("only", ["embedding_dropout", "dropout", "attention_dropout"])
-def test_training_draws_dropout_and_evaluation_does_not(preset, only):
-    model, params = network(preset, **{only: 0.5})
-    logits = lambda **options: run(model, params, BATCH, **options).logits  # noqa: E731
-    first, second = jax.random.split(jax.random.key(3))
-    assert np.array_equal(logits(train=True, key=first), logits(train=True, key=first))
-    assert not np.allclose(logits(train=True, key=first), logits(train=True, key=second))
-    assert np.array_equal(logits(key=first), logits())
+def test_training_draws_every_dropout(only):
+    model, params = network("transformer_tiny", **{only: 0.5})
+    first, second = (run(model, params, BATCH, train=True, key=jax.random.key(k)).logits for k in (0, 1))
+    assert np.array_equal(first, run(model, params, BATCH, train=True, key=jax.random.key(0)).logits)
+    assert not np.allclose(first, second)
+
+
+@pytest.mark.parametrize("preset", TRANSFORMERS)
+def test_evaluation_ignores_the_key(preset):
+    dropping, params = network(preset, embedding_dropout=0.5, dropout=0.5, attention_dropout=0.5)
+    logits = run(dropping, params, BATCH, key=jax.random.key(0)).logits
+    assert np.array_equal(logits, run(dropping, params, BATCH).logits)
+    np.testing.assert_allclose(logits, run(network(preset)[0], params, BATCH, train=True).logits, atol=1e-5)
 
 
 @pytest.mark.parametrize("preset", TRANSFORMERS)

@@ -1,0 +1,166 @@
+"""Milliseconds of a full training step (forward, backward, AdamW) of every network, and what its fast forms give.
+
+    GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python benchmarks/models.py --width 64
+
+Every case is timed twice: one jitted step called from Python, and twenty steps inside one `lax.fori_loop`. Cases are
+interleaved, because machines are noisy: read the ratios. Printed: best / median over the rounds, and the median's
+ratio to the case's own plain form.
+"""
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from kdib.models import build, kernels, recurrent, transformer
+from kdib.models.base import Model
+
+BATCH, LENGTH, VOCAB, STEPS = 64, 32, 1000, 20
+
+
+class Case(NamedTuple):
+    """A preset, and what is replaced in the modules while it is traced."""
+
+    preset: str
+    overrides: dict[str, float]
+    replace: tuple[tuple[Any, str, Callable], ...] = ()
+    baseline: str | None = None
+
+
+def plain_recurrence(w_HxG, z_TxBxG, keep_BxH):
+    """The LSTM's recurrence differentiated by JAX."""
+
+    def step(carry, z):
+        h, c = carry
+        i, f, g, o = jnp.split(z + (keep_BxH * h) @ w_HxG, 4, axis=-1)
+        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        h = jax.nn.sigmoid(o) * jnp.tanh(c)
+        return (h, c), h
+
+    zeros = jnp.zeros_like(keep_BxH)
+    return lax.scan(step, (zeros, zeros), z_TxBxG)[1]
+
+
+AUTODIFF = (recurrent, "lstm_recurrence", plain_recurrence)
+THREEFRY = (kernels, "bernoulli", jax.random.bernoulli)
+WHOLE = (transformer, "read", lambda x, position: x)
+NONE = {"embedding_dropout": 0.0, "dropout": 0.0, "attention_dropout": 0.0}
+CASES = {
+    "lstm, derivative by JAX": Case("lstm_small", {}, (AUTODIFF,)),
+    "lstm": Case("lstm_small", {}, (), "lstm, derivative by JAX"),
+    "transformer, threefry dropout": Case("transformer_small", {}, (THREEFRY,)),
+    "transformer": Case("transformer_small", {}, (), "transformer, threefry dropout"),
+    "transformer, no dropout, whole last block": Case("transformer_small", NONE, (WHOLE,)),
+    "transformer, no dropout": Case("transformer_small", NONE, (), "transformer, no dropout, whole last block"),
+    "transformer_seq, threefry dropout": Case("transformer_seq_small", {}, (THREEFRY,)),
+    "transformer_seq": Case("transformer_seq_small", {}, (), "transformer_seq, threefry dropout"),
+}
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=8)
+    args = parser.parse_args()
+    runners = {name: list(compiled(case, args.width)) for name, case in CASES.items()}
+    times = {name: ([], []) for name in CASES}
+    for _ in range(args.rounds):
+        for name, forms in runners.items():
+            for form, spent in zip(forms, times[name], strict=True):
+                spent.append(form())
+    huge = "hugetlb=1" in os.environ.get("GLIBC_TUNABLES", "")
+    print(
+        f"batch {BATCH}, length {LENGTH}, width {args.width}, vocabulary {VOCAB}; huge pages {'on' if huge else 'off'}"
+    )
+    print(f"{'':44}{'calls, ms':>16}{'fori_loop, ms':>16}{'loop/calls':>11}{'plain/this':>11}")
+    for name, (calls, loop) in times.items():
+        middle = statistics.median(loop)
+        baseline = CASES[name].baseline
+        gain = f"{statistics.median(times[baseline][1]) / middle:.2f}" if baseline else ""
+        spans = "".join(f"{min(t):8.1f} /{statistics.median(t):6.1f}" for t in (calls, loop))
+        print(f"{name:44}{spans}{middle / statistics.median(calls):11.2f}{gain:>11}")
+
+
+def compiled(case: Case, width: int) -> Iterator[Callable[[], float]]:
+    """Two functions that train for STEPS steps and answer milliseconds a step."""
+    sizes = {"embedding_size": width, "hidden_size": width} if case.preset.startswith("lstm") else {"width": width}
+    model = build(case.preset, vocab_size=VOCAB, num_classes=2, max_length=LENGTH, **sizes, **case.overrides)
+    tx = optax.adamw(1e-3)
+    step = training_step(model, tx)
+    with replaced(case.replace):
+        params = model.init(jax.random.key(0), batch())["params"]
+        state = (params, tx.init(params), jax.random.key(1))
+        once = jax.jit(step).lower(state).compile()
+        loop = jax.jit(lambda state: lax.fori_loop(0, STEPS, lambda _, s: step(s), state)).lower(state).compile()
+
+    def calls(state):
+        for _ in range(STEPS):
+            state = once(state)
+        return state
+
+    for form in (calls, loop):
+        jax.block_until_ready(form(state))
+        yield lambda form=form: milliseconds(form, state) / STEPS
+
+
+def training_step(model: Model, tx: optax.GradientTransformation) -> Callable:
+    """(params, opt_state, key) -> the same after one step on the one batch."""
+    data = batch()
+
+    def step(state):
+        params, opt_state, key = state
+        key, dropout_key = jax.random.split(key)
+
+        def loss(params):
+            outputs, _ = model.apply(params, {}, data, train=True, key=dropout_key)
+            return optax.softmax_cross_entropy_with_integer_labels(outputs.logits, data["label"]).mean()
+
+        updates, opt_state = tx.update(jax.grad(loss)(params), opt_state, params)
+        return optax.apply_updates(params, updates), opt_state, key
+
+    return step
+
+
+def batch() -> dict[str, jax.Array]:
+    """Random words; lengths between 5 and LENGTH."""
+    rng = np.random.default_rng(0)
+    return {
+        "tokens": jnp.asarray(rng.integers(3, VOCAB, (BATCH, LENGTH)), jnp.int32),
+        "length": jnp.asarray(rng.integers(5, LENGTH + 1, BATCH), jnp.int32),
+        "label": jnp.asarray(rng.integers(0, 2, BATCH), jnp.int32),
+    }
+
+
+@contextmanager
+def replaced(changes: tuple[tuple[Any, str, Callable], ...]) -> Iterator[None]:
+    """Put other functions into modules while something is traced."""
+    patches = [mock.patch.object(module, name, function) for module, name, function in changes]
+    for patch in patches:
+        patch.start()
+    try:
+        yield
+    finally:
+        for patch in patches:
+            patch.stop()
+
+
+def milliseconds(form: Callable, state: Any) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter()
+    jax.block_until_ready(form(state))
+    return 1000 * (time.perf_counter() - start)
+
+
+if __name__ == "__main__":
+    main()
