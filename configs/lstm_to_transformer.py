@@ -4,6 +4,9 @@
 
 After Abnar, Dehghani & Zuidema (2020), classification set-up: the words before the verb, singular or plural? Their
 published sizes are presets (lstm_published, transformer_published); the sizes here are small enough for a laptop.
+
+How the recipe was chosen: of 200, 400 and 800 steps, 400 is the first at which the teacher - alone gap in A-accuracy on a
+development grammar (task.data_seed=1000, 3 seeds) excludes 0. DEVGAP
 """
 
 from ml_collections import ConfigDict
@@ -63,17 +66,17 @@ def _default() -> ConfigDict:
     config.roles = _fields(teacher="teacher", alone="alone", self="self", distilled="distilled")
 
     config.train = _fields()
-    config.train.steps = 1_000
-    config.train.batch_size = 128
+    config.train.steps = 400  # how it was chosen: see above
+    config.train.batch_size = 64
     config.train.optimizer = "adamw"
     config.train.learning_rate = 2e-3
-    config.train.warmup_steps = 100
+    config.train.warmup_steps = 50
     config.train.schedule = "cosine"
     config.train.weight_decay = 1e-2
     config.train.clip_norm = 1.0
     config.train.chunk = 50
     config.train.group_size = 1
-    config.train.save_every = 250
+    config.train.save_every = 200
     config.train.snapshots = _fields(name="every", n=100)
 
     config.tune = _fields(learning_rates=(), seeds=1)  # an empty grid: the recipe's rate for every fit
@@ -100,7 +103,7 @@ def _full(config: ConfigDict) -> None:
     config.fits.reverse = _fit("lstm", "kd", teacher="peer")
     config.fits.label_smoothed = _fit("transformer", "smoothing", match_entropy="teacher")
     config.fits.shuffled_soft = _fit("transformer", "kd", teacher="teacher", shuffle=True)
-    config.tune.learning_rates = (5e-4, 1e-3, 2e-3)
+    config.tune.learning_rates = (1e-3, 2e-3, 4e-3)
 
 
 def _corpus(config: ConfigDict) -> None:

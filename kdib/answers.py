@@ -64,7 +64,7 @@ def matched_epsilon(logits_NxK: np.ndarray) -> float:
 
     The control of DESIGN's science rule 4: as soft as the teacher on average, and ignorant of the instance.
     """
-    from scipy.optimize import brentq
+    from scipy.optimize import root_scalar
     from scipy.special import entr
 
     n_classes, target = logits_NxK.shape[-1], mean_entropy(logits_NxK)
@@ -73,4 +73,4 @@ def matched_epsilon(logits_NxK: np.ndarray) -> float:
         rest = epsilon / n_classes
         return float(entr(1 - epsilon + rest) + (n_classes - 1) * entr(rest)) - target
 
-    return float(brentq(excess, 0.0, 1.0, xtol=1e-12))
+    return float(root_scalar(excess, bracket=(0.0, 1.0), xtol=1e-12).root)

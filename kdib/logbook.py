@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from kdib.records import RunSpec
 
@@ -20,10 +21,11 @@ class Logbook:
         if torn:  # a line that a crash cut off must not swallow the next one
             self._file.write("\n")
         self._tensorboard = workdir / "tensorboard"
-        self._writer, self._writer_of = None, None
+        self._writers: dict[Path, Any] = {}
 
     def write(self, fit: str, run: RunSpec, step: int, split: str, metrics: Mapping[str, float]) -> None:
         """The metrics of one run at one step, on "train" or "validation"."""
+        events = self._events(self._tensorboard / fit / run.name)
         for metric, value in metrics.items():
             line = {
                 "run": f"{fit}/{run.name}",
@@ -35,21 +37,21 @@ class Logbook:
                 "value": value,
             }
             self._file.write(json.dumps(line) + "\n")
-            self._events(fit, run).add_scalar(f"{split}/{metric}", value, step)
+            events.add_scalar(f"{split}/{metric}", value, step)
         self._file.flush()
 
-    def _events(self, fit: str, run: RunSpec):
+    def _events(self, folder: Path) -> Any:
+        """The writer of one run's events; only the last one stays open."""
         from tensorboardX import SummaryWriter
 
-        if self._writer_of != (fit, run.name):
+        if folder not in self._writers:
             self._close_events()
-            self._writer = SummaryWriter(str(self._tensorboard / fit / run.name))
-            self._writer_of = (fit, run.name)
-        return self._writer
+            self._writers = {folder: SummaryWriter(str(folder))}
+        return self._writers[folder]
 
     def _close_events(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        for writer in self._writers.values():
+            writer.close()
 
     def __enter__(self) -> "Logbook":
         return self

@@ -10,13 +10,13 @@ import os
 import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from kdib.config import flatten, known
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The study's file, with variants after a colon.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where the study lives; made if absent.")
+flags.DEFINE_string("workdir", None, "Where the study lives; made if absent.")
 FAILED, STOPPED = 2, 143  # 143 is what a shell reports of a process that SIGTERM ended
 CACHE = Path.home() / ".cache" / "kdib" / "xla"
 
@@ -25,6 +25,7 @@ def main(argv: list[str]) -> None:
     """Runs the study of the flags."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected: {' '.join(argv[1:])} (write --flag=value)")
+    logging.set_verbosity(logging.WARNING)  # Orbax says a dozen lines a snapshot
     use_compilation_cache()
     from kdib import study
     from kdib.fit import Stopped
@@ -32,7 +33,7 @@ def main(argv: list[str]) -> None:
     from kdib.workdir import WorkdirError
 
     try:
-        page = study.run(_CONFIG.value.to_dict(), Path(_WORKDIR.value))
+        page = study.run(_CONFIG.value.to_dict(), Path(flags.FLAGS.workdir))
     except (ValueError, FileNotFoundError, SnapshotError, WorkdirError) as error:
         if os.environ.get("KDIB_TRACEBACK"):
             raise

@@ -87,7 +87,7 @@ def train_step(
 
     (value, (means, model_state, logits_BxK)), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
     updates, opt_state = arch.tx.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    params: Any = optax.apply_updates(state.params, updates)
     metrics = {
         **means,
         "loss": Mean.of(value[None]),

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from kdib import fit as fits
 from kdib import losses, models, report, tasks
 from kdib.answers import answer
@@ -84,10 +86,21 @@ def train(lab: Lab) -> None:
         )
         for fit in runs
     }
+    for fit in {study.fits[fit].model: fit for fit in runs}.values():
+        print(overview(fit, lab))
     with Progress({fit: study.train.steps * n for fit, n in left.items()}) as progress, Logbook(workdir) as logbook:
         for fit in runs:
             _train_fit(fit, lab, progress, logbook)
     write_json(workdir / "failures.json", failures(study, workdir))
+
+
+def overview(fit: str, lab: Lab) -> str:
+    """The table of a fit's parameters, by clu."""
+    from clu import parameter_overview
+
+    batch = {name: values[:1] for name, values in lab.data.items()}
+    params = jax.eval_shape(model_of(fit, lab).init, lab.root, batch)["params"]
+    return f"{lab.study.fits[fit].model}\n{parameter_overview.get_parameter_overview(params, include_stats=False)}"
 
 
 def _train_fit(fit: str, lab: Lab, progress: Progress, logbook: Logbook) -> None:

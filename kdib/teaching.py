@@ -33,12 +33,13 @@ class Lab(NamedTuple):
     data: Mapping[str, jax.Array]
     root: jax.Array
     workdir: Path
+    answers: dict[Path, np.ndarray]  # of teachers on the training set, by run: several fits ask the same one
 
 
 def open_lab(study: Study, task: Task, workdir: Path) -> Lab:
     """Puts the training data on the device."""
     data = {name: jnp.asarray(values) for name, values in task.train.inputs.items()}
-    return Lab(study, task, data, jax.random.key(study.seed), workdir)
+    return Lab(study, task, data, jax.random.key(study.seed), workdir, {})
 
 
 def model_of(fit: str, lab: Lab) -> Model:
@@ -113,7 +114,13 @@ def _job(run: RunSpec, lab: Lab) -> Job:
 
 
 def with_epsilon(spec: LossSpec, epsilon: float) -> LossSpec:
-    """The spec with every label smoothing's epsilon set."""
+    """The spec with every label smoothing's epsilon set.
+
+    Raises:
+      ValueError: if no term has one.
+    """
+    if not any("epsilon" in term.hparams for term in spec.values()):
+        raise ValueError(f"match_entropy needs a loss with a label_smoothing term, got the terms {', '.join(spec)}")
     return {
         name: replace(term, hparams={**term.hparams, "epsilon": jnp.float32(epsilon)})
         if "epsilon" in term.hparams
@@ -142,8 +149,10 @@ def _teacher_variables(fit: Fit, run: RunSpec, lab: Lab) -> Variables:
 
 def _stored_answers(teacher: str, run: RunSpec, lab: Lab) -> np.ndarray:
     """The teacher's logits [N, K] on the training set."""
-    variables = load_last(teacher_folder(lab.study, teacher, run, lab.workdir), lab)
-    return answer(model_of(teacher, lab), variables, lab.task.train.inputs)
+    folder = teacher_folder(lab.study, teacher, run, lab.workdir)
+    if folder not in lab.answers:
+        lab.answers[folder] = answer(model_of(teacher, lab), load_last(folder, lab), lab.task.train.inputs)
+    return lab.answers[folder]
 
 
 def load_last(run_folder: Path, lab: Lab) -> Variables:

@@ -5,8 +5,9 @@
     python experiments/agreement_transfer/run.py --report-only
 
 FOLDER holds docs/{git,python,linux,postgresql}.tsv.gz, ud/, speeches/ and linzen_testset/ in the formats of
-kdib/tasks/agreement/corpus.py. Both studies are `:full` of configs/lstm_to_transformer.py with the changes below, resume
-when called again, and leave their rows in results/. `--report-only` writes the README's tables and the figures from them.
+kdib/tasks/agreement/corpus.py. Both studies are `:full` of configs/lstm_to_transformer.py with the changes below,
+resume when called again, and leave their rows in results/. `--report-only` writes the README's tables and the figures
+from them.
 """
 
 import argparse
@@ -37,6 +38,7 @@ def study_config(name: str, data: Path | None) -> dict[str, Any]:
     config = load_config(str(CONFIG), "full,corpus").to_dict()
     config["title"] += ", real text"
     config["seeds"] = 3
+    config["train"]["steps"] = 800  # one epoch is 900: real words are many and sentences long
     config["task"] |= {
         "train": tuple(str(data / "docs" / f"{manual}.tsv.gz") for manual in ("git", "python", "linux")),
         "tests": (
@@ -86,9 +88,7 @@ def tables(workdir: Path) -> str:
     rows, _ = Records(workdir / "rows.jsonl", Row).read()
     splits = [name for name in facts["sets"] if name not in ("train", "validation")]
     failed = [f"{failure['fit']}/{failure['run']}" for failure in read_json(workdir / "failures.json")]
-    effects = study_effects(
-        rows, subjects, config["roles"], PROPERTIES, in_distribution=splits[0], failed=failed
-    )
+    effects = study_effects(rows, subjects, config["roles"], PROPERTIES, in_distribution=splits[0], failed=failed)
     parts = [f"**{headline(effects, PROPERTIES['accuracy'])}**", _effect_table(effects)]
     parts += [_accuracy_table(rows, subjects, config, split) for split in splits]
     return "\n\n".join(parts)
@@ -105,7 +105,7 @@ def _effect_table(effects: list[Effect]) -> str:
         and (e.property, e.metric, e.group, e.coords) in cells
         and e.estimand in ("distilled - self", "distilled - alone", "teacher - alone", TRANSFER_SCORE, "own - sibling")
     ]
-    head = "| family | property, metric | test set | estimand | estimate [95 %] | Holm p | seeds |\n|---|---|---|---|---|---|---|"
+    head = "| family | property, metric | test set | estimand | estimate [95 %] | Holm p | seeds |\n" + "|---" * 7 + "|"
     return "\n".join([head, *map(_effect_line, declared + elsewhere)])
 
 
@@ -121,11 +121,18 @@ def _effect_line(effect: Effect) -> str:
 
 def _accuracy_table(rows: list[Row], subjects: list[Subject], config: dict[str, Any], split: str) -> str:
     """Balanced accuracy by number of attractors, every fit, mean ± half of the 95 % t interval."""
-    own = [r for r in rows if (r.property, r.metric, r.group, r.split) == ("accuracy", "balanced_accuracy", "attractors", split)]
+    own = [
+        r
+        for r in rows
+        if (r.property, r.metric, r.group, r.split) == ("accuracy", "balanced_accuracy", "attractors", split)
+    ]
     summary = fit_summary(own, subjects)
     cells = sorted(summary, key=lambda cell: cell.coords)
     counts = [str(dict(cell.coords)["attractors"]) for cell in cells]
-    lines = [f"| {split}: fit | " + " | ".join(f"{k} attractors" for k in counts) + " |", "|---" * (len(cells) + 1) + "|"]
+    lines = [
+        f"| {split}: fit | " + " | ".join(f"{k} attractors" for k in counts) + " |",
+        "|---" * (len(cells) + 1) + "|",
+    ]
     for fit in config["fits"]:
         values = [summary[cell].get(fit) for cell in cells]
         lines.append(f"| {fit} | " + " | ".join(map(_interval, values)) + " |")

@@ -106,7 +106,7 @@ def test_last_block_where_it_is_read_equals_the_whole_block(preset, monkeypatch)
         return jax.jit(lambda: model.apply(params, {}, BATCH, train=False)[0].logits)()
 
     short = logits()
-    position = LENGTH - 1 if prefix == 0 else np.zeros(4, int)
+    position = LENGTH - 1 if preset == "transformer_seq_tiny" else np.zeros(4, int)
     monkeypatch.setattr(transformer_module, "read", lambda x, _: x)
     monkeypatch.setattr(transformer_module.Block, "__call__", whole_then_read(position))
     np.testing.assert_allclose(short, logits(), atol=1e-5)
