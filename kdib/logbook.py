@@ -41,17 +41,19 @@ class Logbook:
         self._file.flush()
 
     def _events(self, folder: Path) -> Any:
-        """The writer of one run's events; only the last one stays open."""
+        """The writer of one run's events; those of one fit stay open together."""
         from tensorboardX import SummaryWriter
 
-        if folder not in self._writers:
+        if any(other.parent != folder.parent for other in self._writers):
             self._close_events()
-            self._writers = {folder: SummaryWriter(str(folder))}
+        if folder not in self._writers:
+            self._writers[folder] = SummaryWriter(str(folder))
         return self._writers[folder]
 
     def _close_events(self) -> None:
         for writer in self._writers.values():
             writer.close()
+        self._writers = {}
 
     def __enter__(self) -> "Logbook":
         return self

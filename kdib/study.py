@@ -26,7 +26,7 @@ from kdib.runs import (
 )
 from kdib.snapshots import schedule
 from kdib.step import METRICS
-from kdib.teaching import Lab, jobs_of, load_last, model_of, open_lab, optimizer, plan_of
+from kdib.teaching import Lab, check_opened_by_path, jobs_of, load_last, model_of, open_lab, optimizer, plan_of
 from kdib.workdir import claimed
 
 
@@ -45,6 +45,7 @@ def run(config: Mapping[str, Any], workdir: Path) -> Path:
             task = tasks.build(study.task)
             write_json(workdir / "task.json", dict(task.facts))
             lab = open_lab(study, task, workdir)
+            check_opened_by_path(lab)
             train(lab)
             measure(lab)
         return report.write(workdir)

@@ -17,7 +17,7 @@ from kdib.losses import LossSpec
 from kdib.models.base import Model, Variables, nothing, table
 from kdib.optimizer import make_optimizer
 from kdib.records import RunSpec, write_json
-from kdib.runs import fit_folder, learning_rate, teacher_folder
+from kdib.runs import fit_folder, learning_rate, main_runs, teacher_folder
 from kdib.snapshots import SnapshotError, SnapshotIndex, schedule
 from kdib.step import Architecture
 from kdib.tasks.base import Task
@@ -91,6 +91,7 @@ def jobs_of(runs: Sequence[RunSpec], plan: Plan, lab: Lab) -> list[Job]:
         failed = _failed_teacher(run, lab)
         if failed:
             record = {"fit": run.fit, "run": run.name, "step": 0, "metric": f"its teacher {failed} went non-finite"}
+            (plan.folder / run.name).mkdir(parents=True, exist_ok=True)
             write_json(plan.folder / run.name / "failure.json", record)
         else:
             jobs.append(_job(run, lab))
@@ -153,6 +154,17 @@ def _stored_answers(teacher: str, run: RunSpec, lab: Lab) -> np.ndarray:
     if folder not in lab.answers:
         lab.answers[folder] = answer(model_of(teacher, lab), load_last(folder, lab), lab.task.train.inputs)
     return lab.answers[folder]
+
+
+def check_opened_by_path(lab: Lab) -> None:
+    """Reads every run that another workdir lends, so that a wrong one is found before hours of training.
+
+    Raises:
+      SnapshotError: as `load_last`.
+    """
+    for name, fit in lab.study.fits.items():
+        for run in main_runs(lab.study, name) if fit.path else ():
+            load_last(Path(fit.path) / run.name, lab)
 
 
 def load_last(run_folder: Path, lab: Lab) -> Variables:

@@ -13,7 +13,7 @@ MODULES = sorted((ROOT / "kdib").rglob("*.py"))
 # A room may import only rooms further left; rooms in one string stand side by side.
 ORDER = [
     "losses records",
-    "models.base tasks.base stats snapshots config",
+    "models.base tasks.base stats trees snapshots config",
     "models optimizer step progress logbook properties tasks",
     "workdir answers fit runs estimands verdict",
     "teaching report",

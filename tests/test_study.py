@@ -313,7 +313,7 @@ def test_a_study_killed_at_random_moments_ends_with_the_same_bits(tmp_path):
     cache, rng = tmp_path / "cache", random.Random(0)
     subprocess.run(command(tmp_path / "whole"), check=True, env=environment(cache), capture_output=True)
     cut = tmp_path / "cut"
-    for _ in range(4):
+    for _ in range(3):
         process = subprocess.Popen(
             command(cut), env=environment(cache), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )

@@ -42,15 +42,10 @@ class Transformer(nn.Module):
     def __call__(self, batch: Batch, *, train: bool) -> Outputs:
         """Embed, mask, run the blocks, read one position."""
         length_B, prefix = batch["length"], 0 if self.causal else 1
-        size = batch["tokens"].shape[1]
-        if size > self.max_length:
-            raise ValueError(f"max_length is {self.max_length}, got tokens of length {size}")
-        normal = nn.initializers.normal(self.init_scale)
-        word_BxLxD = nn.Embed(self.vocab_size, self.width, embedding_init=normal, name="embedding")(batch["tokens"])
-        position_LxD = self.param("position", normal, (self.max_length, self.width))[:size]
-        x_BxTxD = embedding_BxLxD = word_BxLxD + position_LxD[None]
+        embed = Embedding(self.vocab_size, self.max_length, self.width, self.init_scale, name="embedding")
+        x_BxTxD = embedding_BxLxD = embed(batch["tokens"])
         if not self.causal:
-            cls_D = self.param("cls", normal, (self.width,))
+            cls_D = self.param("cls", nn.initializers.normal(self.init_scale), (self.width,))
             cls_Bx1xD = jnp.broadcast_to(cls_D[None, None, :], (len(length_B), 1, self.width))
             x_BxTxD = jnp.concatenate([cls_Bx1xD, x_BxTxD], axis=1)
         x_BxTxD = Dropout(self.embedding_dropout)(x_BxTxD, train=train)
@@ -71,6 +66,26 @@ class Transformer(nn.Module):
         penultimate_BxD = nn.LayerNorm(name="norm")(x_BxD)
         logits_BxK = dense(self.num_classes, self.init_scale, "head")(penultimate_BxD)
         return Outputs(logits_BxK.astype(jnp.float32), {**hidden, "penultimate": penultimate_BxD})
+
+
+class Embedding(nn.Module):
+    """tokens [B, L] -> word + position [B, L, D]; a token outside the vocabulary gives nan, which training reports."""
+
+    vocab_size: int
+    max_length: int
+    width: int
+    init_scale: float
+
+    @nn.compact
+    def __call__(self, tokens_BxL: jax.Array) -> jax.Array:
+        """Look up, and add the first L positions."""
+        length = tokens_BxL.shape[1]
+        if length > self.max_length:
+            raise ValueError(f"max_length is {self.max_length}, got tokens of length {length}")
+        normal = nn.initializers.normal(self.init_scale)
+        word_VxD = self.param("embedding", normal, (self.vocab_size, self.width))
+        position_MxD = self.param("position", normal, (self.max_length, self.width))
+        return jnp.take(word_VxD, tokens_BxL, axis=0) + position_MxD[None, :length]
 
 
 class Block(nn.Module):

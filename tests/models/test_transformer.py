@@ -78,7 +78,7 @@ def word_gradients(preset, name, t):
     model, params = network(preset)
 
     def hidden(table):
-        changed = {**params, "embedding": {"embedding": table}}
+        changed = {**params, "embedding": {**params["embedding"], "embedding": table}}
         states = model.apply(changed, {}, BATCH, train=False, key=None)[0].hidden[name][0]
         return jnp.sum(jnp.sin(states if t is None else states[t]))
 
@@ -133,7 +133,7 @@ def test_against_plain_numpy():
         return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6) * w["scale"] + w["bias"]
 
     linear = lambda x, w: x @ w["kernel"] + w["bias"]  # noqa: E731
-    x = p["embedding"]["embedding"][TOKENS[b, :length]] + p["position"][:length]
+    x = p["embedding"]["embedding"][TOKENS[b, :length]] + p["embedding"]["position"][:length]
     for i in range(2):
         w = p[f"block{i}"]
         a, y = w["attention"], norm(x, w["attention_norm"])
