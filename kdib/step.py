@@ -37,7 +37,7 @@ class Health(NamedTuple):
 
 
 class Population(NamedTuple):
-    """R runs in lockstep: every leaf of `state`, `teacher_variables` and `loss` carries a leading axis of R."""
+    """R runs in lockstep: every leaf carries a leading axis of R."""
 
     state: TrainState
     health: Health

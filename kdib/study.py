@@ -144,8 +144,7 @@ def _units(name: str, everyone: list[Subject], study: Study) -> dict[str, tuple[
 
 
 def _pairs(everyone: list[Subject], study: Study) -> list[tuple[Subject, Subject]]:
-    """Every subject with every teacher of the study (own, siblings, and for the floor those it never saw),
-    and with every run of the fit that it did learn from."""
+    """Every subject with every run of the teacher's role (own, siblings, the floor) and of the fit it learned from."""
     return [
         (student, teacher)
         for student in everyone

@@ -1,0 +1,78 @@
+"""What the person sees and what a crash leaves of the curves."""
+
+import io
+import json
+import os
+import signal
+
+from kdib import progress as progress_lib
+from kdib.logbook import Logbook
+from kdib.progress import Progress
+from kdib.records import RunSpec
+
+RUN = RunSpec("alone", 0, 0, 0, None)
+
+
+def test_the_estimate_goes_by_the_rate_of_each_fit(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(progress_lib.time, "monotonic", lambda: clock[0])
+    progress = Progress({"slow": 20, "fast": 30, "unseen": 10}, stream=io.StringIO())
+    assert progress.eta_seconds() is None
+    progress.start_group("slow", ["seed0"], 0)
+    clock[0] = 40.0
+    progress.reached(10)  # 4 s a step
+    progress.start_group("fast", ["seed0", "seed1"], 0)
+    clock[0] = 50.0
+    progress.reached(5)  # 10 run-steps, 1 s each
+    # left: 10 slow at 4 s, 20 fast at 1 s, 10 unseen at the mean of 50 s over 20 steps
+    assert progress.eta_seconds() == 10 * 4 + 20 * 1 + 10 * 2.5
+
+
+def test_steps_done_before_a_resume_are_not_left():
+    progress = Progress({"alone": 20}, stream=io.StringIO())
+    progress.start_group("alone", ["seed0"], 15)
+    progress.reached(20)
+    assert progress.eta_seconds() == 0
+
+
+def test_without_a_terminal_there_are_plain_lines():
+    stream = io.StringIO()
+    with Progress({"alone": 10}, stream=stream) as progress:
+        progress.start_group("alone", ["seed0"], 0)
+        progress.note("[alone] a note with brackets")
+    lines = stream.getvalue().splitlines()
+    assert lines[0].split() == ["0%", "alone", "seed0", "step", "0", "estimating"]
+    assert lines[1] == "[alone] a note with brackets" and "\x1b" not in stream.getvalue()
+
+
+def test_a_signal_asks_for_a_stop_once_and_handlers_are_put_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with Progress({"alone": 10}, stream=io.StringIO()) as progress:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert progress.stop_requested
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except KeyboardInterrupt:
+            pass
+        else:
+            raise AssertionError("a second request must not wait for the save")
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_line_that_a_crash_cut_off_does_not_swallow_the_next(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"run": "alone/se')
+    with Logbook(tmp_path) as logbook:
+        logbook.write("alone", RUN, 5, "train", {"loss": 0.25})
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == 2 and json.loads(lines[1])["value"] == 0.25
+
+
+def test_tensorboard_reads_what_was_written(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with Logbook(tmp_path) as logbook:
+        for step in (1, 2):
+            logbook.write("alone", RUN, step, "validation", {"accuracy": step / 4})
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "alone" / "seed0"))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("validation/accuracy")] == [(1, 0.25), (2, 0.5)]
