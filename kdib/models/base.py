@@ -63,7 +63,7 @@ def from_linen(module: Any) -> Model:
     """A flax.linen module whose `__call__(batch, *, train) -> Outputs` draws its randomness from the rng "dropout".
 
     Collections beside "params" (such as "batch_stats") are the model_state; they are updated in training only.
-    `init` is compiled as a whole: primitive by primitive it takes ten times as long.
+    `init` is compiled as a whole.
     """
 
     @jax.jit
