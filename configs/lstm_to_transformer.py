@@ -5,8 +5,10 @@
 After Abnar, Dehghani & Zuidema (2020), classification set-up: the words before the verb, singular or plural? Their
 published sizes are presets (lstm_published, transformer_published); the sizes here are small enough for a laptop.
 
-How the recipe was chosen: of 200, 400 and 800 steps, 400 is the first at which the teacher - alone gap in A-accuracy on a
-development grammar (task.data_seed=1000, 3 seeds) excludes 0. DEVGAP
+How the recipe was chosen: on a development grammar (task.data_seed=1000, 3 seeds), teacher - alone in A-accuracy is
+-0.05 [-0.07, -0.03] after 200 steps and +0.41 [+0.20, +0.61] after 400; 400 is the default.
+
+TIMES
 """
 
 from ml_collections import ConfigDict

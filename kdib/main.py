@@ -13,7 +13,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from kdib.config import flatten, known
+from kdib.config import known
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The study's file, with variants after a colon.")
 flags.DEFINE_string("workdir", None, "Where the study lives; made if absent.")
@@ -64,11 +64,20 @@ def check_arguments(arguments: list[str]) -> None:
     if "config" not in values or "workdir" not in values:
         raise ValueError("needed: --config=FILE.py[:variant,...] and --workdir=FOLDER")
     path, _, variants = values["config"].partition(":")
-    fields = flatten(load_config(path, variants).to_dict())
-    groups = {name[:at] for name in fields for at in range(len(name)) if name[at] == "."}
+    config = load_config(path, variants).to_dict()
     for name in values:
         if name.startswith("config."):
-            known("--" + name, name.removeprefix("config."), [*fields, *sorted(groups)])
+            _check_field(config, name)
+
+
+def _check_field(config: dict, name: str) -> None:
+    """Walks down `config.a.b`; the first part that is not there is answered with what is."""
+    node, path = config, "--config"
+    for part in name.split(".")[1:]:
+        if not isinstance(node, dict):
+            raise ValueError(f"--{name}: {path} has no fields, it is {node!r}")
+        known(f"--{name}", part, node)
+        node, path = node[part], f"{path}.{part}"
 
 
 def load_config(path: str, variants: str = ""):

@@ -27,7 +27,7 @@ from kdib.runs import (
 from kdib.snapshots import schedule
 from kdib.step import METRICS
 from kdib.teaching import Lab, check_opened_by_path, jobs_of, load_last, model_of, open_lab, optimizer, plan_of
-from kdib.workdir import claimed
+from kdib.workdir import claimed, sign
 
 
 def run(config: Mapping[str, Any], workdir: Path) -> Path:
@@ -41,8 +41,9 @@ def run(config: Mapping[str, Any], workdir: Path) -> Path:
     study = parse(config)
     check_names(study)
     with claimed(workdir, study):
-        if not _is_complete(study, workdir):
-            task = tasks.build(study.task)
+        task = None if _is_complete(study, workdir) else tasks.build(study.task)
+        sign(workdir, study)  # not before the data were found: a path put right must not be another configuration
+        if task:
             write_json(workdir / "task.json", dict(task.facts))
             lab = open_lab(study, task, workdir)
             check_opened_by_path(lab)

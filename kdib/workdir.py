@@ -20,7 +20,7 @@ class WorkdirError(Exception):
 
 @contextlib.contextmanager
 def claimed(workdir: Path, study: Study) -> Iterator[None]:
-    """Holds the folder's lock, with the study's configuration written in it.
+    """Holds the lock of a folder that is new or belongs to this configuration.
 
     Raises:
       WorkdirError: if another process holds the lock, or the folder belongs to another configuration.
@@ -35,22 +35,26 @@ def claimed(workdir: Path, study: Study) -> Iterator[None]:
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
-        _claim(workdir / "config.json", study)
+        _compare(workdir / "config.json", study)
         yield
 
 
-def _claim(path: Path, study: Study) -> None:
-    new = as_dict(study)
-    if path.exists():
-        old = read_json(path)
-        old.pop("environment")
-        changed = difference(old, new)
-        if changed:
-            raise WorkdirError(
-                f"{path.parent} was made with another configuration ({'; '.join(changed)}); "
-                "use another --workdir, or the old configuration"
-            )
-    write_json(path, {**new, "environment": environment()})
+def _compare(path: Path, study: Study) -> None:
+    if not path.exists():
+        return
+    old = read_json(path)
+    old.pop("environment")
+    changed = difference(old, as_dict(study))
+    if changed:
+        raise WorkdirError(
+            f"{path.parent} was made with another configuration ({'; '.join(changed)}); "
+            "use another --workdir, or the old configuration"
+        )
+
+
+def sign(workdir: Path, study: Study) -> None:
+    """Writes the configuration: from here on the folder is this study's."""
+    write_json(workdir / "config.json", {**as_dict(study), "environment": environment()})
 
 
 def environment() -> dict[str, str]:

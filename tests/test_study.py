@@ -31,7 +31,8 @@ CONFIG = ROOT / "configs" / "lstm_to_transformer.py"
 
 def tiny(variants="smoke", **changes):
     config = load_config(str(CONFIG), variants).to_dict()
-    config["task"] |= {"n_train": 600, "n_validation": 40, "n_test_per_group": 10}
+    if config["task"]["source"] == "grammar":
+        config["task"] |= {"n_train": 600, "n_validation": 40, "n_test_per_group": 10}
     config["train"] |= {"steps": 12, "save_every": 6, "chunk": 4, "snapshots": {"name": "every", "n": 6}}
     return config | changes
 
@@ -144,6 +145,13 @@ def test_another_configuration_is_refused_with_the_difference(copy):
     config["train"]["learning_rate"] = 0.5
     with pytest.raises(WorkdirError, match=r"train\.learning_rate: 0\.002 -> 0\.5"):
         study.run(config, copy)
+
+
+def test_a_path_put_right_is_not_another_configuration(tmp_path):
+    config = tiny("corpus,smoke")
+    with pytest.raises(FileNotFoundError, match="no file or folder ''"):
+        study.run(config, tmp_path)
+    assert not (tmp_path / "config.json").exists()
 
 
 def test_a_second_process_is_refused(tmp_path):
@@ -352,11 +360,12 @@ def test_a_study_killed_at_random_moments_ends_with_the_same_bits(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config.train.stps=3"], "'train.stps' is unknown. Did you mean 'train.steps'?"),
+        (["--config.train.stps=3"], "'stps' is unknown. Did you mean 'steps'? Known: steps, batch_size"),
         (["--config.models.lstm.preset=lstm_smal"], "Did you mean 'lstm_small'"),
         (["--config.fits.self.teacher=pear"], "Did you mean 'peer'"),
         (["--config.properties=('accuracy','beauty')"], "'beauty' is unknown. Known: accuracy, calibration, fidelity"),
         (["stray"], "unexpected: stray"),
+        (["--config.seeds.more=1"], "--config.seeds has no fields, it is 2"),
     ],
 )
 def test_a_typo_costs_one_line_that_lists_what_is_known(tmp_path, arguments, message):

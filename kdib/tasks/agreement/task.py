@@ -124,22 +124,22 @@ def _paths(settings: CorpusSettings) -> dict[str, str]:
     for path in settings.train:
         _require("train", path)
     if not settings.train:
-        raise ValueError(f"train: found no path, expected at least one; {REMEDIES}")
+        raise ValueError(f"config.task.train: found no path, expected at least one; {REMEDIES}")
     named = [entry.partition("=") for entry in settings.tests]
     reserved = {"train", "validation", "test"} if settings.ratios[2] > 0 else {"train", "validation"}
     for name, equals, path in named:
         if not (name and equals) or name in reserved or [other for other, _, _ in named].count(name) > 1:
             expected = f"'name=path', each name once and none of {', '.join(sorted(reserved))}"
-            raise ValueError(f"tests: found {name + equals + path!r}, expected {expected}")
+            raise ValueError(f"config.task.tests: found {name + equals + path!r}, expected {expected}")
         _require("tests", path)
     if settings.ratios[2] == 0 and not named:
-        raise ValueError("tests: found none, expected 'name=path' where ratios leave no share for a test set")
+        raise ValueError("config.task.tests: found none, expected 'name=path' where ratios leave no share for a test set")
     return {name: path for name, _, path in named}
 
 
 def _require(setting: str, path: str) -> None:
     if not path or not Path(path).exists():
-        raise FileNotFoundError(f"{setting}: no file or folder {path!r}; {REMEDIES}")
+        raise FileNotFoundError(f"config.task.{setting}: no file or folder {path!r}; {REMEDIES}")
 
 
 def _read(settings: CorpusSettings, paths: Mapping[str, str]) -> tuple[dict[str, Examples], dict[str, dict]]:
