@@ -20,7 +20,11 @@ def _logits(variables: Variables, batch, model: Model) -> jax.Array:
 
 
 def answer(model: Model, variables: Variables, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The logits [N, K] float32 of a network in evaluation mode on all N examples."""
+    """The logits [N, K] float32 of a network in evaluation mode on all N examples.
+
+    Raises:
+      FloatingPointError: if one of them is not finite.
+    """
     n_examples = len(inputs["label"])
     padded = -(-n_examples // BATCH) * BATCH
     rows = np.arange(padded) % n_examples  # the last batch is filled up with examples from the start
@@ -28,7 +32,10 @@ def answer(model: Model, variables: Variables, inputs: Mapping[str, np.ndarray])
         _logits(variables, {name: values[rows[at : at + BATCH]] for name, values in inputs.items()}, model)
         for at in range(0, padded, BATCH)
     ]
-    return np.concatenate(jax.device_get(batches))[:n_examples]
+    logits_NxK = np.concatenate(jax.device_get(batches))[:n_examples]
+    if not np.isfinite(logits_NxK).all():
+        raise FloatingPointError(f"{np.sum(~np.isfinite(logits_NxK).all(-1))} of {n_examples} answers are not finite")
+    return logits_NxK
 
 
 def summary(logits_NxK: np.ndarray, labels_N: np.ndarray) -> dict[str, float]:

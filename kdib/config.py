@@ -77,7 +77,13 @@ class Study:
 
 
 CHOICES = {"answers": ("table", "live"), "seeds": ("main", "peer")}
-MAY_CHANGE = ("title", "seeds", "properties", "published")  # on an old workdir; no trained run depends on them
+MAY_CHANGE = (
+    "title",
+    "seeds",
+    "properties",
+    "published",
+    "train.group_size",
+)  # on an old workdir; no trained run depends on them
 
 
 def parse(config: Mapping[str, Any]) -> Study:
@@ -91,8 +97,13 @@ def parse(config: Mapping[str, Any]) -> Study:
         _check_fit(name, fit, study)
     for role, name in dataclasses.asdict(study.roles).items():
         known(f"config.roles.{role}", name, study.fits)
-    if study.seeds < 1 or study.train.group_size < 1 or study.train.chunk < 1:
-        raise ValueError("config.seeds, config.train.group_size and config.train.chunk must be at least 1")
+    positive = {"seeds": study.seeds} | {
+        f"train.{name}": getattr(study.train, name)
+        for name in ("steps", "batch_size", "chunk", "group_size", "save_every")
+    }
+    for name, value in positive.items():
+        if value < 1:
+            raise ValueError(f"config.{name} must be at least 1, got {value}")
     topological(study.fits)
     return study
 
@@ -144,7 +155,9 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return [
         f"{name}: {before.get(name, 'absent')} -> {after.get(name, 'absent')}"
         for name in names
-        if name.split(".")[0] not in MAY_CHANGE and before.get(name, "absent") != after.get(name, "absent")
+        if name not in MAY_CHANGE
+        and name.split(".")[0] not in MAY_CHANGE
+        and before.get(name, "absent") != after.get(name, "absent")
     ]
 
 
@@ -173,6 +186,8 @@ def _check_fit(name: str, fit: Fit, study: Study) -> None:
     for field in ("teacher", "match_entropy"):
         if getattr(fit, field):
             known(f"{where}.{field}", getattr(fit, field), study.fits)
+    if fit.path and study.tune.learning_rates:
+        raise ValueError(f"{where}.path: a grid (config.tune) needs teachers on development seeds, which a path lacks")
     if fit.shuffle and (not fit.teacher or fit.answers != "table"):
         raise ValueError(f"{where}.shuffle needs a teacher whose answers are 'table', got {fit.answers!r}")
     teacher = study.fits.get(fit.teacher)

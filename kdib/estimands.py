@@ -91,7 +91,10 @@ def study_effects(
     control distilled - control and control - alone. Relational, sim being the metric and s a seed: own =
     sim(distilled_s, T_s), sibling = mean over s' != s of sim(distilled_s, T_s'), floor = sim(alone_s, T_s),
     ceiling = mean over s' of sim(T_s, T_s'); own - sibling (primary), own - floor, sibling - floor; and own,
-    sibling for every other student.
+    sibling for every other student, where own is always the role's teacher of the student's seed. `alone: own -
+    sibling` is the placebo: alone_s never saw a teacher, but shares its order of examples with T_s and, in less than
+    an epoch of training, its examples; own - sibling means copying only as far as it exceeds the placebo. A student
+    of the teacher's own architecture (`reverse`) shares its initial values with T_s as well.
 
     The t intervals take seeds as independent. Sibling means and ceilings are not quite: every one of them
     averages over the same teachers, so that their intervals are approximate.
@@ -203,7 +206,7 @@ def _estimands(prop: Property, fits: Iterable[str], roles: Mapping[str, str]) ->
     if prop.kind == "relational":
         named = [_difference(*pair) for pair in (("own", "sibling"), ("own", "floor"), ("sibling", "floor"))]
         levels = [(level, (level,)) for level in ("ceiling", "floor", "own", "sibling")]
-        return [*named, *levels, *(e for student in ("self", *controls) for e in _likeness_of(student))]
+        return [*named, *levels, *(e for student in ("alone", "self", *controls) for e in _likeness_of(student))]
     raise ValueError(f"{prop.name}: no estimands for kind {prop.kind!r}; known: relational, scalar")
 
 

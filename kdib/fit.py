@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,17 @@ from kdib.optimizer import with_learning_rate
 from kdib.progress import Progress
 from kdib.records import RunSpec, write_json
 from kdib.snapshots import SnapshotIndex
-from kdib.step import Architecture, Population, TrainState, healthy, init_state, model_variables, train_chunk
+from kdib.step import (
+    Architecture,
+    Population,
+    TrainState,
+    checked_names,
+    healthy,
+    init_state,
+    model_variables,
+    train_chunk,
+)
+from kdib.workdir import environment
 
 INIT_STREAM, RUN_STREAM = 0, 1  # what the root key is folded with, before a run's init and order seeds
 
@@ -68,12 +77,13 @@ def train(jobs: Sequence[Job], plan: Plan, progress: Progress, logbook: Logbook)
       Stopped: when `progress` was asked to stop and the runs under way have been saved.
     """
     todo = [job for job in jobs if not is_finished(plan.folder / job.run.name, plan.recipe.steps)]
+    todo.sort(key=lambda job: -_saved_step(plan.folder / job.run.name))  # those that stopped together go on together
     for first in range(0, len(todo), plan.recipe.group_size):
         with contextlib.ExitStack() as stack_:
             group = todo[first : first + plan.recipe.group_size]
             _train_group(group, [_open(plan, job, stack_) for job in group], plan, progress, logbook)
         for job in group:  # the last snapshot says that the run is finished
-            shutil.rmtree(plan.folder / job.run.name / "state")
+            discard_state(plan.folder / job.run.name)
 
 
 def is_finished(folder: Path, last_step: int) -> bool:
@@ -84,6 +94,19 @@ def is_finished(folder: Path, last_step: int) -> bool:
         return False
     with SnapshotIndex(folder / "snapshots", read_only=True) as index:
         return last_step in index.steps()
+
+
+def discard_state(folder: Path) -> None:
+    """Removes the resumable state of a finished run, which a crash between its last two acts may have left."""
+    shutil.rmtree(folder / "state", ignore_errors=True)
+
+
+def _saved_step(folder: Path) -> int:
+    """The latest step that can be resumed from; -1 for none."""
+    if not (folder / "state").exists():
+        return -1
+    with SnapshotIndex(folder / "state", read_only=True) as index:
+        return max(index.steps(), default=-1)
 
 
 def stack(trees: Sequence[Any]) -> Any:
@@ -106,7 +129,7 @@ def _train_group(jobs: Sequence[Job], files: Sequence[_Files], plan: Plan, progr
     loss = stack([job.loss for job in jobs])
     first_step = int(population.state.step[0])
     if first_step == 0:
-        _save(0, population, jobs, files, plan, logbook)
+        _save(0, population, jobs, files, plan, progress, logbook)
     pending = None
     progress.start_group(plan.fit, [job.run.name for job in jobs], first_step)
     for start, stop in _chunks(first_step, plan):
@@ -128,8 +151,9 @@ def _train_group(jobs: Sequence[Job], files: Sequence[_Files], plan: Plan, progr
             # What is saved must not outrun what is logged, or the log of a resumed run would have a gap.
             _log(*pending, jobs, files, plan, progress, logbook)
             pending = None
-            _save(stop, population, jobs, files, plan, logbook)
+            _save(stop, population, jobs, files, plan, progress, logbook)
         if stopping:
+            progress.note("stopped as asked; everything up to here is saved")
             raise Stopped
 
 
@@ -151,22 +175,17 @@ def _restore_or_init(jobs, files: Sequence[_Files], plan: Plan, progress: Progre
     step = max(common)
     for run_files in files:
         saved = run_files.states.meta(step)["layout"]
-        if saved != layout(plan):
-            progress.note(
-                f"{run_files.folder.name}: saved as {saved}, going on as {layout(plan)}; "
-                "the last bits may differ from an undisturbed run"
-            )
+        changed = {
+            name: f"{saved[name]} -> {value}" for name, value in layout(len(jobs)).items() if saved[name] != value
+        }
+        if changed:
+            progress.note(f"{run_files.folder.name}: {changed}: the last bits may differ from an undisturbed run")
     return stack([run_files.states.load(step, state) for run_files, state in zip(files, first, strict=True)])
 
 
-def layout(plan: Plan) -> dict[str, Any]:
+def layout(n_runs: int) -> dict[str, str]:
     """What the last bits of a run depend on beside its own seeds."""
-    return {
-        "group_size": plan.recipe.group_size,
-        "devices": f"{jax.device_count()} {jax.default_backend()}",
-        "cores": os.cpu_count(),
-        "jax": jax.__version__,
-    }
+    return {"group": str(n_runs), "devices": f"{jax.device_count()} {jax.default_backend()}", **environment()}
 
 
 def _first_state(job: Job, plan: Plan) -> TrainState:
@@ -180,7 +199,7 @@ def _first_state(job: Job, plan: Plan) -> TrainState:
 _jitted_init = jax.jit(init_state, static_argnames="arch")
 
 
-def _save(step: int, population: Population, jobs, files: Sequence[_Files], plan: Plan, logbook: Logbook) -> None:
+def _save(step, population: Population, jobs, files: Sequence[_Files], plan: Plan, progress, logbook: Logbook) -> None:
     """The snapshots that are due, with their validation metrics; then the states, which say that this step is done."""
     for r, (job, run_files) in enumerate(zip(jobs, files, strict=True)):
         state = jax.tree.map(lambda leaf, r=r: leaf[r], population.state)
@@ -188,13 +207,17 @@ def _save(step: int, population: Population, jobs, files: Sequence[_Files], plan
             continue
         if step in plan.snapshot_steps:
             variables = model_variables(state)
-            metrics = plan.validate(variables)
+            try:
+                metrics = plan.validate(variables)
+            except FloatingPointError:
+                _fail(step, "validation", job, run_files, plan, progress)
+                continue
             run_files.snapshots.save(step, variables, metrics=metrics, meta=plan.meta)
             logbook.write(plan.fit, job.run, step, "validation", metrics)
     for r, run_files in enumerate(files):
         if step < plan.recipe.steps:
             state = jax.tree.map(lambda leaf, r=r: leaf[r], population.state)
-            run_files.states.save(step, state, metrics={}, meta={"layout": layout(plan)})
+            run_files.states.save(step, state, metrics={}, meta={"layout": layout(len(jobs))})
 
 
 def _log(step: int, report, jobs, files, plan: Plan, progress: Progress, logbook: Logbook) -> None:
@@ -206,13 +229,11 @@ def _log(step: int, report, jobs, files, plan: Plan, progress: Progress, logbook
             values = {name: float(mean.sum[r] / mean.count[r]) for name, mean in metrics.items()}
             logbook.write(plan.fit, job.run, step, "train", values)
         elif not (run_files.folder / "failure.json").exists():
-            failure = {
-                "fit": plan.fit,
-                "run": job.run.name,
-                "step": int(health.step[r]),
-                "metric": sorted(metrics)[health.metric[r]],
-            }
-            write_json(run_files.folder / "failure.json", failure)
-            progress.note(
-                f"{plan.fit}/{job.run.name} went non-finite in {failure['metric']} at step {failure['step']}; frozen"
-            )
+            _fail(int(health.step[r]), checked_names(metrics)[health.metric[r]], job, run_files, plan, progress)
+
+
+def _fail(step: int, metric: str, job: Job, run_files: _Files, plan: Plan, progress: Progress) -> None:
+    """Records for good that a run went non-finite, in what and where."""
+    record = {"fit": plan.fit, "run": job.run.name, "step": step, "metric": metric}
+    write_json(run_files.folder / "failure.json", record)
+    progress.note(f"{plan.fit}/{job.run.name} went non-finite in {metric} at step {step}; it is left out from here on")

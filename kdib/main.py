@@ -7,6 +7,7 @@ the report.
 
 import importlib.util
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def main(argv: list[str]) -> None:
             raise
         _fail(f"{error} (KDIB_TRACEBACK=1 shows where)")
     except Stopped:
-        print("saved; the same command goes on from here:\n  python -m kdib.main " + " ".join(sys.argv[1:]))
+        print("saved; the same command goes on from here:\n  python -m kdib.main " + shlex.join(sys.argv[1:]))
         sys.exit(STOPPED)
     print(f"report: {page}")
 

@@ -94,8 +94,7 @@ class Progress:
     def _stop(self, number, frame) -> None:
         if self.stop_requested:  # asked twice: the person does not want to wait for the save
             raise KeyboardInterrupt
-        self.stop_requested = True
-        self.note(f"{signal.Signals(number).name} received: saving at the end of this chunk")
+        self.stop_requested = True  # nothing is printed here: the main thread may be in the middle of a line
 
 
 def _clock(seconds: float) -> str:

@@ -30,7 +30,7 @@ class TrainState(NamedTuple):
 
 
 class Health(NamedTuple):
-    """Where a run went non-finite: `step` (-1 while it is well) and `metric`, the index in the sorted metric names."""
+    """Where a run went non-finite: `step` (-1 while it is well) and `metric`, the index in `checked_names`."""
 
     step: jax.Array
     metric: jax.Array
@@ -133,6 +133,11 @@ def _forward(params, model_state, batch, targets, noise, *, arch: Architecture):
 # ---------------------------------------------------------------------------------------------- populations
 
 
+def checked_names(metrics: Mapping[str, Any]) -> list[str]:
+    """What must be finite for a run to go on: every metric of its step, and the parameters after it."""
+    return sorted([*metrics, "parameters"])
+
+
 def healthy(n_runs: int) -> Health:
     """The Health of R runs that have not failed."""
     return Health(step=jnp.full((n_runs,), -1, jnp.int32), metric=jnp.zeros((n_runs,), jnp.int32))
@@ -157,10 +162,10 @@ def train_chunk(
 ) -> tuple[Population, tuple[dict[str, Mean], Health]]:
     """Takes R runs from step `start` to step `stop`, which must lie in one epoch; one compilation for every length.
 
-    `data` are arrays [N, ...] shared by the runs. A run whose metrics turn non-finite is frozen as it was before that
-    step and its Health says where; the others go on. Metrics are merged over the steps, with a leading axis of R, and
-    leave out what a frozen run would have added. Metrics and Health may be fetched after the next call: unlike the
-    population they are not donated.
+    `data` are arrays [N, ...] shared by the runs. A run whose metrics or parameters turn non-finite is frozen as it was
+    before that step and its Health says where; the others go on. Metrics are merged over the steps, with a leading axis
+    of R, and leave out what a frozen run would have added. Metrics and Health may be fetched after the next call:
+    unlike the population they are not donated.
     """
     n_examples = data["label"].shape[0]
     epoch, first = start // (n_examples // batch_size), start % (n_examples // batch_size)
@@ -182,7 +187,8 @@ def train_chunk(
 
 def _guarded_step(population: Population, sums, batch, teacher_variables, loss, *, arch):
     state, metrics = train_step(population.state, batch, teacher_variables, loss, arch=arch)
-    finite_M = jnp.stack([jnp.isfinite(metrics[name].value) for name in sorted(metrics)])
+    checked = {name: mean.value for name, mean in metrics.items()} | {"parameters": optax.tree.norm(state.params)}
+    finite_M = jnp.stack([jnp.isfinite(checked[name]) for name in checked_names(metrics)])
     was_well = population.health.step < 0
     well = was_well & finite_M.all()
     health = Health(

@@ -9,7 +9,7 @@ import jax
 from kdib import fit as fits
 from kdib import losses, models, report, tasks
 from kdib.answers import answer
-from kdib.config import Study, known, parse
+from kdib.config import Fit, Study, known, parse
 from kdib.logbook import Logbook
 from kdib.progress import Progress
 from kdib.properties import PROPERTIES
@@ -42,8 +42,11 @@ def run(config: Mapping[str, Any], workdir: Path) -> Path:
     check_names(study)
     with claimed(workdir, study):
         task = None if _is_complete(study, workdir) else tasks.build(study.task)
-        sign(workdir, study)  # not before the data were found: a path put right must not be another configuration
-        if task:
+        # Not signed before the data were found: a path put right must not be another configuration.
+        sign(workdir, study, working=task is not None)
+        if task is not None:
+            if task.train.size < study.train.batch_size:
+                raise ValueError(f"config.train.batch_size is {study.train.batch_size}, of {task.train.size} examples")
             write_json(workdir / "task.json", dict(task.facts))
             lab = open_lab(study, task, workdir)
             check_opened_by_path(lab)
@@ -58,15 +61,22 @@ def check_names(study: Study) -> None:
     for name, fields in study.models.items():
         _check_model(f"config.models.{name}", fields)
     for name, spec in study.losses.items():
-        losses.from_config(spec)
-        if taken := METRICS & spec.keys():
-            raise ValueError(
-                f"config.losses.{name}: a term may not be called {', '.join(taken)}: a step reports that itself"
-            )
+        if taken := {*METRICS, "parameters"} & spec.keys():
+            raise ValueError(f"config.losses.{name}: a step reports {', '.join(taken)} itself; call the term otherwise")
+    for name, fit in study.fits.items():
+        _check_loss(f"config.fits.{name}", fit, losses.from_config(study.losses[fit.loss]))
     for name in study.properties:
         known("config.properties", name, PROPERTIES)
     optimizer(study)
     schedule(**study.train.snapshots, total_steps=study.train.steps, steps_per_epoch=1)
+
+
+def _check_loss(where: str, fit: Fit, spec: losses.LossSpec) -> None:
+    asks = [name for name, term in spec.items() if any(path.startswith("teacher.") for path in term.inputs)]
+    if asks and not fit.teacher:
+        raise ValueError(f"{where}.loss={fit.loss!r} asks a teacher ({', '.join(asks)}), and the fit has none")
+    if fit.match_entropy and not any("epsilon" in term.hparams for term in spec.values()):
+        raise ValueError(f"{where}.match_entropy needs a label_smoothing term, {fit.loss!r} has {', '.join(spec)}")
 
 
 def _check_model(where: str, fields: Mapping[str, Any]) -> None:

@@ -12,11 +12,11 @@ import numpy as np
 from kdib import losses, models
 from kdib.answers import answer, matched_epsilon, shuffled_within_class, summary
 from kdib.config import Fit, Study
-from kdib.fit import Job, Plan, is_finished
+from kdib.fit import Job, Plan, discard_state, is_finished
 from kdib.losses import LossSpec
 from kdib.models.base import Model, Variables, nothing, table
 from kdib.optimizer import make_optimizer
-from kdib.records import RunSpec, write_json
+from kdib.records import RunSpec, read_json, write_json
 from kdib.runs import fit_folder, learning_rate, main_runs, teacher_folder
 from kdib.snapshots import SnapshotError, SnapshotIndex, schedule
 from kdib.step import Architecture
@@ -87,6 +87,7 @@ def jobs_of(runs: Sequence[RunSpec], plan: Plan, lab: Lab) -> list[Job]:
     jobs = []
     for run in runs:
         if is_finished(plan.folder / run.name, lab.study.train.steps):
+            discard_state(plan.folder / run.name)
             continue
         failed = _failed_teacher(run, lab)
         if failed:
@@ -115,13 +116,7 @@ def _job(run: RunSpec, lab: Lab) -> Job:
 
 
 def with_epsilon(spec: LossSpec, epsilon: float) -> LossSpec:
-    """The spec with every label smoothing's epsilon set.
-
-    Raises:
-      ValueError: if no term has one.
-    """
-    if not any("epsilon" in term.hparams for term in spec.values()):
-        raise ValueError(f"match_entropy needs a loss with a label_smoothing term, got the terms {', '.join(spec)}")
+    """The spec with every label smoothing's epsilon set."""
     return {
         name: replace(term, hparams={**term.hparams, "epsilon": jnp.float32(epsilon)})
         if "epsilon" in term.hparams
@@ -160,11 +155,14 @@ def check_opened_by_path(lab: Lab) -> None:
     """Reads every run that another workdir lends, so that a wrong one is found before hours of training.
 
     Raises:
-      SnapshotError: as `load_last`.
+      SnapshotError: as `load_last`, or for a run that was not finished there.
     """
     for name, fit in lab.study.fits.items():
         for run in main_runs(lab.study, name) if fit.path else ():
-            load_last(Path(fit.path) / run.name, lab)
+            folder, config = Path(fit.path) / run.name, Path(fit.path).parent.parent / "config.json"
+            if not config.exists() or not is_finished(folder, read_json(config)["train"]["steps"]):
+                raise SnapshotError(f"config.fits.{name}.path: {folder} is not a finished run of a kdib workdir")
+            load_last(folder, lab)
 
 
 def load_last(run_folder: Path, lab: Lab) -> Variables:

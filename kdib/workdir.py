@@ -52,9 +52,17 @@ def _compare(path: Path, study: Study) -> None:
         )
 
 
-def sign(workdir: Path, study: Study) -> None:
-    """Writes the configuration: from here on the folder is this study's."""
-    write_json(workdir / "config.json", {**as_dict(study), "environment": environment()})
+def sign(workdir: Path, study: Study, *, working: bool) -> None:
+    """Writes the configuration: from here on the folder is this study's.
+
+    With it go the versions that made the numbers: all of them, if work was done under several; a redraw adds none.
+    """
+    path, versions = workdir / "config.json", environment()
+    before = read_json(path)["environment"] if path.exists() else {}
+    if before:
+        added = {name: [value] if working else [] for name, value in versions.items()}
+        versions = {name: ", ".join(dict.fromkeys([*before[name].split(", "), *added[name]])) for name in before}
+    write_json(path, {**as_dict(study), "environment": versions})
 
 
 def environment() -> dict[str, str]:

@@ -51,7 +51,8 @@ def test_an_unknown_variant_lists_the_known_ones():
         (("roles", "distilled"), "distiled", r"Did you mean 'distilled'"),
         (("tune", "learning_rates"), "1e-3", r"must be a tuple"),
         (("tune", "learning_rates"), ("a",), r"learning_rates\[0\] must be float"),
-        (("seeds",), 0, r"at least 1"),
+        (("seeds",), 0, r"config\.seeds must be at least 1, got 0"),
+        (("train", "save_every"), 0, r"config\.train\.save_every must be at least 1"),
     ],
 )
 def test_what_is_wrong_is_named(path, value, message):
@@ -63,6 +64,13 @@ def test_what_is_wrong_is_named(path, value, message):
     with pytest.raises(ValueError, match=message) as error:
         parse(config)
     assert "\n" not in str(error.value)
+
+
+def test_a_lent_teacher_and_a_grid_do_not_go_together():
+    config = load("full")
+    config["fits"]["teacher"]["path"] = "elsewhere/fits/teacher"
+    with pytest.raises(ValueError, match=r"teacher\.path: a grid"):
+        parse(config)
 
 
 def test_a_missing_field_is_named():

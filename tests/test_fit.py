@@ -72,9 +72,9 @@ def plan_in(folder, *, group_size=1, validate=lambda variables: {"loss": 0.5}):
     )
 
 
-def job(seed, weight=1.0):
+def job(seed, weight=1.0, learning_rate=0.05):
     loss = from_config({"ce": {"fn": "cross_entropy", "weight": weight}})
-    return Job(RunSpec("alone", seed, seed, seed, None), {"params": {}}, loss, 0.05)
+    return Job(RunSpec("alone", seed, seed, seed, None), {"params": {}}, loss, learning_rate)
 
 
 def train(folder, jobs, stop_after=None, **settings):
@@ -150,16 +150,45 @@ def test_a_finished_run_is_left_alone_and_more_seeds_are_added(tmp_path):
     assert set(prints(tmp_path, 1)) == {0, 12, 24}
 
 
-def test_a_run_that_goes_non_finite_is_recorded_and_the_other_goes_on(tmp_path):
-    train(tmp_path, [job(0), job(1, weight=float("inf"))], group_size=2)
+@pytest.mark.parametrize(
+    ("broken", "metric"), [({"weight": float("inf")}, "gradient_norm"), ({"learning_rate": float("inf")}, "parameters")]
+)
+def test_a_run_that_goes_non_finite_is_recorded_and_the_other_goes_on(tmp_path, broken, metric):
+    train(tmp_path, [job(0), job(1, **broken)], group_size=2)
     failure = json.loads((tmp_path / "fits/alone/seed1/failure.json").read_text())
-    assert failure == {"fit": "alone", "run": "seed1", "step": 0, "metric": "gradient_norm"} | {
-        "metric": failure["metric"]
-    }
-    assert failure["metric"] in {"gradient_norm", "loss"}
+    assert failure == {"fit": "alone", "run": "seed1", "step": 0, "metric": metric}
     assert set(prints(tmp_path, 0)) == {0, 12, 24}
     assert set(prints(tmp_path, 1)) == {0}
     assert fits.is_finished(tmp_path / "fits/alone/seed1", STEPS)
+
+
+def test_a_run_whose_validation_answers_are_not_finite_is_recorded(tmp_path):
+    def validate(variables):
+        if not np.array_equal(variables["params"]["a"], first):
+            raise FloatingPointError
+        return {"loss": 0.5}
+
+    first = np.asarray(
+        network().init(jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 0), 0), {})["params"]["a"]
+    )
+    train(tmp_path, [job(0)], validate=validate)
+    failure = json.loads((tmp_path / "fits/alone/seed0/failure.json").read_text())
+    assert (failure["step"], failure["metric"]) == (12, "validation")
+    assert set(prints(tmp_path)) == {0}
+
+
+def test_runs_that_stopped_together_go_on_together(tmp_path):
+    jobs = [job(0), job(1), job(2)]
+    train(tmp_path / "whole", jobs, group_size=2)
+    with pytest.raises(Stopped):
+        train(tmp_path / "cut", jobs[1:], stop_after=8, group_size=2)
+    train(tmp_path / "cut", jobs, group_size=2)  # run 0 is new; 1 and 2 resume as a pair
+    steps = [
+        step
+        for run, split, step, metric in curve(tmp_path / "cut")
+        if (run, split, metric) == ("alone/seed2", "train", "ce")
+    ]
+    assert len(steps) == len(set(steps)) and prints(tmp_path / "cut", 2).keys() == {0, 12, 24}
 
 
 def test_one_compilation_serves_every_run_and_chunk_length(tmp_path):

@@ -187,6 +187,24 @@ def test_a_teacher_of_another_workdir_opens_by_path(finished, tmp_path):
     assert prints(tmp_path)["fits/distilled/seed1@12"] == prints(finished)["fits/distilled/seed1@12"]
 
 
+def test_an_unfinished_run_of_another_workdir_does_not_teach(copy, tmp_path):
+    config = tiny()
+    config["fits"]["teacher"]["path"] = str(copy / "fits" / "teacher")
+    shutil.rmtree(copy / "fits/teacher/seed1/snapshots/12")
+    with pytest.raises(SnapshotError, match=r"seed1 is not a finished run"):
+        study.run(config, tmp_path / "new")
+
+
+def test_a_redraw_does_not_rewrite_what_made_the_numbers(copy):
+    config = read_json(copy / "config.json")
+    config["environment"]["jax"] = "0.0.1"
+    (copy / "config.json").write_text(json.dumps(config))
+    study.run(tiny(), copy)
+    assert read_json(copy / "config.json")["environment"]["jax"] == "0.0.1"
+    study.run(tiny(seeds=3), copy)
+    assert read_json(copy / "config.json")["environment"]["jax"] == f"0.0.1, {jax.__version__}"
+
+
 def test_a_teacher_that_read_other_words_is_refused(finished, tmp_path):
     config = tiny()
     config["fits"]["teacher"]["path"] = str(finished / "fits" / "teacher")
@@ -365,6 +383,8 @@ def test_a_study_killed_at_random_moments_ends_with_the_same_bits(tmp_path):
         (["--config.fits.self.teacher=pear"], "Did you mean 'peer'"),
         (["--config.properties=('accuracy','beauty')"], "'beauty' is unknown. Known: accuracy, calibration, fidelity"),
         (["stray"], "unexpected: stray"),
+        (["--config.fits.alone.loss=kd"], "config.fits.alone.loss='kd' asks a teacher (kl), and the fit has none"),
+        (["--config.fits.self.match_entropy=peer"], "needs a label_smoothing term"),
         (["--config.seeds.more=1"], "--config.seeds has no fields, it is 2"),
     ],
 )

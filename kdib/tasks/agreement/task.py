@@ -97,7 +97,7 @@ def grammar_task(settings: GrammarSettings) -> Task:
 
 
 def corpus_task(settings: CorpusSettings) -> Task:
-    """Train and validation from the training text, a test set per path; no input is in two of the splits.
+    """Train and validation from the training text, a test set per path; no input of training is in another set.
 
     Raises:
         FileNotFoundError: a path is missing; the message names the setting and the remedies.
@@ -133,7 +133,9 @@ def _paths(settings: CorpusSettings) -> dict[str, str]:
             raise ValueError(f"config.task.tests: found {name + equals + path!r}, expected {expected}")
         _require("tests", path)
     if settings.ratios[2] == 0 and not named:
-        raise ValueError("config.task.tests: found none, expected 'name=path' where ratios leave no share for a test set")
+        raise ValueError(
+            "config.task.tests: found none, expected 'name=path' where ratios leave no share for a test set"
+        )
     return {name: path for name, _, path in named}
 
 
