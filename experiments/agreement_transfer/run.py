@@ -12,6 +12,7 @@ from them.
 
 import argparse
 import gzip
+import math
 import shutil
 import tempfile
 from pathlib import Path
@@ -26,7 +27,6 @@ from kdib.verdict import headline
 HERE = Path(__file__).parent
 CONFIG = HERE.parent.parent / "configs" / "lstm_to_transformer.py"
 FILES = ("config.json", "task.json", "failures.json", "subjects.jsonl", "rows.jsonl", "metrics.jsonl")
-FIGURES = ("accuracy", "curves", "reliability")
 
 
 def study_config(name: str, data: Path | None) -> dict[str, Any]:
@@ -55,10 +55,14 @@ def study_config(name: str, data: Path | None) -> dict[str, Any]:
 def run(name: str, data: Path | None, workdir: Path) -> None:
     """Trains and measures what is missing, then keeps the rows."""
     from kdib import study
+    from kdib.fit import Stopped
     from kdib.main import use_compilation_cache
 
     use_compilation_cache()
-    study.run(study_config(name, data), workdir)
+    try:
+        study.run(study_config(name, data), workdir)
+    except Stopped:
+        raise SystemExit("saved; the same command goes on from here") from None
     target = HERE / "results" / name
     target.mkdir(parents=True, exist_ok=True)
     for file in FILES:
@@ -89,24 +93,38 @@ def tables(workdir: Path) -> str:
     splits = [name for name in facts["sets"] if name not in ("train", "validation")]
     failed = [f"{failure['fit']}/{failure['run']}" for failure in read_json(workdir / "failures.json")]
     effects = study_effects(rows, subjects, config["roles"], PROPERTIES, in_distribution=splits[0], failed=failed)
-    parts = [f"**{headline(effects, PROPERTIES['accuracy'])}**", _effect_table(effects)]
-    parts += [_accuracy_table(rows, subjects, config, split) for split in splits]
-    return "\n\n".join(parts)
+    declared = [e for e in effects if e.family != "exploratory" and ": " not in e.estimand]
+    elsewhere = [e for e in effects if e.family == "exploratory" and _is_headline(e, effects)]
+    likeness = [e for e in effects if e.family == "secondary" and ": " in e.estimand]
+    accuracy = [_accuracy_table(rows, subjects, config, split) for split in splits]
+    return "\n\n".join(
+        [
+            f"**{headline(effects, PROPERTIES['accuracy'])}**",
+            _effect_table(declared),
+            *accuracy,
+            _folded("The same estimands on the other test sets (exploratory)", _effect_table(elsewhere)),
+            _folded(
+                "Likeness of the other students to the teacher of their seed, and to its siblings",
+                _effect_table(likeness),
+            ),
+        ]
+    )
+
+
+def _is_headline(effect: Effect, effects: list[Effect]) -> bool:
+    """Whether it is a declared estimand of a primary metric, on another test set."""
+    cells = {(e.property, e.metric, e.group, e.coords) for e in effects if e.family == "primary"}
+    names = ("distilled - self", "distilled - alone", "teacher - alone", TRANSFER_SCORE, "own - sibling")
+    return (effect.property, effect.metric, effect.group, effect.coords) in cells and effect.estimand in names
 
 
 def _effect_table(effects: list[Effect]) -> str:
-    """The declared effects, and the primary estimands on every other test set."""
-    declared = [e for e in effects if e.family != "exploratory"]
-    cells = {(e.property, e.metric, e.group, e.coords) for e in effects if e.family == "primary"}
-    elsewhere = [
-        e
-        for e in effects
-        if e.family == "exploratory"
-        and (e.property, e.metric, e.group, e.coords) in cells
-        and e.estimand in ("distilled - self", "distilled - alone", "teacher - alone", TRANSFER_SCORE, "own - sibling")
-    ]
     head = "| family | property, metric | test set | estimand | estimate [95 %] | Holm p | seeds |\n" + "|---" * 7 + "|"
-    return "\n".join([head, *map(_effect_line, declared + elsewhere)])
+    return "\n".join([head, *map(_effect_line, effects)])
+
+
+def _folded(title: str, text: str) -> str:
+    return f"<details><summary>{title}</summary>\n\n{text}\n\n</details>"
 
 
 def _effect_line(effect: Effect) -> str:
@@ -142,6 +160,8 @@ def _accuracy_table(rows: list[Row], subjects: list[Subject], config: dict[str, 
 def _interval(interval: Any) -> str:
     if interval is None:
         return "too small"
+    if math.isnan(interval.high):  # no spread over the seeds, so no interval
+        return f"{interval.estimate:.3f}"
     return f"{interval.estimate:.3f} ± {(interval.high - interval.low) / 2:.3f}"
 
 
