@@ -150,7 +150,7 @@ def _examples(sets: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def _config(config: Mapping[str, Any], study: View) -> list[Block]:
-    environment = config.get("environment", {})
+    environment = config["environment"]
     settings = {name: value for name, value in config.items() if name not in ("published", "environment")}
     runs = [
         (subject.fit, subject.run, subject.step, subject.fingerprint[:12])

@@ -1,0 +1,91 @@
+"""Real processes: killed, stopped, and given arguments that are wrong."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from miniature import CONFIG, prints
+
+
+def command(workdir, *more):
+    overrides = ["task.n_train=600", "task.n_validation=40", "task.n_test_per_group=10", "train.steps=40"]
+    overrides += ["train.save_every=4", "train.chunk=2", "train.snapshots.n=10"]
+    return [
+        *(sys.executable, "-m", "kdib.main", f"--config={CONFIG}:smoke", f"--workdir={workdir}"),
+        *(f"--config.{override}" for override in (*overrides, *more)),
+    ]
+
+
+def environment(cache):
+    return {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache)}
+
+
+def test_a_study_killed_at_random_moments_ends_with_the_same_bits(tmp_path):
+    cache, rng = tmp_path / "cache", random.Random(0)
+    subprocess.run(command(tmp_path / "whole"), check=True, env=environment(cache), capture_output=True)
+    cut = tmp_path / "cut"
+    for _ in range(3):
+        process = subprocess.Popen(
+            command(cut), env=environment(cache), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        deadline = time.monotonic() + 60
+        steps = len(prints(cut)) if cut.exists() else 0
+        while time.monotonic() < deadline and len(list(cut.glob("fits/*/*/snapshots/*"))) < steps + rng.randint(2, 6):
+            time.sleep(rng.uniform(0.0, 0.1))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+    done = subprocess.run(command(cut), env=environment(cache), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert prints(cut) == prints(tmp_path / "whole")
+    for name in ("rows.jsonl", "subjects.jsonl"):
+        assert sorted((cut / name).read_text().splitlines()) == sorted(
+            (tmp_path / "whole" / name).read_text().splitlines()
+        )
+
+    # SIGTERM saves, says how to go on, and a finished study is not touched by the same command
+    process = subprocess.Popen(
+        command(tmp_path / "stopped"),
+        env=environment(cache),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    while not list((tmp_path / "stopped").glob("fits/teacher/seed0/state/*")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 143 and "the same command goes on from here" in output
+    assert f"--workdir={tmp_path / 'stopped'}" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config.train.stps=3"], "'stps' is unknown. Did you mean 'steps'? Known: steps, batch_size"),
+        (["--config.models.lstm.preset=lstm_smal"], "Did you mean 'lstm_small'"),
+        (["--config.fits.self.teacher=pear"], "Did you mean 'peer'"),
+        (["--config.properties=('accuracy','beauty')"], "'beauty' is unknown. Known: accuracy, calibration, fidelity"),
+        (["stray"], "unexpected: stray"),
+        (["--config.fits.alone.loss=kd"], "config.fits.alone.loss='kd' asks a teacher (kl), and the fit has none"),
+        (["--config.fits.self.match_entropy=peer"], "needs a label_smoothing term"),
+        (["--config.seeds.more=1"], "--config.seeds has no fields, it is 2"),
+    ],
+)
+def test_a_typo_costs_one_line_that_lists_what_is_known(tmp_path, arguments, message):
+    line = [sys.executable, "-m", "kdib.main", f"--config={CONFIG}:smoke", f"--workdir={tmp_path / 'w'}", *arguments]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode != 0 and message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unknown_variant_or_file_costs_one_line():
+    for config, message in ((f"{CONFIG}:smok", "known: full, corpus, smoke"), ("none.py", "there is no file none.py")):
+        line = [sys.executable, "-m", "kdib.main", f"--config={config}", "--workdir=w"]
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
