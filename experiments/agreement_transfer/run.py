@@ -38,7 +38,7 @@ def study_config(name: str, data: Path | None) -> dict[str, Any]:
     config = load_config(str(CONFIG), "full,corpus").to_dict()
     config["title"] += ", real text"
     config["seeds"] = 3
-    config["train"]["steps"] = 800  # one epoch is 900: real words are many and sentences long
+    config["train"]["steps"] = 800  # one epoch is 752: real words are many and sentences long
     config["task"] |= {
         "train": tuple(str(data / "docs" / f"{manual}.tsv.gz") for manual in ("git", "python", "linux")),
         "tests": (
