@@ -132,7 +132,7 @@ def _signed(value: float) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{share:.0%}".replace("-", "−").replace("%", " %")
+    return f"{round(share, 2) + 0.0:.0%}".replace("-", "−").replace("%", " %")
 
 
 def _p(p: float | None) -> str:
