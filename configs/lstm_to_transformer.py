@@ -6,7 +6,8 @@ After Abnar, Dehghani & Zuidema (2020), classification set-up: the words before 
 published sizes are presets (lstm_published, transformer_published); the sizes here are small enough for a laptop.
 
 How the recipe was chosen: on a development grammar (task.data_seed=1000, 3 seeds), teacher - alone in A-accuracy is
--0.05 [-0.07, -0.03] after 200 steps and +0.41 [+0.20, +0.61] after 400; 400 is the default. Widths and layers were not searched.
+-0.05 [-0.07, -0.03] after 200 steps and +0.41 [+0.20, +0.61] after 400; 400 is the default.
+Widths and layers were not searched.
 
 Time on 2 CPU cores: 7.5 minutes with nothing compiled yet; `:smoke` 19 s from a warm cache; `:full` about 30 minutes.
 Expected, 3 seeds, A-accuracy on test: teacher - alone +0.47 [+0.42, +0.51]; distilled - self -0.02 [-0.09, +0.05]; the
