@@ -80,7 +80,7 @@ def _default() -> ConfigDict:
     config.train.weight_decay = 1e-2
     config.train.clip_norm = 1.0
     config.train.chunk = 50
-    config.train.group_size = 1
+    config.train.group_size = 3  # runs trained at once; may be changed later
     config.train.save_every = 200
     config.train.snapshots = _fields(name="every", n=100)
 
@@ -104,11 +104,12 @@ def _fit(model: str, loss: str, *, teacher: str = "", seeds: str = "main", **fie
 def _full(config: ConfigDict) -> None:
     """Five seeds, the controls, and the same grid of learning rates for every fit."""
     config.seeds = 5
+    config.train.group_size = 5
     config.losses.smoothing = _fields(smoothed=_fields(fn="label_smoothing", weight=1.0, epsilon=0.0))
     config.fits.reverse = _fit("lstm", "kd", teacher="peer")
     config.fits.label_smoothed = _fit("transformer", "smoothing", match_entropy="teacher")
     config.fits.shuffled_soft = _fit("transformer", "kd", teacher="teacher", shuffle=True)
-    config.tune.learning_rates = (1e-3, 2e-3, 4e-3)
+    config.tune.learning_rates = (2e-3, 4e-3, 8e-3)
 
 
 def _corpus(config: ConfigDict) -> None:

@@ -21,7 +21,7 @@ class Train:
     weight_decay: float
     clip_norm: float
     chunk: int  # steps a compiled call takes at most
-    group_size: int  # runs trained in lockstep; 1 is best for all but tiny models on a CPU
+    group_size: int  # runs trained in lockstep, on a CPU each on a device of its own
     save_every: int  # steps between resumable states
     snapshots: Mapping[str, Any]  # {"name": every | powers_of_two_epochs | dense_then_sparse | explicit, **knobs}
 
@@ -44,7 +44,7 @@ class Fit:
     answers: str = "table"  # table: teacher asked once, beforehand; live: at every step
     shuffle: bool = False  # permute the teacher's answers within a class (needs answers="table")
     match_entropy: str = ""  # a fit: label_smoothing's epsilon is set so that its targets have that fit's entropy
-    seeds: str = "main"  # main, or peer: weights and order disjoint from every main run
+    seeds: str = "main"  # main, or peer: initial values disjoint from every main run's
     path: str = ""  # a fit folder of another workdir: its runs are opened instead of trained
 
 

@@ -88,7 +88,7 @@ def study_effects(
     """Every effect of a study: by family, then by property as declared, then as the rows come; never by size.
 
     Scalar: distilled - self (primary), distilled - alone, teacher - alone, the transfer score, and for every
-    control distilled - control and control - alone. Relational, sim being the metric and s a seed: own =
+    control distilled - control, control - alone, control - teacher. Relational, sim being the metric, s a seed: own =
     sim(distilled_s, T_s), sibling = mean over s' != s of sim(distilled_s, T_s'), floor = sim(alone_s, T_s),
     ceiling = mean over s' of sim(T_s, T_s'); own - sibling (primary), own - floor, sibling - floor; and own,
     sibling for every other student, where own is always the role's teacher of the student's seed. `alone: own -
@@ -200,7 +200,7 @@ def _estimands(prop: Property, fits: Iterable[str], roles: Mapping[str, str]) ->
     controls = _controls(fits, roles)
     if prop.kind == "scalar":
         named = [("distilled", "self"), ("distilled", "alone"), ("teacher", "alone")]
-        control = [pair for c in controls for pair in (("distilled", c), (c, "alone"))]
+        control = [pair for c in controls for pair in (("distilled", c), (c, "alone"), (c, "teacher"))]
         score = (TRANSFER_SCORE, ("distilled", "alone", "teacher"))
         return [*(_difference(*pair) for pair in named), score, *(_difference(*pair) for pair in control)]
     if prop.kind == "relational":

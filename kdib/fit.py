@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from kdib.config import Train
 from kdib.logbook import Logbook
@@ -26,6 +27,7 @@ from kdib.step import (
     healthy,
     init_state,
     model_variables,
+    runs_mesh,
     train_chunk,
 )
 from kdib.workdir import environment
@@ -71,16 +73,19 @@ class _Files(NamedTuple):
 def train(jobs: Sequence[Job], plan: Plan, progress: Progress, logbook: Logbook) -> None:
     """Trains the jobs that are not finished, in groups of `recipe.group_size`.
 
-    A group that was interrupted goes on from the last step that all of its runs have saved.
+    A group that was interrupted goes on from the last step that all of its runs have saved. Runs that have begun and
+    runs that have not are never in one group, which would throw away what the former have done.
 
     Raises:
       Stopped: when `progress` was asked to stop and the runs under way have been saved.
     """
     todo = [job for job in jobs if not is_finished(plan.folder / job.run.name, plan.recipe.steps)]
-    todo.sort(key=lambda job: -_saved_step(plan.folder / job.run.name))  # those that stopped together go on together
-    for first in range(0, len(todo), plan.recipe.group_size):
+    saved = {job.run: _saved_step(plan.folder / job.run.name) for job in todo}
+    todo.sort(key=lambda job: -saved[job.run])  # those that stopped together go on together
+    begun, fresh = ([job for job in todo if (saved[job.run] >= 0) == state] for state in (True, False))
+    size = plan.recipe.group_size
+    for group in [jobs[first : first + size] for jobs in (begun, fresh) for first in range(0, len(jobs), size)]:
         with contextlib.ExitStack() as stack_:
-            group = todo[first : first + plan.recipe.group_size]
             _train_group(group, [_open(plan, job, stack_) for job in group], plan, progress, logbook)
         for job in group:  # the last snapshot says that the run is finished
             discard_state(plan.folder / job.run.name)
@@ -114,6 +119,11 @@ def stack(trees: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
+def unstack(tree: Any, n: int) -> list[Any]:
+    """The n trees of a stack."""
+    return [jax.tree.map(lambda leaf, r=r: leaf[r], tree) for r in range(n)]
+
+
 def _open(plan: Plan, job: Job, stack_: contextlib.ExitStack) -> _Files:
     folder = plan.folder / job.run.name
     return _Files(
@@ -124,10 +134,17 @@ def _open(plan: Plan, job: Job, stack_: contextlib.ExitStack) -> _Files:
 
 
 def _train_group(jobs: Sequence[Job], files: Sequence[_Files], plan: Plan, progress: Progress, logbook: Logbook):
-    population = Population(_restore_or_init(jobs, files, plan, progress), healthy(len(jobs)))
-    teacher_variables = stack([job.teacher_variables for job in jobs])
-    loss = stack([job.loss for job in jobs])
-    first_step = int(population.state.step[0])
+    mesh = runs_mesh(len(jobs))
+    states, first_step = _restore_or_init(jobs, files, plan, progress)
+    population, teacher_variables, loss = jax.device_put(
+        (
+            Population(states, healthy(len(jobs))),
+            stack([job.teacher_variables for job in jobs]),
+            stack([job.loss for job in jobs]),
+        ),
+        NamedSharding(mesh, PartitionSpec("runs")),
+    )
+    data = jax.device_put(dict(plan.data), NamedSharding(mesh, PartitionSpec()))
     if first_step == 0:
         _save(0, population, jobs, files, plan, progress, logbook)
     pending = None
@@ -137,7 +154,7 @@ def _train_group(jobs: Sequence[Job], files: Sequence[_Files], plan: Plan, progr
             population,
             teacher_variables,
             loss,
-            plan.data,
+            data,
             jnp.int32(start),
             jnp.int32(stop),
             batch_size=plan.recipe.batch_size,
@@ -167,11 +184,11 @@ def _chunks(start: int, plan: Plan) -> Iterator[tuple[int, int]]:
     return itertools.pairwise(sorted(mark for mark in marks if mark >= start))
 
 
-def _restore_or_init(jobs, files: Sequence[_Files], plan: Plan, progress: Progress) -> TrainState:
+def _restore_or_init(jobs, files: Sequence[_Files], plan: Plan, progress: Progress) -> tuple[TrainState, int]:
     first = [_first_state(job, plan) for job in jobs]
     common = set.intersection(*(set(run_files.states.steps()) for run_files in files))
     if not common:
-        return stack(first)
+        return stack(first), 0
     step = max(common)
     for run_files in files:
         saved = run_files.states.meta(step)["layout"]
@@ -180,7 +197,8 @@ def _restore_or_init(jobs, files: Sequence[_Files], plan: Plan, progress: Progre
         }
         if changed:
             progress.note(f"{run_files.folder.name}: {changed}: the last bits may differ from an undisturbed run")
-    return stack([run_files.states.load(step, state) for run_files, state in zip(files, first, strict=True)])
+    states = [run_files.states.load(step, state) for run_files, state in zip(files, first, strict=True)]
+    return stack(states), step
 
 
 def layout(n_runs: int) -> dict[str, str]:
@@ -201,8 +219,8 @@ _jitted_init = jax.jit(init_state, static_argnames="arch")
 
 def _save(step, population: Population, jobs, files: Sequence[_Files], plan: Plan, progress, logbook: Logbook) -> None:
     """The snapshots that are due, with their validation metrics; then the states, which say that this step is done."""
-    for r, (job, run_files) in enumerate(zip(jobs, files, strict=True)):
-        state = jax.tree.map(lambda leaf, r=r: leaf[r], population.state)
+    states = unstack(jax.device_put(population.state, jax.local_devices()[0]), len(jobs))
+    for job, run_files, state in zip(jobs, files, states, strict=True):
         if (run_files.folder / "failure.json").exists():
             continue
         if step in plan.snapshot_steps:
@@ -214,9 +232,8 @@ def _save(step, population: Population, jobs, files: Sequence[_Files], plan: Pla
                 continue
             run_files.snapshots.save(step, variables, metrics=metrics, meta=plan.meta)
             logbook.write(plan.fit, job.run, step, "validation", metrics)
-    for r, run_files in enumerate(files):
+    for run_files, state in zip(files, states, strict=True):
         if step < plan.recipe.steps:
-            state = jax.tree.map(lambda leaf, r=r: leaf[r], population.state)
             run_files.states.save(step, state, metrics={}, meta={"layout": layout(len(jobs))})
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from kdib.config import known
+from kdib.config import known, parse
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The study's file, with variants after a colon.")
 flags.DEFINE_string("workdir", None, "Where the study lives; made if absent.")
@@ -28,13 +28,15 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected: {' '.join(argv[1:])} (write --flag=value)")
     logging.set_verbosity(logging.WARNING)  # Orbax says a dozen lines a snapshot
     use_compilation_cache()
+    config = _CONFIG.value.to_dict()
     from kdib import study
     from kdib.fit import Stopped
     from kdib.snapshots import SnapshotError
     from kdib.workdir import WorkdirError
 
     try:
-        page = study.run(_CONFIG.value.to_dict(), Path(flags.FLAGS.workdir))
+        use_devices(parse(config).train.group_size)
+        page = study.run(config, Path(flags.FLAGS.workdir))
     except (ValueError, FileNotFoundError, SnapshotError, WorkdirError) as error:
         if os.environ.get("KDIB_TRACEBACK"):
             raise
@@ -53,6 +55,17 @@ def use_compilation_cache() -> None:
         jax.config.update("jax_compilation_cache_dir", str(CACHE))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def use_devices(n_runs: int) -> None:
+    """Makes the CPU as many devices as runs train at once; must come before JAX's first computation.
+
+    XLA gives a small network one core only, so runs side by side take up the others. Without effect on GPU and TPU.
+    """
+    import jax
+
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        jax.config.update("jax_num_cpu_devices", n_runs)
 
 
 def check_arguments(arguments: list[str]) -> None:

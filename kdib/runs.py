@@ -9,7 +9,7 @@ from kdib.config import Study, topological
 from kdib.records import RunSpec, Subject, read_json
 from kdib.snapshots import SnapshotIndex
 
-PEER_SEEDS = 1_000_000  # added to a peer's init and order seeds: disjoint from every main run's
+PEER_SEEDS = 1_000_000  # added to the seed of a peer's initial values: disjoint from every main run's
 DEVELOPMENT_SEEDS = 1_000  # where learning rates are chosen; main runs count from 0
 
 
@@ -33,8 +33,9 @@ def development_runs(study: Study, fit: str) -> list[RunSpec]:
 
 
 def _run(study: Study, fit: str, seed: int, sweep: tuple[tuple[str, float], ...] = ()) -> RunSpec:
-    drawn = seed + (PEER_SEEDS if study.fits[fit].seeds == "peer" else 0)
-    return RunSpec(fit, seed, init=drawn, order=drawn, teacher=seed if study.fits[fit].teacher else None, sweep=sweep)
+    # Every fit of a seed, a peer too, has one order of examples: no student's teacher saw what another's did not.
+    init = seed + (PEER_SEEDS if study.fits[fit].seeds == "peer" else 0)
+    return RunSpec(fit, seed, init=init, order=seed, teacher=seed if study.fits[fit].teacher else None, sweep=sweep)
 
 
 def fit_folder(study: Study, fit: str, workdir: Path) -> Path:

@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.sharding import Mesh, PartitionSpec
 
 from kdib.losses import LossSpec, Mean, combine, terms
 from kdib.models.base import Batch, Model, Outputs, Variables, split
@@ -37,7 +39,7 @@ class Health(NamedTuple):
 
 
 class Population(NamedTuple):
-    """R runs in lockstep: every leaf carries a leading axis of R."""
+    """R runs in lockstep: every leaf carries a leading axis of R, divided over the devices."""
 
     state: TrainState
     health: Health
@@ -138,6 +140,13 @@ def checked_names(metrics: Mapping[str, Any]) -> list[str]:
     return sorted([*metrics, "parameters"])
 
 
+def runs_mesh(n_runs: int) -> Mesh:
+    """The devices that R runs are divided over, each holding as many: the most that divide R."""
+    devices = jax.local_devices()
+    size = max(n for n in range(1, len(devices) + 1) if n_runs % n == 0)
+    return Mesh(np.array(devices[:size]), ("runs",))
+
+
 def healthy(n_runs: int) -> Health:
     """The Health of R runs that have not failed."""
     return Health(step=jnp.full((n_runs,), -1, jnp.int32), metric=jnp.zeros((n_runs,), jnp.int32))
@@ -162,11 +171,25 @@ def train_chunk(
 ) -> tuple[Population, tuple[dict[str, Mean], Health]]:
     """Takes R runs from step `start` to step `stop`, which must lie in one epoch; one compilation for every length.
 
-    `data` are arrays [N, ...] shared by the runs. A run whose metrics or parameters turn non-finite is frozen as it was
-    before that step and its Health says where; the others go on. Metrics are merged over the steps, with a leading axis
+    The runs are divided over the devices of `runs_mesh(R)`, which do not talk to each other: a CPU of several cores is
+    several devices if JAX is told so. `data` are arrays [N, ...] shared by the runs. A run whose metrics or parameters
+    turn non-finite is frozen as it was before that step and its Health says where; the others go on. Metrics are merged over the steps, with a leading axis
     of R, and leave out what a frozen run would have added. Metrics and Health may be fetched after the next call:
     unlike the population they are not donated.
     """
+    every, each = PartitionSpec(), PartitionSpec("runs")
+    advance = jax.shard_map(
+        functools.partial(_advance, batch_size=batch_size, arch=arch),
+        mesh=runs_mesh(population.health.step.shape[0]),
+        in_specs=(each, each, each, every, every, every),
+        out_specs=each,
+        check_vma=False,  # the loop's sums start as constants
+    )
+    return advance(population, teacher_variables, loss, data, start, stop)
+
+
+def _advance(population: Population, teacher_variables, loss: LossSpec, data, start, stop, *, batch_size, arch):
+    """The runs of one device."""
     n_examples = data["label"].shape[0]
     epoch, first = start // (n_examples // batch_size), start % (n_examples // batch_size)
     order_RxN = jax.vmap(lambda key: epoch_order(key, epoch, n_examples))(population.state.key)

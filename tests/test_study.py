@@ -56,7 +56,14 @@ def test_a_study_leaves_what_the_architecture_page_lists(finished):
     assert len(everyone) == 5 * 2 and damage == []
     rows, damage = Records(finished / "rows.jsonl", Row).read()
     assert {row.property for row in rows} == {"accuracy", "calibration", "fidelity"} and damage == []
-    assert {row.split for row in rows} == {"test", "more_attractors", "longer_distance", "unseen_nouns", "nonce"}
+    assert {row.split for row in rows} == {
+        "test",
+        "more_attractors",
+        "longer_distance",
+        "unseen_nouns",
+        "nonce",
+        "natural",
+    }
 
 
 def test_seeds_are_paired_and_no_student_starts_as_its_teacher():
@@ -68,6 +75,8 @@ def test_seeds_are_paired_and_no_student_starts_as_its_teacher():
     inits = {name: [run.init for run in main_runs(config, name)] for name in config.fits}
     assert inits["alone"] == inits["self"] == inits["distilled"] == [0, 1, 2, 3, 4][: config.seeds]
     assert not set(inits["peer"]) & set(inits["alone"])
+    orders = [[run.order for run in main_runs(config, name)] for name in config.fits]
+    assert all(order == orders[0] for order in orders)  # no student's teacher has seen what another's has not
     assert not {run.init for run in development_runs(config, "alone")} & set(inits["alone"])
 
 

@@ -56,11 +56,13 @@ def run(name: str, data: Path | None, workdir: Path) -> None:
     """Trains and measures what is missing, then keeps the rows."""
     from kdib import study
     from kdib.fit import Stopped
-    from kdib.main import use_compilation_cache
+    from kdib.main import use_compilation_cache, use_devices
 
     use_compilation_cache()
+    config = study_config(name, data)
+    use_devices(config["train"]["group_size"])
     try:
-        study.run(study_config(name, data), workdir)
+        study.run(config, workdir)
     except Stopped:
         raise SystemExit("saved; the same command goes on from here") from None
     target = HERE / "results" / name

@@ -180,7 +180,7 @@ def test_test_names_are_unique(text):
 
 
 def test_the_sets_of_the_grammar(generated):
-    names = ["test", "more_attractors", "longer_distance", "unseen_nouns", "nonce"]
+    names = ["test", "more_attractors", "longer_distance", "unseen_nouns", "nonce", "natural"]
     assert list(generated.tests) == names
     assert (generated.train.size, generated.validation.size) == (SMALL["n_train"], SMALL["n_validation"])
 

@@ -52,7 +52,8 @@ def splits(
     - test: 0..4 attractors, distance up to 16;
     - more_attractors: 5 and 6; longer_distance: distance beyond all training sentences, 0..2 attractors;
     - unseen_nouns: subjects are nouns that training has in other roles only; nonce: semantically random;
-      both 0..4.
+      both 0..4;
+    - natural: not grouped, without twins, `n_validation` sentences drawn as the training set is.
 
     At the default size every position in a test input occurs 500 times or more in training, and so does every
     distance in "test". Test sets do not depend on `n_train`; another seed gives another sample of everything.
@@ -74,11 +75,11 @@ def splits(
         name: _grouped(np.random.default_rng((seed, 1, i)), plan, style, unseen, taken)
         for i, (name, (style, plan)) in enumerate(groups.items())
     }
-    validation, train = (
+    validation, train, natural = (
         _natural(np.random.default_rng((seed, 2, i)), n, attractor_shares, unseen, taken)
-        for i, n in enumerate((n_validation, n_train))
+        for i, n in enumerate((n_validation, n_train, n_validation))
     )
-    return {"train": train, "validation": validation, **tests}
+    return {"train": train, "validation": validation, **tests, "natural": natural}
 
 
 def sample(

@@ -1,0 +1,96 @@
+"""Which sizes does the default need? The LSTM's lead over the Transformer on a development grammar, by size.
+
+    python experiments/agreement_transfer/sizes.py --workdir=runs/agreement_sizes
+    python experiments/agreement_transfer/sizes.py --report-only
+
+Trains `teacher` and `alone` of configs/lstm_to_transformer.py, 3 seeds, at every width, depth and number of steps
+below, and prints teacher - alone in A-accuracy with its 95 % t interval. The grammar's seed is no study's, and nothing
+of it is used again, so choosing here does not bias what is tested elsewhere. Resumes when called again.
+"""
+
+import argparse
+import json
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdib.main import load_config
+from kdib.records import Records, Row, Subject
+from kdib.stats import paired_difference
+
+HERE = Path(__file__).parent
+CONFIG = HERE.parent.parent / "configs" / "lstm_to_transformer.py"
+RESULTS = HERE / "results" / "sizes.json"
+WIDTHS, LAYERS, STEPS = (32, 64), (1, 2), (200, 400, 800)
+
+
+def study_config(width: int, layers: int, steps: int) -> dict[str, Any]:
+    """Teacher and alone of the default study, on the development grammar."""
+    config = load_config(str(CONFIG), "").to_dict()
+    config["fits"] = {name: config["fits"][name] for name in ("teacher", "alone")}
+    config["roles"] = {"teacher": "teacher", "alone": "alone", "self": "alone", "distilled": "alone"}
+    config["task"]["data_seed"] = 1_000
+    config["models"]["lstm"] |= {"hidden_size": width, "layers": layers}
+    config["models"]["transformer"] |= {"width": width, "layers": layers}
+    config["train"]["steps"] = steps
+    config["properties"] = ("accuracy",)
+    return config
+
+
+def lead(workdir: Path) -> dict[str, Any]:
+    """A-accuracy of both fits over seeds, and the paired difference."""
+    subjects, _ = Records(workdir / "subjects.jsonl", Subject).read()
+    rows, _ = Records(workdir / "rows.jsonl", Row).read()
+    cell = ("mean_balanced_accuracy", "test", "attractors")
+    values = {row.subject: row.value for row in rows if (row.metric, row.split, row.group) == cell}
+    teacher, alone = (
+        [values[s.id] for s in sorted(subjects, key=lambda s: s.seed) if s.fit == fit] for fit in ("teacher", "alone")
+    )
+    difference, _ = paired_difference(np.array(teacher), np.array(alone))
+    return {"teacher": teacher, "alone": alone, "difference": difference[:3]}
+
+
+def run(workdir: Path) -> None:
+    """Every size, and what came of it."""
+    from kdib import study, tasks
+    from kdib.config import parse
+    from kdib.main import use_compilation_cache, use_devices
+    from kdib.teaching import open_lab
+
+    use_compilation_cache()
+    use_devices(3)
+    found = []
+    for steps, layers, width in product(STEPS, LAYERS, WIDTHS):
+        settings = parse(study_config(width, layers, steps))
+        folder = workdir / f"{width}x{layers}_{steps}"
+        folder.mkdir(parents=True, exist_ok=True)
+        lab = open_lab(settings, tasks.build(settings.task), folder)
+        study.train(lab)
+        study.measure(lab)
+        found.append({"width": width, "layers": layers, "steps": steps, **lead(folder)})
+        RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def report() -> str:
+    """A Markdown table of the committed numbers."""
+    lines = ["| width | layers | steps | teacher | alone | teacher - alone [95 %] |", "|---|---|---|---|---|---|"]
+    for row in json.loads(RESULTS.read_text()):
+        estimate, low, high = row["difference"]
+        means = [f"{np.mean(row[fit]):.3f}" for fit in ("teacher", "alone")]
+        size = [str(row[name]) for name in ("width", "layers", "steps")]
+        lines.append("| " + " | ".join([*size, *means, f"{estimate:+.3f} [{low:+.3f}, {high:+.3f}]"]) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", type=Path)
+    parser.add_argument("--report-only", action="store_true")
+    arguments = parser.parse_args()
+    if not arguments.report_only:
+        if arguments.workdir is None:
+            parser.error("give a --workdir, or --report-only")
+        run(arguments.workdir)
+    print(report())
