@@ -173,9 +173,9 @@ def train_chunk(
 
     The runs are divided over the devices of `runs_mesh(R)`, which do not talk to each other: a CPU of several cores is
     several devices if JAX is told so. `data` are arrays [N, ...] shared by the runs. A run whose metrics or parameters
-    turn non-finite is frozen as it was before that step and its Health says where; the others go on. Metrics are merged over the steps, with a leading axis
-    of R, and leave out what a frozen run would have added. Metrics and Health may be fetched after the next call:
-    unlike the population they are not donated.
+    turn non-finite is frozen as it was before that step and its Health says where; the others go on. Metrics are merged
+    over the steps, with a leading axis of R, and leave out what a frozen run would have added. Metrics and Health may
+    be fetched after the next call: unlike the population they are not donated.
     """
     every, each = PartitionSpec(), PartitionSpec("runs")
     advance = jax.shard_map(
