@@ -6,36 +6,58 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 
 from kdib.models.base import Model, Variables
 from kdib.properties.calibration import expected_calibration_error, nll
-from kdib.step import predict
+from kdib.step import cut, predict, runs_mesh
 
-BATCH = 512  # one shape for every dataset, so that a model is compiled once for all of them
+BATCH = 256  # examples a device and call
+STRIDE = 8  # inputs are cut to a multiple of this many tokens, so that few lengths are compiled
 
 
-@functools.partial(jax.jit, static_argnames="model")
-def _logits(variables: Variables, batch, model: Model) -> jax.Array:
-    return predict(variables, batch, model=model).logits
+@functools.partial(jax.jit, static_argnames=("model", "mesh"))
+def _logits(variables: Variables, batch, *, model: Model, mesh: Mesh) -> jax.Array:
+    ask = jax.shard_map(
+        lambda variables, batch: predict(variables, batch, model=model).logits,
+        mesh=mesh,
+        in_specs=(PartitionSpec(), PartitionSpec("runs")),
+        out_specs=PartitionSpec("runs"),
+        check_vma=False,
+    )
+    return ask(variables, batch)
 
 
 def answer(model: Model, variables: Variables, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
     """The logits [N, K] float32 of a network in evaluation mode on all N examples.
 
+    Every device answers a share of each batch. Inputs with a `length` are asked in the order of their length, without
+    the padding that a whole batch has in common.
+
     Raises:
       FloatingPointError: if one of them is not finite.
     """
+    devices = jax.local_device_count()
+    size, mesh = BATCH * devices, runs_mesh(devices)
     n_examples = len(inputs["label"])
-    padded = -(-n_examples // BATCH) * BATCH
-    rows = np.arange(padded) % n_examples  # the last batch is filled up with examples from the start
-    batches = [
-        _logits(variables, {name: values[rows[at : at + BATCH]] for name, values in inputs.items()}, model)
-        for at in range(0, padded, BATCH)
+    rows = np.argsort(inputs["length"], kind="stable") if "length" in inputs else np.arange(n_examples)
+    padded = rows[np.arange(-(-n_examples // size) * size) % n_examples]  # the last batch is filled up from the start
+    answers = [
+        _logits(variables, _shortest({name: values[part] for name, values in inputs.items()}), model=model, mesh=mesh)
+        for part in padded.reshape(-1, size)
     ]
-    logits_NxK = np.concatenate(jax.device_get(batches))[:n_examples]
+    by_row = np.concatenate(jax.device_get(answers))[:n_examples]
+    logits_NxK = np.empty_like(by_row)
+    logits_NxK[rows] = by_row
     if not np.isfinite(logits_NxK).all():
         raise FloatingPointError(f"{np.sum(~np.isfinite(logits_NxK).all(-1))} of {n_examples} answers are not finite")
     return logits_NxK
+
+
+def _shortest(batch: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    if "length" not in batch:
+        return batch
+    return cut(batch, -(-int(batch["length"].max()) // STRIDE) * STRIDE)
 
 
 def summary(logits_NxK: np.ndarray, labels_N: np.ndarray) -> dict[str, float]:

@@ -24,6 +24,7 @@ class Train:
     group_size: int  # runs trained in lockstep, on a CPU each on a device of its own
     save_every: int  # steps between resumable states
     snapshots: Mapping[str, Any]  # {"name": every | powers_of_two_epochs | dense_then_sparse | explicit, **knobs}
+    buckets: tuple[int, ...] = ()  # a batch holds inputs up to one of these lengths; each costs a compilation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +105,8 @@ def parse(config: Mapping[str, Any]) -> Study:
     for name, value in positive.items():
         if value < 1:
             raise ValueError(f"config.{name} must be at least 1, got {value}")
+    if list(study.train.buckets) != sorted({*study.train.buckets}) or min(study.train.buckets, default=1) < 1:
+        raise ValueError(f"config.train.buckets must be increasing lengths, got {study.train.buckets}")
     topological(study.fits)
     return study
 

@@ -54,6 +54,7 @@ class Plan(NamedTuple):
     root: jax.Array  # the study's root key
     data: Mapping[str, jax.Array]  # the training inputs, on the device
     snapshot_steps: tuple[int, ...]
+    edges: tuple[int, ...]  # of the buckets of lengths, the full length left out
     validate: Callable[[Variables], dict[str, float]]
     meta: Mapping[str, Any]  # written with every snapshot, such as the digest of the vocabulary
 
@@ -159,6 +160,7 @@ def _train_group(jobs: Sequence[Job], files: Sequence[_Files], plan: Plan, progr
             jnp.int32(stop),
             batch_size=plan.recipe.batch_size,
             arch=plan.arch,
+            edges=plan.edges,
         )
         if pending:  # the previous chunk's metrics are fetched while this one runs
             _log(*pending, jobs, files, plan, progress, logbook)

@@ -93,7 +93,7 @@ def train_step(
     metrics = {
         **means,
         "loss": Mean.of(value[None]),
-        "accuracy": Mean.of((logits_BxK.argmax(-1) == batch["label"]).astype(jnp.float32)),
+        "accuracy": Mean.of(logits_BxK.argmax(-1) == batch["label"], where=batch.get("mask")),
         "gradient_norm": Mean.of(optax.tree.norm(grads)[None]),
     }
     return TrainState(state.step + 1, params, model_state, opt_state, state.key), metrics
@@ -157,7 +157,36 @@ def epoch_order(key: jax.Array, epoch: jax.Array, n_examples: int) -> jax.Array:
     return jax.random.permutation(jax.random.fold_in(jax.random.fold_in(key, ORDER_STREAM), epoch), n_examples)
 
 
-@functools.partial(jax.jit, static_argnames=("batch_size", "arch"), donate_argnames=("population",))
+def bucketed_order(
+    key: jax.Array, epoch: jax.Array, length_N: jax.Array, *, edges: tuple[int, ...], batch_size: int
+) -> tuple[jax.Array, jax.Array]:
+    """An order of `epoch` whose batches hold examples of like length, and the bucket of every batch.
+
+    Bucket i holds lengths up to edges[i], the last one all that are longer. Which examples a whole number of batches
+    leaves out, and the bucket of each batch, are the same for every run, so that runs in lockstep take the same branch;
+    which examples share a batch, and which batch comes first among its bucket's, is the run's own.
+
+    Returns:
+      rows [N // B * B] int32, and the bucket [N // B] int32 of each batch of B consecutive rows: that of its longest.
+    """
+    n_batches = length_N.shape[0] // batch_size
+    shared = jax.random.fold_in(jax.random.key(ORDER_STREAM), epoch)
+    kept = jax.random.permutation(shared, length_N.shape[0])[: n_batches * batch_size]
+    bucket = jnp.searchsorted(jnp.array(edges), length_N[kept])
+    mine = epoch_order(key, epoch, len(kept))
+    by_bucket = mine[jnp.argsort(bucket[mine], stable=True)]
+    turn = jax.random.permutation(jax.random.fold_in(shared, 1), n_batches)
+    rows_bxB = kept[by_bucket].reshape(n_batches, batch_size)[turn]
+    return rows_bxB.reshape(-1), bucket[by_bucket].reshape(n_batches, batch_size)[turn, -1].astype(jnp.int32)
+
+
+def cut(inputs: Mapping[str, Any], length: int) -> dict[str, Any]:
+    """Arrays [N, L, ...] of a value for each of the L tokens, cut to the first `length`; the others as they are."""
+    full = inputs["tokens"].shape[1]
+    return {n: v[:, :length] if v.ndim > 1 and v.shape[1] == full else v for n, v in inputs.items()}
+
+
+@functools.partial(jax.jit, static_argnames=("batch_size", "arch", "edges"), donate_argnames=("population",))
 def train_chunk(
     population: Population,
     teacher_variables: Variables,
@@ -168,6 +197,7 @@ def train_chunk(
     *,
     batch_size: int,
     arch: Architecture,
+    edges: tuple[int, ...] = (),
 ) -> tuple[Population, tuple[dict[str, Mean], Health]]:
     """Takes R runs from step `start` to step `stop`, which must lie in one epoch; one compilation for every length.
 
@@ -175,11 +205,13 @@ def train_chunk(
     several devices if JAX is told so. `data` are arrays [N, ...] shared by the runs. A run whose metrics or parameters
     turn non-finite is frozen as it was before that step and its Health says where; the others go on. Metrics are merged
     over the steps, with a leading axis of R, and leave out what a frozen run would have added. Metrics and Health may
-    be fetched after the next call: unlike the population they are not donated.
+    be fetched after the next call: unlike the population they are not donated. With `edges` the batches are those of
+    `bucketed_order`, cut to the edge of their bucket: short sentences are not trained on their padding, and the one
+    program holds one step a bucket.
     """
     every, each = PartitionSpec(), PartitionSpec("runs")
     advance = jax.shard_map(
-        functools.partial(_advance, batch_size=batch_size, arch=arch),
+        functools.partial(_advance, batch_size=batch_size, arch=arch, edges=edges),
         mesh=runs_mesh(population.health.step.shape[0]),
         in_specs=(each, each, each, every, every, every),
         out_specs=each,
@@ -188,19 +220,29 @@ def train_chunk(
     return advance(population, teacher_variables, loss, data, start, stop)
 
 
-def _advance(population: Population, teacher_variables, loss: LossSpec, data, start, stop, *, batch_size, arch):
+def _advance(population: Population, teacher_variables, loss: LossSpec, data, start, stop, *, batch_size, arch, edges):
     """The runs of one device."""
     n_examples = data["label"].shape[0]
     epoch, first = start // (n_examples // batch_size), start % (n_examples // batch_size)
-    order_RxN = jax.vmap(lambda key: epoch_order(key, epoch, n_examples))(population.state.key)
-    advance = jax.vmap(functools.partial(_guarded_step, arch=arch))
+    if edges:
+        ordered = functools.partial(bucketed_order, length_N=data["length"], edges=edges, batch_size=batch_size)
+        order_RxN, bucket_Rxb = jax.vmap(lambda key: ordered(key, epoch))(population.state.key)
+    else:
+        order_RxN = jax.vmap(lambda key: epoch_order(key, epoch, n_examples))(population.state.key)
+    learn = functools.partial(_guarded_step, arch=arch)
+
+    def at_length(inputs, population, sums, rows_RxB):
+        batch = {name: values[rows_RxB] for name, values in inputs.items()}
+        return jax.vmap(learn)(population, sums, batch, teacher_variables, loss)
+
+    lengths = [*edges, data["tokens"].shape[1]] if edges else []
+    branches = [functools.partial(at_length, cut(data, length)) for length in lengths]
 
     def body(i, carry):
-        population, sums = carry
-        at = (first + i) * batch_size
-        rows_RxB = jax.lax.dynamic_slice_in_dim(order_RxN, at, batch_size, axis=1)
-        batch = {name: values[rows_RxB] for name, values in data.items()}
-        return advance(population, sums, batch, teacher_variables, loss)
+        rows_RxB = jax.lax.dynamic_slice_in_dim(order_RxN, (first + i) * batch_size, batch_size, axis=1)
+        if not edges:
+            return at_length(data, *carry, rows_RxB)
+        return jax.lax.switch(bucket_Rxb[0, first + i], branches, *carry, rows_RxB)
 
     zeros_R = jnp.zeros(order_RxN.shape[0])
     sums = {name: Mean(zeros_R, zeros_R) for name in (*loss, *METRICS)}

@@ -63,6 +63,7 @@ def plan_of(fit: str, lab: Lab) -> Plan:
         recipe=recipe,
         root=lab.root,
         data=lab.data,
+        edges=tuple(edge for edge in recipe.buckets if edge < lab.task.train.inputs["tokens"].shape[1]),
         snapshot_steps=schedule(**recipe.snapshots, total_steps=recipe.steps, steps_per_epoch=steps_per_epoch),
         validate=lambda variables: summary(answer(model, variables, validation), validation["label"]),
         meta={"inputs": lab.task.input_digest},

@@ -67,6 +67,7 @@ def plan_in(folder, *, group_size=1, validate=lambda variables: {"loss": 0.5}):
         root=jax.random.key(0),
         data=jax.tree.map(jnp.asarray, data),
         snapshot_steps=(0, 12, 24),
+        edges=(),
         validate=validate,
         meta={"inputs": "digest"},
     )

@@ -13,7 +13,9 @@ from kdib.optimizer import make_optimizer, with_learning_rate
 from kdib.step import (
     Architecture,
     Population,
+    bucketed_order,
     checked_names,
+    cut,
     epoch_order,
     healthy,
     init_state,
@@ -60,7 +62,7 @@ def stacked(tree, n):
     return jax.tree.map(lambda leaf: jnp.stack([leaf] * n), tree)
 
 
-def chunk(population, data, arch, loss, first, last, teacher_variables=None):
+def chunk(population, data, arch, loss, first, last, teacher_variables=None, edges=()):
     n = len(population.health.step)
     return train_chunk(
         population,
@@ -71,6 +73,7 @@ def chunk(population, data, arch, loss, first, last, teacher_variables=None):
         jnp.int32(last),
         batch_size=BATCH,
         arch=arch,
+        edges=edges,
     )
 
 
@@ -201,3 +204,83 @@ def test_adamw_is_optax_adamw(data):
         updates, reference = theirs.update(grads, reference, other)
         other = optax.apply_updates(other, updates)
     np.testing.assert_allclose(mine["w"], other["w"], rtol=1e-6)
+
+
+# ---------------------------------------------------------------------------------------------- buckets
+
+
+def bag_of_words() -> Model:
+    """Sums embeddings over the real tokens, so that padding changes nothing; remembers how long its input was."""
+
+    def apply(params, model_state, batch, *, train, key):
+        del train, key
+        real_BxL = jnp.arange(batch["tokens"].shape[1])[None] < batch["length"][:, None]
+        sums_BxK = jnp.where(real_BxL[:, :, None], params["w"][batch["tokens"]], 0).sum(1)
+        return Outputs(sums_BxK, {}), {"longest": jnp.maximum(model_state["longest"], batch["tokens"].shape[1])}
+
+    def init(key, batch):
+        return {"params": {"w": jax.random.normal(key, (9, K))}, "longest": jnp.int32(0)}
+
+    return Model(init, apply)
+
+
+@pytest.fixture
+def sentences():
+    rng = np.random.default_rng(1)
+    length = rng.integers(1, 9, 27).astype(np.int32)
+    tokens = np.where(np.arange(8) < length[:, None], rng.integers(1, 9, (27, 8)), 0).astype(np.int32)
+    label = (tokens.sum(1) % 2).astype(np.int32)
+    arrays = {"tokens": tokens, "length": length, "label": label, "id": np.arange(27, dtype=np.int32)}
+    return jax.tree.map(jnp.asarray, arrays)
+
+
+@pytest.mark.parametrize("edges", [(4,), (2, 6), (8,)])
+def test_buckets_hold_like_lengths_in_the_order_of_the_run(sentences, edges):
+    length = sentences["length"]
+    order = functools.partial(bucketed_order, length_N=length, edges=edges, batch_size=BATCH)
+    (rows, bucket), (other, other_bucket), (later, _) = (
+        order(jax.random.key(seed), jnp.int32(epoch)) for seed, epoch in ((0, 0), (1, 0), (0, 1))
+    )
+    assert len(set(rows.tolist())) == len(rows) == 24
+    assert set(rows.tolist()) == set(other.tolist()) != set(later.tolist())  # what is left out changes by epoch
+    assert rows.tolist() != other.tolist() and bucket.tolist() == other_bucket.tolist()
+    bounds = np.array([0, *edges, 8])
+    longest = np.asarray(length)[np.asarray(rows)].reshape(-1, BATCH).max(1)
+    assert (longest <= bounds[bucket + 1]).all() and (longest > bounds[bucket]).all()
+    assert bucket.tolist() != sorted(bucket.tolist()) or len(set(bucket.tolist())) == 1
+
+
+def test_a_chunk_in_buckets_is_its_steps_on_cut_batches(sentences):
+    arch = Architecture(bag_of_words(), nothing(), (), SGD)
+    states = [start(sentences, arch, seed) for seed in (0, 1)]
+    last, _ = chunk(population_of(states), sentences, arch, LABELS, 1, 6, edges=(2, 5))
+    for r in range(2):
+        state = states[r]
+        rows, bucket = bucketed_order(state.key, 0, sentences["length"], edges=(2, 5), batch_size=BATCH)
+        for at in range(1, 6):
+            batch = {k: v[rows[at * BATCH : (at + 1) * BATCH]] for k, v in sentences.items()}
+            state, _ = train_step(state, batch, {"params": {}}, from_config(LABELS), arch=arch)  # on all its padding
+        np.testing.assert_allclose(last.state.params["model"]["w"][r], state.params["model"]["w"], atol=1e-6)
+        longest = max([2, 5, 8][b] for b in bucket[1:6])
+        assert last.state.model_state["model"]["longest"][r] == longest
+
+
+def test_what_is_no_value_of_a_token_is_not_cut(sentences):
+    arrays = sentences | {"choices": jnp.zeros((27, 2)), "mask": jnp.ones((27, 8)), "logits": jnp.ones((27, 8, 3))}
+    shapes = {name: values.shape for name, values in cut(arrays, 5).items()}
+    assert shapes["tokens"] == shapes["mask"] == (27, 5) and shapes["logits"] == (27, 5, 3)
+    assert shapes["choices"] == (27, 2) and shapes["length"] == shapes["label"] == (27,)
+
+
+def test_noise_changes_with_the_step_and_with_the_run(data):
+    def apply(params, model_state, batch, *, train, key):
+        return Outputs(batch["x"] @ params["w"], {}), {"drawn": jax.random.uniform(key) if train else jnp.float32(0)}
+
+    noisy = Model(lambda key, batch: {"params": {"w": jnp.zeros((D, K))}, "drawn": jnp.float32(0)}, apply)
+    arch = Architecture(noisy, nothing(), (), SGD)
+    first, other = (start(data, arch, seed) for seed in (0, 1))
+    drawn = []
+    for state in (first, first._replace(step=jnp.int32(1)), other):
+        new, _ = train_step(state, data, {"params": {}}, from_config(LABELS), arch=arch)
+        drawn.append(float(new.model_state["model"]["drawn"]))
+    assert len(set(drawn)) == 3

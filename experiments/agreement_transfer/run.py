@@ -32,7 +32,9 @@ FILES = ("config.json", "task.json", "failures.json", "subjects.jsonl", "rows.js
 def study_config(name: str, data: Path | None) -> dict[str, Any]:
     """The configuration of a study."""
     if name == "generated":
-        return load_config(str(CONFIG), "full").to_dict()
+        config = load_config(str(CONFIG), "full").to_dict()
+        config["train"]["steps"] = 800  # one epoch is 781: a Transformer may only be slow
+        return config
     if data is None:
         raise SystemExit("text needs --data=FOLDER")
     config = load_config(str(CONFIG), "full,corpus").to_dict()
