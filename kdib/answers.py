@@ -1,35 +1,36 @@
 """What a network answers on a whole dataset, and what is made of a teacher's answers before a student sees them."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from kdib.models.base import Model, Variables
 from kdib.properties.calibration import expected_calibration_error, nll
 from kdib.step import cut, predict, runs_mesh
 
-BATCH = 256  # examples a device and call
+BATCH, LANGUAGE_BATCH = 256, 32  # examples a device and call; a language model answers a vocabulary at every word
 STRIDE = 8  # inputs are cut to a multiple of this many tokens, so that few lengths are compiled
 
 
-@functools.partial(jax.jit, static_argnames=("model", "mesh"))
-def _logits(variables: Variables, batch, *, model: Model, mesh: Mesh) -> jax.Array:
-    ask = jax.shard_map(
-        lambda variables, batch: predict(variables, batch, model=model).logits,
-        mesh=mesh,
-        in_specs=(PartitionSpec(), PartitionSpec("runs")),
-        out_specs=PartitionSpec("runs"),
-        check_vma=False,
-    )
-    return ask(variables, batch)
+class Answers(NamedTuple):
+    """What a network answers on N examples: `logits` [N, K] float32 and, of a language model, `nll` [N].
+
+    A language model's logits are those of the two words it is asked to choose from; its nll is the sum over the tokens
+    of a sentence, in nats.
+    """
+
+    logits: np.ndarray
+    nll: np.ndarray | None = None
 
 
-def answer(model: Model, variables: Variables, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The logits [N, K] float32 of a network in evaluation mode on all N examples.
+def answer(model: Model, variables: Variables, inputs: Mapping[str, np.ndarray]) -> Answers:
+    """The answers of a network in evaluation mode on all N examples.
 
     Every device answers a share of each batch. Inputs with a `length` are asked in the order of their length, without
     the padding that a whole batch has in common.
@@ -38,20 +39,49 @@ def answer(model: Model, variables: Variables, inputs: Mapping[str, np.ndarray])
       FloatingPointError: if one of them is not finite.
     """
     devices = jax.local_device_count()
-    size, mesh = BATCH * devices, runs_mesh(devices)
+    size, mesh = (LANGUAGE_BATCH if "choices" in inputs else BATCH) * devices, runs_mesh(devices)
+    variables = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
     n_examples = len(inputs["label"])
     rows = np.argsort(inputs["length"], kind="stable") if "length" in inputs else np.arange(n_examples)
     padded = rows[np.arange(-(-n_examples // size) * size) % n_examples]  # the last batch is filled up from the start
     answers = [
-        _logits(variables, _shortest({name: values[part] for name, values in inputs.items()}), model=model, mesh=mesh)
+        _ask(variables, _shortest({name: values[part] for name, values in inputs.items()}), model=model, mesh=mesh)
         for part in padded.reshape(-1, size)
     ]
-    by_row = np.concatenate(jax.device_get(answers))[:n_examples]
-    logits_NxK = np.empty_like(by_row)
-    logits_NxK[rows] = by_row
-    if not np.isfinite(logits_NxK).all():
-        raise FloatingPointError(f"{np.sum(~np.isfinite(logits_NxK).all(-1))} of {n_examples} answers are not finite")
-    return logits_NxK
+    return jax.tree.map(lambda *parts: _in_order(parts, rows), *jax.device_get(answers))
+
+
+@functools.partial(jax.jit, static_argnames=("model", "mesh"))
+def _ask(variables: Variables, batch, *, model: Model, mesh: Mesh) -> Answers:
+    ask = jax.shard_map(
+        lambda variables, batch: _answers(predict(variables, batch, model=model).logits, batch),
+        mesh=mesh,
+        in_specs=(PartitionSpec(), PartitionSpec("runs")),
+        out_specs=PartitionSpec("runs"),
+        check_vma=False,
+    )
+    return ask(variables, batch)
+
+
+def _answers(logits: jax.Array, batch) -> Answers:
+    if "choices" not in batch:
+        return Answers(logits)
+    at_BxV = jnp.take_along_axis(logits, batch["position"][:, None, None], axis=1)[:, 0]
+    nll_BxL = optax.softmax_cross_entropy_with_integer_labels(logits, batch["target"])
+    return Answers(
+        jnp.take_along_axis(at_BxV, batch["choices"], axis=1), jnp.where(batch["mask"], nll_BxL, 0).sum(axis=1)
+    )
+
+
+def _in_order(parts: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
+    """The answers to sorted and filled up questions, as they were asked."""
+    sorted_N = np.concatenate(parts)[: len(rows)]
+    out_N = np.empty_like(sorted_N)
+    out_N[rows] = sorted_N
+    if not np.isfinite(out_N).all():
+        wrong_N = ~np.isfinite(out_N.reshape(len(rows), -1)).all(-1)
+        raise FloatingPointError(f"{wrong_N.sum()} of {len(rows)} answers are not finite")
+    return out_N
 
 
 def _shortest(batch: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
@@ -60,15 +90,23 @@ def _shortest(batch: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
     return cut(batch, -(-int(batch["length"].max()) // STRIDE) * STRIDE)
 
 
-def summary(logits_NxK: np.ndarray, labels_N: np.ndarray) -> dict[str, float]:
-    """Accuracy, loss (mean NLL of the labels), entropy (mean, nats) and ECE (15 equal-width bins) of stored answers."""
-    probs_NxK = np.asarray(jax.nn.softmax(jnp.asarray(logits_NxK, jnp.float32)), np.float64)
-    return {
-        "accuracy": float((logits_NxK.argmax(-1) == labels_N).mean()),
-        "loss": float(nll(logits_NxK, labels_N).mean()),
-        "entropy": mean_entropy(logits_NxK),
-        "ece": float(expected_calibration_error(probs_NxK, labels_N)),
+def summary(answers: Answers, inputs: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Accuracy, loss, entropy (mean, nats) and ECE (15 equal-width bins) of stored answers.
+
+    `loss` is what training minimises: the mean NLL of the labels, or of the tokens of a language model, which has its
+    "perplexity" (exp of it) beside.
+    """
+    probs_NxK = np.asarray(jax.nn.softmax(jnp.asarray(answers.logits, jnp.float32)), np.float64)
+    values = {
+        "accuracy": float((answers.logits.argmax(-1) == inputs["label"]).mean()),
+        "loss": float(nll(answers.logits, inputs["label"]).mean()),
+        "entropy": mean_entropy(answers.logits),
+        "ece": float(expected_calibration_error(probs_NxK, inputs["label"])),
     }
+    if answers.nll is None:
+        return values
+    loss = float(answers.nll.sum(dtype=np.float64) / inputs["mask"].sum())
+    return {**values, "loss": loss, "perplexity": float(np.exp(loss))}
 
 
 def mean_entropy(logits_NxK: np.ndarray) -> float:

@@ -57,7 +57,7 @@ def run(config: Mapping[str, Any], workdir: Path) -> Path:
 
 def check_names(study: Study) -> None:
     """Presets, losses, properties, schedules and the task's settings: all looked up before anything runs."""
-    tasks.settings(study.task)
+    task = tasks.settings(study.task)
     for name, fields in study.models.items():
         _check_model(f"config.models.{name}", fields)
     for name, spec in study.losses.items():
@@ -67,6 +67,10 @@ def check_names(study: Study) -> None:
         _check_loss(f"config.fits.{name}", fit, losses.from_config(study.losses[fit.loss]))
     for name in study.properties:
         known("config.properties", name, PROPERTIES)
+        if name == "perplexity" and task.setup != "language_model":
+            raise ValueError(
+                f"config.properties: perplexity is of language models, config.task.setup is {task.setup!r}"
+            )
     optimizer(study)
     schedule(**study.train.snapshots, total_steps=study.train.steps, steps_per_epoch=1)
 
@@ -140,7 +144,7 @@ def measure(lab: Lab) -> None:
             continue
         pairs = [pair for pair in missing.values() if len(pair) == 2]
         alone = [pair[0] for pair in missing.values() if len(pair) == 1]
-        evidence = Evidence(lab.task.tests, ask, pairs)
+        evidence = Evidence(lab.task.tests, lambda *of: ask(*of).logits, lambda *of: ask(*of).nll, pairs)
         stored = {row.key for row in rows.read()[0]}  # a crash between the rows and `measured.json` leaves some
         rows.append([row for row in PROPERTIES[name].measure(alone, evidence) if row.key not in stored])
         done[name] += list(missing)
@@ -165,10 +169,10 @@ def _pairs(everyone: list[Subject], study: Study) -> list[tuple[Subject, Subject
 
 
 def _asker(lab: Lab):
-    """logits(subject, name of a test set), each computed once."""
+    """Answers to (subject, name of a test set), each computed once."""
     answers, variables = {}, {}
 
-    def logits(subject: Subject, split: str):
+    def ask(subject: Subject, split: str):
         if (subject.id, split) not in answers:
             if subject.id not in variables:
                 variables[subject.id] = load_last(fit_folder(lab.study, subject.fit, lab.workdir) / subject.run, lab)
@@ -176,7 +180,7 @@ def _asker(lab: Lab):
             answers[subject.id, split] = answer(model, variables[subject.id], lab.task.tests[split].inputs)
         return answers[subject.id, split]
 
-    return logits
+    return ask
 
 
 def _is_complete(study: Study, workdir: Path) -> bool:

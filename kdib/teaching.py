@@ -65,7 +65,7 @@ def plan_of(fit: str, lab: Lab) -> Plan:
         data=lab.data,
         edges=tuple(edge for edge in recipe.buckets if edge < lab.task.train.inputs["tokens"].shape[1]),
         snapshot_steps=schedule(**recipe.snapshots, total_steps=recipe.steps, steps_per_epoch=steps_per_epoch),
-        validate=lambda variables: summary(answer(model, variables, validation), validation["label"]),
+        validate=lambda variables: summary(answer(model, variables, validation), validation),
         meta={"inputs": lab.task.input_digest},
     )
 
@@ -148,7 +148,7 @@ def _stored_answers(teacher: str, run: RunSpec, lab: Lab) -> np.ndarray:
     """The teacher's logits [N, K] on the training set."""
     folder = teacher_folder(lab.study, teacher, run, lab.workdir)
     if folder not in lab.answers:
-        lab.answers[folder] = answer(model_of(teacher, lab), load_last(folder, lab), lab.task.train.inputs)
+        lab.answers[folder] = answer(model_of(teacher, lab), load_last(folder, lab), lab.task.train.inputs).logits
     return lab.answers[folder]
 
 

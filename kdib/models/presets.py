@@ -6,96 +6,37 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kdib.models.base import Model
 
-# `*_published`: Abnar, Dehghani & Zuidema (2020), the classification networks. Their initial values are not published;
-# init_scale .05 is that of the same authors' language models, and our choice for the small sizes too.
+
+def _lstm(size: int, layers: int, input_dropout=0.0, dropout=0.0, recurrent_dropout=0.0) -> dict[str, Any]:
+    rates = {"input_dropout": input_dropout, "dropout": dropout, "recurrent_dropout": recurrent_dropout}
+    return {"network": "lstm", "embedding_size": size, "hidden_size": size, "layers": layers, **rates}
+
+
+def _transformer(network: str, width: int, layers: int, heads: int, dropout=0.0, embedding_dropout=0.0, attention=0.0):
+    rates = {"dropout": dropout, "embedding_dropout": embedding_dropout, "attention_dropout": attention}
+    return {"network": network, "width": width, "layers": layers, "heads": heads, **rates, "init_scale": 0.05}
+
+
+# `*_published`: Abnar, Dehghani & Zuidema (2020); `lm_` are their language models. Initial values of the classification
+# networks are not published: init_scale .05 is that of the language models, and our choice for the small sizes too. Nor
+# are the layers and heads of the small language Transformer: they are the large one's here.
 PRESETS: dict[str, dict[str, Any]] = {
-    "lstm_tiny": {
-        "network": "lstm",
-        "embedding_size": 16,
-        "hidden_size": 16,
-        "layers": 1,
-        "input_dropout": 0.0,
-        "dropout": 0.0,
-        "recurrent_dropout": 0.0,
-    },
-    "lstm_small": {
-        "network": "lstm",
-        "embedding_size": 64,
-        "hidden_size": 64,
-        "layers": 2,
-        "input_dropout": 0.1,
-        "dropout": 0.1,
-        "recurrent_dropout": 0.0,
-    },
-    "lstm_published": {
-        "network": "lstm",
-        "embedding_size": 256,
-        "hidden_size": 256,
-        "layers": 2,
-        "input_dropout": 0.2,
-        "dropout": 0.8,
-        "recurrent_dropout": 0.8,
-    },
-    "transformer_tiny": {
-        "network": "transformer",
-        "width": 16,
-        "layers": 1,
-        "heads": 2,
-        "embedding_dropout": 0.0,
-        "dropout": 0.0,
-        "attention_dropout": 0.0,
-        "init_scale": 0.05,
-    },
-    "transformer_small": {
-        "network": "transformer",
-        "width": 64,
-        "layers": 2,
-        "heads": 4,
-        "embedding_dropout": 0.1,
-        "dropout": 0.1,
-        "attention_dropout": 0.1,
-        "init_scale": 0.05,
-    },
-    "transformer_published": {
-        "network": "transformer",
-        "width": 128,
-        "layers": 6,
-        "heads": 8,
-        "embedding_dropout": 0.2,
-        "dropout": 0.4,
-        "attention_dropout": 0.6,
-        "init_scale": 0.05,
-    },
-    "transformer_seq_tiny": {
-        "network": "transformer_seq",
-        "width": 16,
-        "layers": 1,
-        "heads": 2,
-        "embedding_dropout": 0.0,
-        "dropout": 0.0,
-        "attention_dropout": 0.0,
-        "init_scale": 0.05,
-    },
-    "transformer_seq_small": {
-        "network": "transformer_seq",
-        "width": 64,
-        "layers": 2,
-        "heads": 4,
-        "embedding_dropout": 0.1,
-        "dropout": 0.1,
-        "attention_dropout": 0.1,
-        "init_scale": 0.05,
-    },
-    "transformer_seq_published": {
-        "network": "transformer_seq",
-        "width": 128,
-        "layers": 6,
-        "heads": 8,
-        "embedding_dropout": 0.2,
-        "dropout": 0.4,
-        "attention_dropout": 0.6,
-        "init_scale": 0.05,
-    },
+    "lstm_tiny": _lstm(16, 1),
+    "lstm_small": _lstm(64, 2, 0.1, 0.1),
+    "lstm_published": _lstm(256, 2, 0.2, 0.8, 0.8),
+    "lm_lstm_published": _lstm(1024, 2, 0.2, 0.5, 0.5),
+    "lm_small_lstm_published": _lstm(512, 2, 0.2, 0.3, 0.3),
+    "transformer_tiny": _transformer("transformer", 16, 1, 2),
+    "transformer_small": _transformer("transformer", 64, 2, 4, 0.1, 0.1, 0.1),
+    "transformer_published": _transformer("transformer", 128, 6, 8, 0.4, 0.2, 0.6),
+    "transformer_seq_tiny": _transformer("transformer_seq", 16, 1, 2),
+    "transformer_seq_small": _transformer("transformer_seq", 64, 2, 4, 0.1, 0.1, 0.1),
+    "transformer_seq_published": _transformer("transformer_seq", 128, 6, 8, 0.4, 0.2, 0.6),
+    "ut_seq_tiny": _transformer("ut_seq", 16, 2, 2),
+    "ut_seq_small": _transformer("ut_seq", 64, 2, 4, 0.1, 0.1, 0.1),
+    "ut_seq_published": _transformer("ut_seq", 256, 6, 8, 0.4, 0.2, 0.6),
+    "lm_transformer_published": _transformer("transformer_seq", 512, 6, 8, 0.4, 0.2, 0.6),
+    "lm_small_transformer_published": _transformer("transformer_seq", 256, 6, 8, 0.2, 0.2, 0.3),
 }
 
 
@@ -106,8 +47,10 @@ def known_fields(preset: str) -> tuple[str, ...]:
     return tuple(name for name in PRESETS[preset] if name != "network")
 
 
-def build(preset: str, *, vocab_size: int, num_classes: int, max_length: int, **overrides: Any) -> "Model":
+def build(preset: str, *, vocab_size: int, num_classes: int | None, max_length: int, **overrides: Any) -> "Model":
     """The model of a preset, with some of its fields changed; an override that is None is left alone.
+
+    `num_classes` None makes it a language model, with the output tied to the embedding.
 
     Equal arguments give the same object, so that jit recognises its functions. Raises ValueError in one line for an
     unknown preset or field, listing the known ones, and for a value that the field cannot take.
@@ -126,7 +69,7 @@ def build(preset: str, *, vocab_size: int, num_classes: int, max_length: int, **
 def _check(preset: str, fields: dict[str, Any]) -> None:
     """Raise ValueError where a value is of the wrong kind or out of range."""
     for name, value in fields.items():
-        if name == "network":
+        if name == "network" or (name == "num_classes" and value is None):
             continue
         rate, whole = name.endswith("dropout"), not name.endswith(("dropout", "scale"))
         expected = "a number in [0, 1)" if rate else "a whole number > 0" if whole else "a number > 0"
@@ -147,4 +90,5 @@ def _build(network: str, max_length: int, **fields: Any) -> "Model":
 
     if network == "lstm":
         return from_linen(LSTM(**fields))
-    return from_linen(Transformer(max_length=max_length, causal=network == "transformer_seq", **fields))
+    causal, shared = network != "transformer", network == "ut_seq"
+    return from_linen(Transformer(max_length=max_length, causal=causal, shared=shared, **fields))

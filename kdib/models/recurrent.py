@@ -1,4 +1,4 @@
-"""An LSTM that classifies a sequence by its state at the last word."""
+"""An LSTM that classifies a sequence by its state at the last word, or predicts every next word."""
 
 import flax.linen as nn
 import jax
@@ -11,16 +11,20 @@ from kdib.models.kernels import Dropout, lstm_recurrence
 class LSTM(nn.Module):
     """tokens [B, L] and length [B] -> logits [B, K], read from the top state at position length - 1.
 
+    With `num_classes` None it is a language model: logits [B, L, V] of the next token at every position, the products
+    of a projection of the state (with dropout) and the embedding, which is tied.
+
     Nothing masks the recurrence: padding comes after the state that is read, so it changes neither that state nor a
     gradient. Hidden: "embedding" [B, L, E], "block0", "block1", ... [B, L, H] before dropout, zero at padding, and
-    "penultimate" [B, H]. All three dropouts draw one mask a sequence and hold it over time (Gal & Ghahramani, 2016).
+    "penultimate" [B, H], of a language model [B, L, H]. All dropouts but the projection's draw one mask a sequence and
+    hold it over time (Gal & Ghahramani, 2016).
 
     Reference: Abnar, Dehghani & Zuidema (2020), the classification LSTM. Initial values are our choice, as theirs are
     not published: embedding N(0, 1/E), input weights Glorot, recurrent weights orthogonal, forget bias 1.
     """
 
     vocab_size: int
-    num_classes: int
+    num_classes: int | None
     embedding_size: int
     hidden_size: int
     layers: int
@@ -44,6 +48,11 @@ class LSTM(nn.Module):
             x_TxBxD = Dropout(self.dropout, shared=(0,))(h_TxBxH, train=train)
 
         hidden = {name: jnp.where(real_TxB[:, :, None], h, 0).swapaxes(0, 1) for name, h in hidden.items()}
+        if self.num_classes is None:
+            x_BxTxD = jnp.where(real_TxB[:, :, None], x_TxBxD, 0).swapaxes(0, 1)
+            projected_BxTxE = nn.Dense(self.embedding_size, name="projection")(x_BxTxD)
+            logits_BxTxV = embed.attend(Dropout(self.dropout)(projected_BxTxE, train=train))
+            return Outputs(logits_BxTxV.astype(jnp.float32), {**hidden, "penultimate": x_BxTxD})
         last_B = jnp.maximum(length_B - 1, 0)
         penultimate_BxH = x_TxBxD[last_B, jnp.arange(len(last_B))]
         logits_BxK = nn.Dense(self.num_classes, name="head")(penultimate_BxH)

@@ -1,4 +1,4 @@
-"""Transformers that classify a sequence: bidirectional with a CLS (BERT-like), or causal, read at the last word."""
+"""Transformers: bidirectional with a CLS (BERT-like), or causal, which classify or predict every next word."""
 
 import flax.linen as nn
 import jax
@@ -16,20 +16,26 @@ class Transformer(nn.Module):
     `causal=False` puts a learned CLS before the words, lets every position attend to all real ones, and reads the
     CLS. `causal=True` lets a position attend to itself and what came before, and reads position length - 1. The last
     block is evaluated where it is read and nowhere else: the logits are the same and a block of two costs half.
+    `shared=True` applies one block `layers` times: the recursion of a Universal Transformer, without its adaptive
+    halting and step embedding.
+
+    With `num_classes` None a causal one is a language model: logits [B, L, V] of the next token at every position, the
+    products of the normed states and the word embedding, which is tied.
 
     Hidden: "embedding" [B, L, D] (word + position) and "block0", ... [B, L, D], the words only and zero at padding;
-    the last block [B, D]; "penultimate" [B, D] after the last norm. Pre-norm, learned positions, MLP of 4D with a tanh
-    GELU. Weights N(0, init_scale^2), biases zero. Raises ValueError where L exceeds `max_length` or where the heads
-    do not divide the width.
+    the last block [B, D]; "penultimate" [B, D] after the last norm; of a language model both [B, L, D]. Pre-norm,
+    learned positions, MLP of 4D with a tanh GELU. Weights N(0, init_scale^2), biases zero. Raises ValueError where L
+    exceeds `max_length`, where the heads do not divide the width, or for a bidirectional language model.
 
     Reference: Abnar, Dehghani & Zuidema (2020), Transformer and Transformer-seq; Vaswani et al. (2017); Devlin et al.
-    (2019).
+    (2019); Dehghani et al. (2019), Universal Transformers.
     """
 
     vocab_size: int
-    num_classes: int
+    num_classes: int | None
     max_length: int
     causal: bool
+    shared: bool
     width: int
     layers: int
     heads: int
@@ -40,7 +46,9 @@ class Transformer(nn.Module):
 
     @nn.compact
     def __call__(self, batch: Batch, *, train: bool) -> Outputs:
-        """Embed, mask, run the blocks, read one position."""
+        """Embed, mask, run the blocks, read one position or all."""
+        if self.num_classes is None and not self.causal:
+            raise ValueError("a bidirectional network sees the word it is to predict: a language model must be causal")
         length_B, prefix = batch["length"], 0 if self.causal else 1
         embed = Embedding(self.vocab_size, self.max_length, self.width, self.init_scale, name="embedding")
         x_BxTxD = embedding_BxLxD = embed(batch["tokens"])
@@ -51,21 +59,33 @@ class Transformer(nn.Module):
         x_BxTxD = Dropout(self.embedding_dropout)(x_BxTxD, train=train)
 
         visible_BxQxT = attention_mask(length_B + prefix, x_BxTxD.shape[1], causal=self.causal)
-        read_B = jnp.maximum(length_B - 1, 0) if self.causal else jnp.zeros_like(length_B)
         real_BxLx1 = (jnp.arange(embedding_BxLxD.shape[1])[None, :] < length_B[:, None])[:, :, None]
         hidden = {"embedding": jnp.where(real_BxLx1, embedding_BxLxD, 0)}
-        for i in range(self.layers):
+        for i, block in enumerate(self.blocks()):
             query_BxQxD = x_BxTxD
-            if i == self.layers - 1:
+            if i == self.layers - 1 and self.num_classes is not None:
+                read_B = jnp.maximum(length_B - 1, 0) if self.causal else jnp.zeros_like(length_B)
                 query_BxQxD, visible_BxQxT = read(query_BxQxD, read_B), read(visible_BxQxT, read_B)
-            block = Block(self.heads, self.dropout, self.attention_dropout, self.init_scale, name=f"block{i}")
             x_BxTxD = block(query_BxQxD, x_BxTxD, visible_BxQxT, train=train)
-            if i < self.layers - 1:
+            if i < self.layers - 1 or self.num_classes is None:
                 hidden[f"block{i}"] = jnp.where(real_BxLx1, x_BxTxD[:, prefix:], 0)
+
+        norm = nn.LayerNorm(name="norm")
+        if self.num_classes is None:
+            penultimate_BxLxD = jnp.where(real_BxLx1, norm(x_BxTxD), 0)
+            logits_BxLxV = embed.attend(penultimate_BxLxD)
+            return Outputs(logits_BxLxV.astype(jnp.float32), {**hidden, "penultimate": penultimate_BxLxD})
         x_BxD = hidden[f"block{self.layers - 1}"] = x_BxTxD[:, 0]
-        penultimate_BxD = nn.LayerNorm(name="norm")(x_BxD)
+        penultimate_BxD = norm(x_BxD)
         logits_BxK = dense(self.num_classes, self.init_scale, "head")(penultimate_BxD)
         return Outputs(logits_BxK.astype(jnp.float32), {**hidden, "penultimate": penultimate_BxD})
+
+    def blocks(self) -> list["Block"]:
+        """One a layer; the same one for all layers where they share it."""
+        rates = self.dropout, self.attention_dropout
+        if self.shared:
+            return [Block(self.heads, *rates, self.init_scale, name="block")] * self.layers
+        return [Block(self.heads, *rates, self.init_scale, name=f"block{i}") for i in range(self.layers)]
 
 
 class Embedding(nn.Module):
@@ -76,16 +96,22 @@ class Embedding(nn.Module):
     width: int
     init_scale: float
 
-    @nn.compact
+    def setup(self):
+        """One row a word, one a position."""
+        normal = nn.initializers.normal(self.init_scale)
+        self.word_VxD = self.param("embedding", normal, (self.vocab_size, self.width))
+        self.position_MxD = self.param("position", normal, (self.max_length, self.width))
+
     def __call__(self, tokens_BxL: jax.Array) -> jax.Array:
         """Look up, and add the first L positions."""
         length = tokens_BxL.shape[1]
         if length > self.max_length:
             raise ValueError(f"max_length is {self.max_length}, got tokens of length {length}")
-        normal = nn.initializers.normal(self.init_scale)
-        word_VxD = self.param("embedding", normal, (self.vocab_size, self.width))
-        position_MxD = self.param("position", normal, (self.max_length, self.width))
-        return jnp.take(word_VxD, tokens_BxL, axis=0) + position_MxD[None, :length]
+        return jnp.take(self.word_VxD, tokens_BxL, axis=0) + self.position_MxD[None, :length]
+
+    def attend(self, x_BxLxD: jax.Array) -> jax.Array:
+        """The products [B, L, V] with every word."""
+        return x_BxLxD @ self.word_VxD.T
 
 
 class Block(nn.Module):

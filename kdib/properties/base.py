@@ -38,12 +38,14 @@ class Evidence(NamedTuple):
     """What a property may look at.
 
     `sets` are the test sets by name, the first in distribution. `logits(subject, name)` answers [N, K]
-    float32 in evaluation mode. `pairs` are the (student, teacher) couples a relational property compares,
+    float32 in evaluation mode; `nll(subject, name)` a language model's negative log-likelihood of each sentence [N], in
+    nats. `pairs` are the (student, teacher) couples a relational property compares,
     siblings included.
     """
 
     sets: Mapping[str, Dataset]
     logits: Callable[[Subject, str], np.ndarray]
+    nll: Callable[[Subject, str], np.ndarray]
     pairs: Sequence[tuple[Subject, Subject]]
 
 

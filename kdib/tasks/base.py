@@ -10,7 +10,9 @@ class Dataset(NamedTuple):
     """N examples and what is known of them.
 
     `inputs` are what a model sees, batched along the leading axis: at least `label` [N] int32 and `id` [N] int32
-    (0..N-1, the row of the example), beside the task's own arrays. `groups` are columns [N] int32 by which a
+    (0..N-1, the row of the example), beside the task's own arrays. A language model is trained on a `label` [N, L] with
+    a `mask` [N, L], and tested by `choices` [N, 2] at `position` [N]: its answer is the logits of these two tokens, and
+    `label` [N] is the right one; `target` [N, L] are the tokens to predict. `groups` are columns [N] int32 by which a
     property may split its accuracy, such as the number of attractors; -1 puts an example in no group of that column.
     """
 
@@ -28,7 +30,8 @@ class Task(NamedTuple):
 
     `tests` maps a name to a test set; the first is in distribution, the others out of distribution, and none of them
     may select anything. `input_digest` is a hash of what the inputs mean, such as the numbering of the vocabulary: a
-    network may only be shown inputs of the digest that it was trained on. `facts` is JSON-able and printed by the
+    network may only be shown inputs of the digest that it was trained on. `num_classes` is None where networks predict
+    the next token. `facts` is JSON-able and printed by the
     report: sizes, coverage, baselines, examples.
     """
 
@@ -36,6 +39,6 @@ class Task(NamedTuple):
     train: Dataset
     validation: Dataset
     tests: Mapping[str, Dataset]
-    num_classes: int
+    num_classes: int | None
     input_digest: str
     facts: Mapping[str, Any]

@@ -23,6 +23,10 @@ def transformer_count(d, layers, *, cls):
     return (VOCAB + LENGTH + cls) * d + layers * (attention + mlp + norms) + 2 * d + (d + 1) * CLASSES
 
 
+def ut_count(d):
+    return transformer_count(d, 1, cls=0)  # one block, however often it is applied
+
+
 COUNTS = {  # at 1,000 words, 2 classes, 32 positions
     "lstm_tiny": (18_146, lstm_count(16, 16, 1)),
     "lstm_small": (130_178, lstm_count(64, 64, 2)),
@@ -33,6 +37,20 @@ COUNTS = {  # at 1,000 words, 2 classes, 32 positions
     "transformer_seq_tiny": (19_858, transformer_count(16, 1, cls=0)),
     "transformer_seq_small": (166_274, transformer_count(64, 2, cls=0)),
     "transformer_seq_published": (1_322_242, transformer_count(128, 6, cls=0)),
+    "ut_seq_tiny": (19_858, ut_count(16)),
+    "ut_seq_small": (116_290, ut_count(64)),
+    "ut_seq_published": (1_054_978, ut_count(256)),
+    "lm_lstm_published": (17_811_458, lstm_count(1024, 1024, 2)),
+    "lm_small_lstm_published": (4_711_426, lstm_count(512, 512, 2)),
+    "lm_transformer_published": (19_444_738, transformer_count(512, 6, cls=0)),
+    "lm_small_transformer_published": (5_003_778, transformer_count(256, 6, cls=0)),
+}
+LANGUAGE_COUNTS = {  # the same, predicting the next of the published 10,035 tokens in sentences of up to 51
+    "lm_lstm_published": 10_035 * 1024 + 2 * 4 * 2049 * 1024 + 1025 * 1024,
+    "lm_small_lstm_published": 10_035 * 512 + 2 * 4 * 1025 * 512 + 513 * 512,
+    "lm_transformer_published": (10_035 + 51) * 512 + 6 * (12 * 512**2 + 13 * 512) + 2 * 512,
+    "lm_small_transformer_published": (10_035 + 51) * 256 + 6 * (12 * 256**2 + 13 * 256) + 2 * 256,
+    "ut_seq_small": (10_035 + 51) * 64 + (12 * 64**2 + 13 * 64) + 2 * 64,
 }
 
 
@@ -48,6 +66,19 @@ def test_parameter_count(preset):
     total = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     literal, formula = COUNTS[preset]
     assert total == literal == formula
+
+
+@pytest.mark.parametrize("preset", LANGUAGE_COUNTS)
+def test_parameter_count_of_language_models(preset):
+    model = build(preset, vocab_size=10_035, num_classes=None, max_length=51)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), BATCH)
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == LANGUAGE_COUNTS[preset]
+
+
+def test_a_bidirectional_language_model_is_refused():
+    model = build("transformer_tiny", **{**SIZES, "num_classes": None})
+    with pytest.raises(ValueError, match="must be causal"):
+        jax.eval_shape(model.init, jax.random.key(0), BATCH)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -122,6 +153,7 @@ def test_published_sizes():
     assert [transformer[k] for k in ("width", "layers", "heads")] == [128, 6, 8]
     assert [transformer[k] for k in ("dropout", "embedding_dropout", "attention_dropout")] == [0.4, 0.2, 0.6]
     assert {**transformer, "network": "transformer_seq"} == PRESETS["transformer_seq_published"]
+    assert {**transformer, "network": "ut_seq", "width": 256} == PRESETS["ut_seq_published"]
 
 
 def test_names_are_known_without_jax():

@@ -14,7 +14,7 @@ LENGTH = np.array([9, 6, 1, 4], np.int32)
 TOKENS = np.where(np.arange(L)[None, :] < LENGTH[:, None], TOKENS, 0)
 BATCH = {"tokens": jnp.asarray(TOKENS), "length": jnp.asarray(LENGTH)}
 SIZES = {"vocab_size": 40, "num_classes": 3, "max_length": LONGER, "layers": 2}
-PRESETS = ("lstm_tiny", "transformer_tiny", "transformer_seq_tiny")
+PRESETS = ("lstm_tiny", "transformer_tiny", "transformer_seq_tiny", "ut_seq_tiny")
 TRANSFORMERS = PRESETS[1:]
 
 
@@ -98,7 +98,7 @@ def test_what_is_read_sees_every_word(preset):
     assert np.all(word_gradients(preset, "penultimate", None) > 0)
 
 
-@pytest.mark.parametrize("preset", TRANSFORMERS)
+@pytest.mark.parametrize("preset", ["transformer_tiny", "transformer_seq_tiny"])
 def test_last_block_where_it_is_read_equals_the_whole_block(preset, monkeypatch):
     model, params = network(preset)
 
@@ -195,3 +195,55 @@ def test_initial_values():
     for leaf in (params["embedding"]["embedding"], params["block1"]["expand"]["kernel"]):
         assert abs(np.std(leaf) - 0.05) < 0.002
     assert not np.any(params["block0"]["attention"]["out"]["bias"])
+
+
+def test_recursion_is_one_block_with_its_weights_repeated():
+    universal, params = network("ut_seq_tiny")
+    unrolled = build("transformer_seq_tiny", **SIZES)
+    repeated = {name: value for name, value in params.items() if name != "block"}
+    repeated |= {"block0": params["block"], "block1": params["block"]}
+    one, two = run(universal, params, BATCH), run(unrolled, repeated, BATCH)
+    np.testing.assert_allclose(one.logits, two.logits, atol=1e-6)
+    np.testing.assert_allclose(one.hidden["block0"], two.hidden["block0"], atol=1e-6)
+
+
+# ---------------------------------------------------------------------------------------------- language models
+
+LANGUAGE = ("lstm_tiny", "transformer_seq_tiny", "ut_seq_tiny")
+
+
+def language_model(preset):
+    model = build(preset, **{**SIZES, "num_classes": None})
+    return model, jax.jit(model.init)(jax.random.key(0), BATCH)["params"]
+
+
+@pytest.mark.parametrize("preset", LANGUAGE)
+def test_a_language_model_predicts_from_what_came_before(preset):
+    model, params = language_model(preset)
+
+    def logits_at(embedding, t):
+        changed = {**params, "embedding": {**params["embedding"], "embedding": embedding}}
+        outputs = model.apply(changed, {}, BATCH, train=False)[0]
+        return jnp.sin(outputs.hidden["penultimate"][0, t]).sum()
+
+    word_gradients = jax.jit(jax.jacrev(lambda e: jnp.stack([logits_at(e, t) for t in range(L)])))
+    gradient_TxVxD = word_gradients(params["embedding"]["embedding"])
+    touched_TxL = np.abs(np.asarray(gradient_TxVxD)[:, TOKENS[0]]).sum(-1) > 1e-9
+    np.testing.assert_array_equal(touched_TxL, np.tril(np.ones((L, L), bool)))
+
+
+@pytest.mark.parametrize("preset", LANGUAGE)
+def test_a_language_models_output_is_tied_and_ignores_padding(preset):
+    model, params = language_model(preset)
+    outputs = run(model, params, BATCH)
+    state_BxLxD = np.asarray(outputs.hidden["penultimate"])
+    if preset == "lstm_tiny":
+        projection = jax.tree.map(np.asarray, params["projection"])
+        state_BxLxD = state_BxLxD @ projection["kernel"] + projection["bias"]
+    np.testing.assert_allclose(outputs.logits, state_BxLxD @ np.asarray(params["embedding"]["embedding"]).T, atol=1e-5)
+    assert outputs.logits.shape == (4, L, SIZES["vocab_size"])
+    real_BxL = np.arange(L) < LENGTH[:, None]
+    longer = run(model, params, more_padding(None)).logits[:, :L]
+    rubbish = run(model, params, changed_content(LENGTH)).logits
+    for other in (longer, rubbish):
+        np.testing.assert_allclose(np.asarray(outputs.logits)[real_BxL], np.asarray(other)[real_BxL], atol=1e-5)

@@ -12,6 +12,7 @@ from kdib.tasks.base import Dataset
 # With spaces in them, so that no word of any text can be one of them.
 PAD, UNKNOWN, END = "<no word>", "<unknown word>", "<end of input>"
 SPECIAL = (PAD, UNKNOWN, END)  # their ids are 0, 1, 2
+BEGIN = "<start of input>"  # 3, where a model is shown whole sentences
 UNCOUNTED = -1  # a corpus may not say how many nouns intervene, or how far the subject is
 
 
@@ -69,48 +70,60 @@ def join(parts: Sequence[Examples]) -> Examples:
 
 
 class Vocabulary(NamedTuple):
-    """The id of every token: special ones, `n_words` words that a model knows, tags that stand for all others."""
+    """The id of every token: special ones, then `words` that a model knows, then tags that stand for all others.
+
+    `whole` says whether a model is shown whole sentences or the words before the verb.
+    """
 
     ids: Mapping[str, int]
-    n_words: int
+    words: frozenset[str]
+    whole: bool
 
     @property
     def size(self) -> int:
         """The number of ids, special ones included."""
         return len(self.ids)
 
+    @property
+    def n_special(self) -> int:
+        """How many ids are neither a word nor a tag: they come first."""
+        return len(SPECIAL) + self.whole
+
     def spell(self, examples: Examples, i: int) -> tuple[str, ...]:
-        """The prefix of sentence `i` as a model sees it, with tags in place of unknown words."""
-        known, pairs = self.ids, zip(examples.prefix(i), examples.prefix_tags(i), strict=True)
-        return tuple(word if word in known else tag if tag in known else UNKNOWN for word, tag in pairs)
+        """Sentence `i`, or the words before its verb, as a model sees them: with tags in place of unknown words."""
+        pairs = _pairs(examples, i, self.whole)
+        return tuple(word if word in self.words else tag if tag in self.ids else UNKNOWN for word, tag in pairs)
 
 
-def vocabulary(train: Examples, *, size: int, min_count: int = 1) -> Vocabulary:
-    """The `size` most common words of the training prefixes, those seen `min_count` times or more, and tags.
+def vocabulary(train: Examples, *, size: int, min_count: int = 1, whole: bool = False) -> Vocabulary:
+    """The `size` most common words of the training inputs, those seen `min_count` times or more, and tags.
 
     The tags are those that replace some training word. One that replaces none would have an embedding that
-    training never touches, so it is spelled UNKNOWN instead, and `coverage` counts it.
+    training never touches, so it is spelled UNKNOWN instead, and `coverage` counts it. With `whole` the inputs are
+    whole sentences and there is a token to start them; else they are the words before the verb.
     Reference: Linzen, Dupoux & Goldberg 2016, section 3 (10,000 words, all others replaced by their tag).
     """
-    counts = Counter(chain.from_iterable(map(train.prefix, range(train.size))))
+    counts = Counter(word for i in range(train.size) for word, _ in _pairs(train, i, whole))
     by_rank = sorted(counts, key=lambda word: (-counts[word], word))
     words = [word for word in by_rank[:size] if counts[word] >= min_count]
-    known = set(words)
-    replaced = {
-        tag
-        for i in range(train.size)
-        for word, tag in zip(train.prefix(i), train.prefix_tags(i), strict=True)
-        if word not in known
-    }
-    names = dict.fromkeys((*SPECIAL, *words, *sorted(replaced)))
-    return Vocabulary({name: i for i, name in enumerate(names)}, len(words))
+    known = frozenset(words)
+    replaced = {tag for i in range(train.size) for word, tag in _pairs(train, i, whole) if word not in known}
+    special = (*SPECIAL, BEGIN) if whole else SPECIAL
+    names = dict.fromkeys((*special, *words, *sorted(replaced - known)))
+    return Vocabulary({name: i for i, name in enumerate(names)}, known, whole)
+
+
+def _pairs(examples: Examples, i: int, whole: bool) -> Iterable[tuple[str, str]]:
+    """(word, tag) of sentence `i`, or of what comes before its verb."""
+    end = None if whole else examples.verb_index[i]
+    return zip(examples.sentences[i][:end], examples.tags[i][:end], strict=True)
 
 
 def coverage(tokens_NxL: np.ndarray, vocab: Vocabulary) -> dict[str, float]:
     """The shares of encoded words that are words of the vocabulary, that became tags, or are unknown."""
-    first_tag = len(SPECIAL) + vocab.n_words
+    first_tag = vocab.n_special + len(vocab.words)
     counts = {
-        "words": np.sum((tokens_NxL >= len(SPECIAL)) & (tokens_NxL < first_tag)),
+        "words": np.sum((tokens_NxL >= vocab.n_special) & (tokens_NxL < first_tag)),
         "tags": np.sum(tokens_NxL >= first_tag),
         "unknown": np.sum(tokens_NxL == vocab.ids[UNKNOWN]),
     }
@@ -118,9 +131,10 @@ def coverage(tokens_NxL: np.ndarray, vocab: Vocabulary) -> dict[str, float]:
     return {kind: float(count / total) for kind, count in counts.items()}
 
 
-def fitting(examples: Examples, max_length: int) -> Examples:
-    """The sentences whose prefix and end marker fit into `max_length` tokens; nothing is ever cut off."""
-    return take(examples, np.flatnonzero(examples.verb_index < max_length))
+def fitting(examples: Examples, max_length: int, *, whole: bool = False) -> Examples:
+    """The sentences of which what a model sees fits into `max_length` tokens, end included; nothing is ever cut off."""
+    words_N = np.array([len(words) for words in examples.sentences]) if whole else examples.verb_index
+    return take(examples, np.flatnonzero(words_N < max_length))
 
 
 def encode(examples: Examples, vocab: Vocabulary, max_length: int) -> dict[str, np.ndarray]:

@@ -1,6 +1,7 @@
 """The agreement task: which number does the verb take after these words? Generated or in real text.
 
-Setup: classification of Abnar, Dehghani & Zuidema 2020 on the question of Linzen, Dupoux & Goldberg 2016.
+Both set-ups of Abnar, Dehghani & Zuidema 2020 on the question of Linzen, Dupoux & Goldberg 2016: "classification" of
+the words before the verb, and "language_model", which predicts every word and is asked for the verb's two forms.
 """
 
 import hashlib
@@ -12,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from kdib.tasks.agreement import baselines, corpus, encoding, grammar
+from kdib.config import known
+from kdib.tasks.agreement import baselines, corpus, encoding, grammar, language
 from kdib.tasks.agreement.encoding import UNCOUNTED, Examples, Vocabulary
 from kdib.tasks.base import Dataset, Task
 
@@ -26,6 +28,7 @@ NUMBERS = ("singular", "plural")
 PUBLISHED_LIMITS = {"max_intervening": 4, "max_distance": 16}
 LONG = {"max_intervening": 6, "max_distance": 24}
 GRAMMAR_LIMITS = {"more_attractors": LONG, "longer_distance": LONG}
+SETUPS = ("classification", "language_model")
 ALL_WORDS = 100_000  # more than any grammar has: every word that training shows is known
 
 
@@ -38,6 +41,10 @@ class GrammarSettings:
     n_validation: int = 4_000
     n_test_per_group: int = 1_000
     attractor_shares: tuple[float, ...] = (0.95, 0.04, 0.007, 0.002, 0.0005)
+    setup: str = "classification"
+
+    def __post_init__(self):
+        known("config.task.setup", self.setup, SETUPS)
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,8 @@ class CorpusSettings:
     `ratios` divide the training text into train, validation and the test set "test", which comes first. With
     no share for it, the first of `tests` is the one in distribution. The `vocabulary_size` most common words
     that occur at least `min_count` times are known to the models. Inputs of more than `max_length` tokens,
-    end included, are left out and counted. `max_per_set` > 0 caps each set by a random choice. `seed` rules
+    end included, are left out and counted; so are, in the language-model set-up, test items whose verb is not known
+    in both numbers. `max_per_set` > 0 caps each set by a random choice. `seed` rules
     the splits and that choice.
     """
 
@@ -59,6 +67,10 @@ class CorpusSettings:
     max_length: int = 40
     max_per_set: int = 0
     seed: int = 0
+    setup: str = "classification"
+
+    def __post_init__(self):
+        known("config.task.setup", self.setup, SETUPS)
 
 
 Settings = GrammarSettings | CorpusSettings
@@ -85,12 +97,21 @@ def grammar_task(settings: GrammarSettings) -> Task:
         n_test_per_group=settings.n_test_per_group,
         attractor_shares=settings.attractor_shares,
     )
-    vocab = encoding.vocabulary(sets["train"], size=ALL_WORDS)
-    max_length = 1 + max(int(examples.verb_index.max()) for examples in sets.values())
+    vocab = encoding.vocabulary(sets["train"], size=ALL_WORDS, whole=_is_whole(settings))
+    max_length = 1 + max(_longest(examples, vocab.whole) for examples in sets.values())
     limits = {name: GRAMMAR_LIMITS.get(name, PUBLISHED_LIMITS) for name in sets}
     return _task(
         "agreement/grammar", settings, sets=sets, vocab=vocab, max_length=max_length, limits=limits, removed={}
     )
+
+
+def _is_whole(settings: Settings) -> bool:
+    return settings.setup == "language_model"
+
+
+def _longest(examples: Examples, whole: bool) -> int:
+    """The number of words of the longest input."""
+    return max(map(len, examples.sentences)) if whole else int(examples.verb_index.max())
 
 
 # ---- real text
@@ -105,7 +126,9 @@ def corpus_task(settings: CorpusSettings) -> Task:
     """
     paths = _paths(settings)
     sets, removed = _read(settings, paths)
-    vocab = encoding.vocabulary(sets["train"], size=settings.vocabulary_size, min_count=settings.min_count)
+    vocab = encoding.vocabulary(
+        sets["train"], size=settings.vocabulary_size, min_count=settings.min_count, whole=_is_whole(settings)
+    )
     for name in [name for name in sets if name != "train"]:
         others = [sets["train"]] if name == "validation" else [sets["train"], sets["validation"]]
         sets[name], counts = _unseen(sets[name], others, vocab)
@@ -146,20 +169,20 @@ def _require(setting: str, path: str) -> None:
 
 def _read(settings: CorpusSettings, paths: Mapping[str, str]) -> tuple[dict[str, Examples], dict[str, dict]]:
     """All sets by name, train first, each input once within its set; and what was removed from each."""
-    text, counts = _clean(encoding.join([corpus.read(path) for path in settings.train]), settings.max_length)
+    text, counts = _clean(encoding.join([corpus.read(path) for path in settings.train]), settings)
     parts = corpus.split(text, settings.ratios, settings.seed)
     names = ("train", "validation", "test") if settings.ratios[2] > 0 else ("train", "validation")
     sets: dict[str, Examples] = dict(zip(names, parts, strict=False))
     removed = {"training_text": counts} | {name: {} for name in names[1:]}
     for name, path in paths.items():
-        sets[name], removed[name] = _clean(corpus.read(path), settings.max_length)
+        sets[name], removed[name] = _clean(corpus.read(path), settings)
     rng = np.random.default_rng(settings.seed)
     return {name: _capped(examples, settings.max_per_set, rng) for name, examples in sets.items()}, removed
 
 
-def _clean(examples: Examples, max_length: int) -> tuple[Examples, dict[str, int]]:
+def _clean(examples: Examples, settings: CorpusSettings) -> tuple[Examples, dict[str, int]]:
     once, counts = corpus.unique(examples)
-    fitting = encoding.fitting(once, max_length)
+    fitting = encoding.fitting(once, settings.max_length, whole=_is_whole(settings))
     return fitting, {"read": examples.size, **counts, "too_long": once.size - fitting.size}
 
 
@@ -189,7 +212,9 @@ def _task(
     limits: Mapping[str, Mapping[str, int]],
     removed: Mapping[str, Mapping[str, int]],
 ) -> Task:
-    data = {key: encoding.dataset(sets[key], vocab, max_length, **limits[key]) for key in sets}
+    if vocab.whole:
+        sets, removed = _askable(sets, vocab, removed)
+    data = {key: _dataset(key, sets[key], vocab, max_length, limits[key]) for key in sets}
     tests = {key: data[key] for key in sets if key not in ("train", "validation")}
     fitted = baselines.fit(sets["train"])
     facts = {
@@ -205,10 +230,30 @@ def _task(
         data["train"],
         data["validation"],
         tests,
-        num_classes=len(NUMBERS),
+        num_classes=None if vocab.whole else len(NUMBERS),
         input_digest=hashlib.sha256(json.dumps(vocab.ids).encode()).hexdigest(),
         facts=facts,
     )
+
+
+def _askable(
+    sets: Mapping[str, Examples], vocab: Vocabulary, removed: Mapping[str, Mapping[str, int]]
+) -> tuple[dict[str, Examples], dict[str, Mapping[str, int]]]:
+    """The sets, all but the training set without items whose verb's forms are not known, and what was removed."""
+    asked, counts = {"train": sets["train"]}, dict(removed)
+    for key in [key for key in sets if key != "train"]:
+        asked[key], unknown = language.with_known_forms(sets[key], vocab)
+        counts[key] = {**removed.get(key, {}), "verb_form_unknown": unknown}
+        if not asked[key].size:
+            raise ValueError(f"no sentence of {key!r} has a verb whose two forms are in the vocabulary; see min_count")
+    return asked, counts
+
+
+def _dataset(key: str, examples: Examples, vocab: Vocabulary, max_length: int, limits: Mapping[str, int]) -> Dataset:
+    if not vocab.whole:
+        return encoding.dataset(examples, vocab, max_length, **limits)
+    build_set = language.training_set if key == "train" else language.test_set
+    return build_set(examples, vocab, max_length, **limits)
 
 
 def _set_facts(examples: Examples, data: Dataset, vocab: Vocabulary, limits: Mapping[str, int]) -> dict[str, Any]:

@@ -1,0 +1,108 @@
+"""Agreement as language modelling: predict every word; at the verb, which of its two forms is more likely?
+
+Set-up of Abnar, Dehghani & Zuidema 2020: input <start> w1..wn, target w1..wn <end>, one sentence a row. A test item is
+a forced choice between the verb's forms at the verb's position, so a network's answer to it is two logits, (singular,
+plural), and everything that is measured on two classes is measured on it.
+"""
+
+from collections.abc import Collection
+
+import numpy as np
+
+from kdib.tasks.agreement.encoding import BEGIN, END, Examples, Vocabulary, groups, take
+from kdib.tasks.base import Dataset
+
+IRREGULAR = {"is": "are", "was": "were", "has": "have", "does": "do", "goes": "go"}  # singular -> plural
+_SINGULAR_OF = {plural: singular for singular, plural in IRREGULAR.items()}
+
+
+def sentences(examples: Examples, vocab: Vocabulary, max_length: int) -> dict[str, np.ndarray]:
+    """What a language model sees and predicts, right-padded: [N, max_length] but for `length` and `id` [N].
+
+    `tokens` are <start> w1..wn, `label` w1..wn <end> (int32), `mask` is True where there is something to predict.
+    Raises ValueError if a sentence does not fit.
+    """
+    length_N = np.array([len(words) for words in examples.sentences], np.int32) + 1
+    if length_N.max(initial=0) > max_length:
+        raise ValueError(
+            f"max_length is {max_length}, but the longest sentence has {length_N.max()} tokens with its end"
+        )
+    tokens_NxL, label_NxL = np.zeros((2, examples.size, max_length), np.int32)
+    for i, length in enumerate(length_N):
+        words = [vocab.ids[token] for token in vocab.spell(examples, i)]
+        tokens_NxL[i, :length] = [vocab.ids[BEGIN], *words]
+        label_NxL[i, :length] = [*words, vocab.ids[END]]
+    mask_NxL = np.arange(max_length) < length_N[:, None]
+    ids_N = np.arange(examples.size, dtype=np.int32)
+    return {"tokens": tokens_NxL, "length": length_N, "label": label_NxL, "mask": mask_NxL, "id": ids_N}
+
+
+def forced_choices(examples: Examples, vocab: Vocabulary, max_length: int) -> dict[str, np.ndarray]:
+    """What a test item asks: `sentences` with the words to predict as `target`, and the number of the verb as `label`.
+
+    `choices` [N, 2] are the ids of the verb's singular and plural form, `position` [N] where the next word is the verb.
+    Raises ValueError for a form that is not in the vocabulary: see `with_known_forms`.
+    """
+    inputs = sentences(examples, vocab, max_length)
+    choices_Nx2 = np.array([_forms(examples, vocab, i) for i in range(examples.size)], np.int32).reshape(-1, 2)
+    if (choices_Nx2 < 0).any():
+        i = int(np.argmax((choices_Nx2 < 0).any(1)))
+        raise ValueError(f"the verb {_verb(examples, i)!r} or its other form is not in the vocabulary")
+    return {
+        **inputs,
+        "target": inputs["label"],
+        "label": examples.label,
+        "position": examples.verb_index,
+        "choices": choices_Nx2,
+    }
+
+
+def with_known_forms(examples: Examples, vocab: Vocabulary) -> tuple[Examples, int]:
+    """The sentences whose verb is a word of the vocabulary in both numbers, and how many are not.
+
+    The published evaluation counts the others as errors, which costs every network alike about 3 points.
+    """
+    kept = [i for i in range(examples.size) if min(_forms(examples, vocab, i)) >= 0]
+    return take(examples, kept), examples.size - len(kept)
+
+
+def test_set(examples: Examples, vocab: Vocabulary, max_length: int, **limits: int) -> Dataset:
+    """`forced_choices` and the groups of the same sentences."""
+    return Dataset(inputs=forced_choices(examples, vocab, max_length), groups=groups(examples, **limits))
+
+
+def training_set(examples: Examples, vocab: Vocabulary, max_length: int, **limits: int) -> Dataset:
+    """`sentences` and their groups."""
+    return Dataset(inputs=sentences(examples, vocab, max_length), groups=groups(examples, **limits))
+
+
+def other_form(verb: str, label: int, known: Collection[str]) -> str:
+    """The form of a verb in the present tense for the other number, by the rules of spelling; "" if none is known.
+
+    `label` is the number of `verb` (0 singular). Of the spellings that the rules allow, the one among `known` words is
+    taken: flies -> fly, not flie.
+
+    >>> other_form("tries", 0, {"try", "trie"}), other_form("push", 1, {"pushes"}), other_form("is", 0, {"are"})
+    ('try', 'pushes', 'are')
+    """
+    if label == 0:
+        irregular, rules = IRREGULAR, (("ies", "y"), ("es", ""), ("s", ""))
+    else:
+        irregular, rules = _SINGULAR_OF, (("y", "ies"), ("", "s"), ("", "es"))
+    if verb in irregular:
+        candidates = [irregular[verb]]
+    else:
+        candidates = [verb.removesuffix(end) + other for end, other in rules if verb.endswith(end)]
+    return next((form for form in candidates if form in known), "")
+
+
+def _forms(examples: Examples, vocab: Vocabulary, i: int) -> tuple[int, int]:
+    """The ids of the verb's singular and plural form; -1 for what is no word of the vocabulary."""
+    verb, label = _verb(examples, i), int(examples.label[i])
+    other = examples.verb_alternative[i] or other_form(verb, label, vocab.words)
+    singular, plural = (verb, other) if label == 0 else (other, verb)
+    return tuple(vocab.ids[form] if form in vocab.words else -1 for form in (singular, plural))
+
+
+def _verb(examples: Examples, i: int) -> str:
+    return examples.sentences[i][examples.verb_index[i]]
