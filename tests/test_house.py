@@ -14,13 +14,20 @@ MODULES = sorted((ROOT / "kdib").rglob("*.py"))
 ORDER = [
     "losses records",
     "models.base tasks.base stats trees snapshots config",
+    "tasks.prepared",
     "models optimizer step progress logbook properties tasks",
     "workdir answers fit runs estimands verdict",
     "teaching report",
     "study",
     "main",
 ]
-ONLY_IN = {"flax": "kdib.models", "orbax": "kdib.snapshots", "matplotlib": "kdib.report", "jinja2": "kdib.report"}
+ONLY_IN = {
+    "flax": "kdib.models",
+    "orbax": "kdib.snapshots",
+    "tensorflow_datasets": "kdib.tasks",
+    "matplotlib": "kdib.report",
+    "jinja2": "kdib.report",
+}
 
 
 def name_of(path):
@@ -82,6 +89,12 @@ def output_of(code):
 def test_the_losses_load_jax_optax_and_numpy_only():
     loaded = output_of("import sys, kdib.losses; print(*sys.modules)").split()
     assert not {"flax", "orbax", "absl.flags", "ml_collections", "scipy.stats", "matplotlib", "rich"} & set(loaded)
+    assert "tensorflow_datasets" not in loaded
+
+
+def test_a_study_of_files_does_not_load_tfds():
+    loaded = output_of("import sys, kdib.tasks.agreement.task; print(*sys.modules)").split()
+    assert not {"tensorflow_datasets", "pyarrow"} & set(loaded)
 
 
 def test_help_and_config_errors_answer_without_loading_jax():

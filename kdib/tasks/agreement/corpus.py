@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from sys import intern
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -21,20 +22,24 @@ SENTENCE = (
 NEEDED = ("pos_sentence", "verb_pos", "verb_index", "n_intervening", "n_diff_intervening", "distance")
 ALIGNED = (".text", ".pos", ".gold")
 END_OF_SENTENCE = "<eos>"
+PREPARED = "tfds:"  # begins the path of a set that TFDS has prepared
 
 
 def read(path: str | Path) -> Examples:
-    """The sentences of a Linzen-style table, a folder of such tables, or a folder of line-aligned files.
+    """The sentences of a Linzen-style table, a folder of such tables or of line-aligned files, or a prepared set.
 
     A table is a .tsv or .tsv.gz with a header; its columns and 1-based indices are those of Linzen, Dupoux &
     Goldberg 2016 (agr_50_mostcommon_10K.tsv), of which only `orig_sentence` (or `sentence`) and NEEDED are
     used, with `verb_alt` and `source` where they are there. Line-aligned files are those of Gulordava et al.
-    2018: .text, .pos and .gold of one name, 0-based indices. All words are read in lower case.
+    2018: .text, .pos and .gold of one name, 0-based indices. All words are read in lower case. A prepared set is
+    "tfds:kdib_agreement@FOLDER", see tfds.py.
 
     Raises:
         FileNotFoundError: the path is not there, or it is a folder without either format.
         ValueError: a row is malformed; it names file, line, column, what was found and what expected.
     """
+    if str(path).startswith(PREPARED):
+        return _tfds().read(str(path))
     path = Path(path)
     if not path.is_dir():
         return _columns(_read_table(path))
@@ -43,6 +48,22 @@ def read(path: str | Path) -> Examples:
     if tables := sorted((*path.glob("*.tsv"), *path.glob("*.tsv.gz"))):
         return join([_columns(_read_table(file)) for file in tables])
     raise FileNotFoundError(f"{path}: a folder without any *.tsv, *.tsv.gz or *.gold file")
+
+
+def require(path: str) -> None:
+    """Raises FileNotFoundError, within seconds, unless there is something at `path` for `read`."""
+    if path.startswith(PREPARED):
+        _tfds().find(path)
+    elif not path or not Path(path).exists():
+        raise FileNotFoundError(f"no file or folder {path!r}")
+
+
+def _tfds() -> ModuleType:
+    try:
+        from kdib.tasks.agreement import tfds
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{error}; paths {PREPARED}... need pip install 'kdib[tfds]'") from error
+    return tfds
 
 
 class _Example(NamedTuple):

@@ -8,7 +8,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,9 +18,10 @@ from kdib.tasks.agreement.encoding import UNCOUNTED, Examples, Vocabulary
 from kdib.tasks.base import Dataset, Task
 
 REMEDIES = (
-    "give the path of a Linzen-style .tsv or .tsv.gz, of a folder of them, or of a folder of .text, .pos and "
-    ".gold files; the published corpus is agr_50_mostcommon_10K.tsv of Linzen, Dupoux & Goldberg 2016 (its "
-    "first URL is gone since 2024, mirrors are best effort); or set source='grammar', which needs no file"
+    "give the path of a Linzen-style .tsv or .tsv.gz, of a folder of them, of a folder of .text, .pos and .gold "
+    "files, or 'tfds:kdib_agreement@FOLDER' for a prepared set; the published corpus is agr_50_mostcommon_10K.tsv "
+    "of Linzen, Dupoux & Goldberg 2016 (its first URL is gone since 2024, mirrors are best effort); or set "
+    "source='grammar', which needs no file"
 )
 NUMBERS = ("singular", "plural")
 # The limits of the published analysis hold for natural text; two generated sets exceed them on purpose.
@@ -51,12 +51,12 @@ class GrammarSettings:
 class CorpusSettings:
     """Real text. `train` are paths; `tests` are "name=path", out of distribution, in the report's order.
 
-    `ratios` divide the training text into train, validation and the test set "test", which comes first. With
-    no share for it, the first of `tests` is the one in distribution. The `vocabulary_size` most common words
-    that occur at least `min_count` times are known to the models. Inputs of more than `max_length` tokens,
-    end included, are left out and counted; so are, in the language-model set-up, test items whose verb is not known
-    in both numbers. `max_per_set` > 0 caps each set by a random choice. `seed` rules
-    the splits and that choice.
+    A path is what `corpus.read` takes, "tfds:kdib_agreement@FOLDER" too. `ratios` divide the training text into
+    train, validation and the test set "test", which comes first. With no share for it, the first of `tests` is
+    the one in distribution. The `vocabulary_size` most common words that occur at least `min_count` times are
+    known to the models. Inputs of more than `max_length` tokens, end included, are left out and counted; so are, in
+    the language-model set-up, test items whose verb is not known in both numbers. `max_per_set` > 0 caps each set by
+    a random choice. `seed` rules the splits and that choice.
     """
 
     train: tuple[str, ...]
@@ -163,8 +163,10 @@ def _paths(settings: CorpusSettings) -> dict[str, str]:
 
 
 def _require(setting: str, path: str) -> None:
-    if not path or not Path(path).exists():
-        raise FileNotFoundError(f"config.task.{setting}: no file or folder {path!r}; {REMEDIES}")
+    try:
+        corpus.require(path)
+    except (FileNotFoundError, ValueError) as error:
+        raise type(error)(f"config.task.{setting}: {error}; {REMEDIES}") from None
 
 
 def _read(settings: CorpusSettings, paths: Mapping[str, str]) -> tuple[dict[str, Examples], dict[str, dict]]:

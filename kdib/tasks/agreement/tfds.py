@@ -1,0 +1,118 @@
+"""The TFDS set `kdib_agreement`: sentences of a local corpus, prepared and read without TensorFlow.
+
+    python -m kdib.tasks.agreement.tfds --path=my.tsv.gz --data_dir=FOLDER
+
+prepares FOLDER/kdib_agreement as array_record; `path` is anything that `corpus.read` reads. The corpus task then takes
+the path "tfds:kdib_agreement@FOLDER", or "tfds:kdib_agreement" for the folder that TFDS uses by default. After
+`import kdib.tasks.agreement.tfds`, `tfds.data_source("kdib_agreement", data_dir=FOLDER)` reads it too.
+"""
+
+import argparse
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from sys import intern
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from kdib.tasks import prepared
+from kdib.tasks.agreement import corpus
+from kdib.tasks.agreement.builder import FIELDS, SPLIT, TEXTS, WORDS, KdibAgreement
+from kdib.tasks.agreement.encoding import Examples
+from kdib.tasks.prepared import Arrays
+
+NAME = KdibAgreement.name
+COMMAND = "python -m kdib.tasks.agreement.tfds --path=FILE --data_dir=FOLDER"
+
+
+def prepare(path: str | Path, data_dir: str | Path) -> KdibAgreement:
+    """The set of the corpus `path`, written to `data_dir`.
+
+    Raises:
+        FileExistsError: `data_dir` has a set already.
+        FileNotFoundError, ValueError: as `corpus.read`.
+    """
+    builder = KdibAgreement(path=path, data_dir=data_dir, file_format="array_record")
+    if builder.is_prepared():
+        raise FileExistsError(f"{builder.data_path} is prepared already; delete it, or give another data_dir")
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+    return builder
+
+
+def find(path: str) -> KdibAgreement:
+    """The prepared set of a path "tfds:kdib_agreement" or "tfds:kdib_agreement@FOLDER". Never asks the network.
+
+    Raises:
+        ValueError: another set is named.
+        FileNotFoundError: there is no prepared set; the message says how to make one.
+    """
+    name, _, folder = path.removeprefix(corpus.PREPARED).partition("@")
+    if name != NAME:
+        expected = f"{corpus.PREPARED}{NAME} or {corpus.PREPARED}{NAME}@FOLDER"
+        raise ValueError(f"found the path {path!r}, expected {expected}")
+    builder = KdibAgreement(data_dir=Path(folder).expanduser() if folder else None)
+    if not builder.is_prepared():
+        raise FileNotFoundError(f"no set is prepared in {builder.data_path}; prepare one with {COMMAND}")
+    return builder
+
+
+def read(path: str) -> Examples:
+    """The sentences of a prepared set, in their order; they are decoded once and then kept beside it as arrays.
+
+    Raises as `find`, and ValueError, naming the file, if the set or what was kept of it is damaged.
+    """
+    builder = find(path)
+    file = Path(builder.data_path) / f"examples-{prepared.key(builder, SPLIT)[:16]}.npz"
+    return unpack(prepared.kept(file, lambda: _whole(builder)))
+
+
+def _whole(builder: KdibAgreement) -> Arrays:
+    arrays, expected = decode(builder), builder.info.splits[SPLIT].num_examples
+    if (found := len(arrays["label"])) != expected:  # tfds.testing.mock_data: must not be kept as the real set
+        raise ValueError(f"{builder.data_path}: found {found} examples, expected {expected}, as in dataset_info.json")
+    return arrays
+
+
+def decode(builder: KdibAgreement) -> Arrays:
+    """The columns FIELDS of a prepared set: numbers [N] int32, texts as the UTF-8 bytes of one JSON list, uint8."""
+    columns = {name: [] for name in FIELDS}
+    for record in prepared.records(builder, SPLIT):
+        for name, column in columns.items():
+            column.append(record[name])
+    return {name: _packed(columns[name]) if name in TEXTS else np.array(columns[name], np.int32) for name in FIELDS}
+
+
+def _packed(texts: Iterable[str | bytes]) -> np.ndarray:
+    spelled = [text.decode() if isinstance(text, bytes) else text for text in texts]
+    return np.frombuffer(json.dumps(spelled).encode(), np.uint8)
+
+
+def unpack(arrays: Arrays) -> Examples:
+    """The examples of what `decode` answers."""
+    columns: dict[str, Any] = dict(arrays) | {name: json.loads(arrays[name].tobytes()) for name in TEXTS}
+    columns |= {name: _words(columns[name]) for name in WORDS}
+    return Examples(*(columns[name] for name in FIELDS))
+
+
+def _words(texts: Iterable[str]) -> list[tuple[str, ...]]:
+    return [tuple(map(intern, text.split(" "))) for text in texts]
+
+
+def main() -> None:
+    """Prepares the set of the command line."""
+    parser = argparse.ArgumentParser(description=f"Prepares the TFDS set {NAME} from a local corpus.")
+    parser.add_argument("--path", required=True, help="a .tsv or .tsv.gz, or a folder: what kdib reads as a corpus")
+    parser.add_argument("--data_dir", required=True, help=f"the set is written to DATA_DIR/{NAME}")
+    arguments = parser.parse_args()
+    try:
+        builder = prepare(arguments.path, arguments.data_dir)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    count = builder.info.splits[SPLIT].num_examples
+    print(f"{count} sentences; --config.task.train=\"('{corpus.PREPARED}{NAME}@{arguments.data_dir}',)\"")
+
+
+if __name__ == "__main__":
+    main()
