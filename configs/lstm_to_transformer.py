@@ -76,8 +76,10 @@ def _default() -> ConfigDict:
     config.train.optimizer = "adamw"
     config.train.learning_rate = 2e-3
     config.train.warmup_steps = 50
-    config.train.schedule = "cosine"
+    config.train.schedule = _fields(name="cosine")
     config.train.weight_decay = 1e-2
+    config.train.l1 = 0.0
+    config.train.l2 = 0.0
     config.train.clip_norm = 1.0
     config.train.chunk = 50
     config.train.group_size = 3  # runs trained at once; may be changed later

@@ -14,10 +14,10 @@ class Train:
 
     steps: int
     batch_size: int
-    optimizer: str  # adamw, adam, sgd
+    optimizer: str  # adamw, adam, radam, sgd
     learning_rate: float  # peak; replaced by the grid's choice when tune.learning_rates is not empty
     warmup_steps: int
-    schedule: str  # cosine, constant
+    schedule: Mapping[str, Any]  # of the learning rate: {"name": one in kdib.losses.SCHEDULES, **knobs}
     weight_decay: float
     clip_norm: float
     chunk: int  # steps a compiled call takes at most
@@ -25,6 +25,8 @@ class Train:
     save_every: int  # steps between resumable states
     snapshots: Mapping[str, Any]  # {"name": every | powers_of_two_epochs | dense_then_sparse | explicit, **knobs}
     buckets: tuple[int, ...] = ()  # a batch holds inputs up to one of these lengths; each costs a compilation
+    l1: float = 0.0  # times sum |w|, a term of the loss over kernels and embeddings
+    l2: float = 0.0  # times sum w^2, likewise; weight_decay is decoupled
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,50 +1,75 @@
 """The optimisers of a study. The peak learning rate is a leaf of the state, so that runs of a grid share a program."""
 
 import functools
+import inspect
+from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
+
+from kdib.losses import SCHEDULES
 
 SCALERS = {
     "adamw": optax.scale_by_adam,
     "adam": optax.scale_by_adam,
+    "radam": optax.scale_by_radam,
     "sgd": optax.identity,
 }
-SCHEDULES = ("cosine", "constant")
 
 
-@functools.cache
 def make_optimizer(
-    name: str, *, steps: int, warmup_steps: int, schedule: str, weight_decay: float, clip_norm: float
+    name: str,
+    *,
+    steps: int,
+    warmup_steps: int,
+    schedule: Mapping[str, Any],
+    weight_decay: float,
+    clip_norm: float,
+    l1: float = 0.0,
+    l2: float = 0.0,
 ) -> optax.GradientTransformation:
     """The transformation of a recipe; its peak learning rate is set afterwards by `with_learning_rate`.
 
+    `l1` and `l2` act as the terms l1 sum |w| + l2 sum w^2 of the loss would (Keras' convention, so that the gradient is
+    2 l2 w): before clipping and scaling, where weight decay comes after. They regularise kernels and embeddings, that
+    is parameters of two axes or more, and no bias or norm. The loss and gradient norm that a step reports are without.
+
     Args:
-      name: "adamw" (decoupled weight decay), "adam" or "sgd".
-      steps: length of the run; the cosine reaches 0 there.
+      name: "adamw" (decoupled weight decay), "adam", "radam" or "sgd".
+      steps: length of the run.
       warmup_steps: linear warm-up from 0.
-      schedule: "cosine" or "constant" after the warm-up.
+      schedule: what the peak is multiplied by after the warm-up: {"name": a name in kdib.losses.SCHEDULES, **knobs},
+        whose steps count from the end of the warm-up. "cosine" and "linear" reach 0 at the last step if no other
+        `stop` is given.
       weight_decay: decoupled, times the learning rate, as in optax.adamw; only "adamw" takes one other than 0.
-      clip_norm: global gradient norm, clipped before anything else.
+      clip_norm: global gradient norm, clipped before the scaling.
+      l1: weight of the sum of absolute values.
+      l2: weight of the sum of squares.
 
     Raises:
-      ValueError: for an unknown name, or a weight decay that would have no effect.
+      ValueError: for an unknown name or knob, or one that would have no effect.
     """
+    knobs = tuple((knob, tuple(v) if isinstance(v, list) else v) for knob, v in sorted(schedule.items()))
+    return _make(name, steps, warmup_steps, knobs, weight_decay, clip_norm, l1, l2)
+
+
+@functools.cache  # equal recipes share a compilation
+def _make(name, steps, warmup_steps, schedule, weight_decay, clip_norm, l1, l2) -> optax.GradientTransformation:
     if name not in SCALERS:
         raise ValueError(f"train.optimizer={name!r} is unknown; known: {', '.join(SCALERS)}")
-    if schedule not in SCHEDULES:
-        raise ValueError(f"train.schedule={schedule!r} is unknown; known: {', '.join(SCHEDULES)}")
     if weight_decay and name != "adamw":
         raise ValueError(f"train.weight_decay={weight_decay} has no effect with {name}; use adamw or set it to 0")
-    if schedule == "cosine":
-        factor = optax.warmup_cosine_decay_schedule(0.0, 1.0, warmup_steps, steps)
-    else:
-        factor = optax.linear_schedule(0.0, 1.0, warmup_steps) if warmup_steps else optax.constant_schedule(1.0)
+    if l1 < 0 or l2 < 0:
+        raise ValueError(f"train.l1 and train.l2 must not be negative, got {l1} and {l2}")
+    warmup, decay = optax.linear_schedule(0.0, 1.0, warmup_steps), _decay(steps - warmup_steps, **dict(schedule))
+    factor = optax.join_schedules([warmup, decay], [warmup_steps])
 
     @optax.inject_hyperparams
     def chain(learning_rate):
         return optax.chain(
+            _regularised(l1, l2),
             optax.clip_by_global_norm(clip_norm),
             SCALERS[name](),
             optax.add_decayed_weights(weight_decay),
@@ -53,6 +78,35 @@ def make_optimizer(
         )
 
     return chain(learning_rate=0.0)
+
+
+def _decay(steps: int, *, name: str = "", **knobs) -> optax.Schedule:
+    """The schedule `name` over the `steps` after the warm-up; an unknown name or knob raises with the known ones."""
+    if name not in SCHEDULES:
+        raise ValueError(f"train.schedule.name={name!r} is unknown; known: {', '.join(SCHEDULES)}")
+    if name == "cosine" and not knobs:
+        return optax.cosine_decay_schedule(1.0, steps)  # ours in other last bits: those of the published experiments
+    known = list(inspect.signature(SCHEDULES[name]).parameters)[1:]
+    knobs = {**({"stop": steps} if "stop" in known else {}), **knobs}
+    try:
+        inspect.signature(SCHEDULES[name]).bind(0, **knobs)
+        factor = functools.partial(SCHEDULES[name], **{knob: jnp.asarray(v, jnp.float32) for knob, v in knobs.items()})
+        if shape := jax.eval_shape(factor, 0).shape:
+            raise ValueError(f"a knob is a list, the factor has the shape {shape}")
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"train.schedule {name!r}: {error}; its knobs: {', '.join(known) or 'none'}") from error
+    return factor
+
+
+def _regularised(l1: float, l2: float) -> optax.GradientTransformation:
+    """Adds the gradient of l1 sum |w| + l2 sum w^2, over parameters of two axes or more; that of |w| at 0 is 0."""
+    if not (l1 or l2):
+        return optax.identity()
+
+    def add(gradient, w):
+        return gradient + l1 * jnp.sign(w) + 2 * l2 * w if w.ndim >= 2 else gradient
+
+    return optax.stateless(lambda gradients, params: jax.tree.map(add, gradients, params))
 
 
 def with_learning_rate(opt_state: Any, learning_rate: float) -> Any:

@@ -79,6 +79,12 @@ def _check_loss(where: str, fit: Fit, spec: losses.LossSpec) -> None:
     asks = [name for name, term in spec.items() if any(path.startswith("teacher.") for path in term.inputs)]
     if asks and not fit.teacher:
         raise ValueError(f"{where}.loss={fit.loss!r} asks a teacher ({', '.join(asks)}), and the fit has none")
+    hidden = [name for name, term in spec.items() if any(path.startswith("teacher.hidden.") for path in term.inputs)]
+    if hidden and fit.answers == "table":
+        raise ValueError(
+            f"{where}.answers='table' stores logits, and {fit.loss!r} asks for what is hidden ({', '.join(hidden)}); "
+            "use answers='live'"
+        )
     if fit.match_entropy and not any("epsilon" in term.hparams for term in spec.values()):
         raise ValueError(f"{where}.match_entropy needs a label_smoothing term, {fit.loss!r} has {', '.join(spec)}")
 

@@ -80,6 +80,8 @@ def optimizer(study: Study):
         schedule=recipe.schedule,
         weight_decay=recipe.weight_decay,
         clip_norm=recipe.clip_norm,
+        l1=recipe.l1,
+        l2=recipe.l2,
     )
 
 

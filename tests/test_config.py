@@ -39,6 +39,7 @@ def test_an_unknown_variant_lists_the_known_ones():
             3,
             r"config\.train\.step: 'step' is unknown\. Did you mean 'steps'\? Known: steps, batch_size",
         ),
+        (("train", "schedule"), "cosine", r"config\.train\.schedule must be a mapping, got 'cosine'"),
         (("train", "steps"), "many", r"config\.train\.steps must be int, got 'many'"),
         (("train", "steps"), True, r"config\.train\.steps must be int, got True"),
         (("fits", "alone", "model"), "cnn", r"config\.fits\.alone\.model: 'cnn' is unknown\. Known: lstm, transformer"),
@@ -78,6 +79,12 @@ def test_a_missing_field_is_named():
     del config["train"]["steps"]
     with pytest.raises(ValueError, match=r"config\.train lacks steps"):
         parse(config)
+
+
+def test_a_recipe_without_regularisers_still_parses():
+    config = load()
+    del config["train"]["l1"], config["train"]["l2"]
+    assert (parse(config).train.l1, parse(config).train.l2) == (0.0, 0.0)
 
 
 def test_teachers_come_before_their_students():

@@ -20,6 +20,7 @@ from kdib.snapshots import SnapshotError, SnapshotIndex
 from kdib.step import Architecture, train_chunk
 
 N, D, K, STEPS = 40, 3, 2, 24
+COSINE = {"name": "cosine"}
 
 
 def network() -> Model:
@@ -40,22 +41,23 @@ def network() -> Model:
 NETWORK = network()
 
 
-def plan_in(folder, *, group_size=1, validate=lambda variables: {"loss": 0.5}):
+def plan_in(folder, *, group_size=1, validate=lambda variables: {"loss": 0.5}, schedule=COSINE, l2=0.0):
     recipe = Train(
         steps=STEPS,
         batch_size=8,
         optimizer="adam",
         learning_rate=0.05,
         warmup_steps=2,
-        schedule="cosine",
+        schedule=schedule,
         weight_decay=0.0,
         clip_norm=1.0,
         chunk=4,
         group_size=group_size,
         save_every=6,
         snapshots={"name": "every", "n": 12},
+        l2=l2,
     )
-    tx = make_optimizer("adam", steps=STEPS, warmup_steps=2, schedule="cosine", weight_decay=0.0, clip_norm=1.0)
+    tx = make_optimizer("adam", steps=STEPS, warmup_steps=2, schedule=schedule, weight_decay=0.0, clip_norm=1.0, l2=l2)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(N, D)).astype(np.float32)
     data = {"x": x, "label": (x[:, 0] > 0).astype(np.int32), "id": np.arange(N, dtype=np.int32)}
@@ -125,6 +127,22 @@ def test_an_interrupted_run_resumes_to_the_same_bits_and_curves(tmp_path, group_
     for seed in (0, 1):
         assert prints(tmp_path / "cut", seed) == prints(tmp_path / "whole", seed)
     assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        {"name": "cosine_restarts", "first_decay_steps": 5, "m_mul": 0.9},
+        {"name": "step_at", "boundaries": [3, 10], "factor": 0.1},
+    ],
+)
+def test_a_schedule_with_knobs_and_a_regulariser_resume_to_the_same_bits(tmp_path, schedule):
+    settings = {"schedule": schedule, "l2": 1e-2}
+    train(tmp_path / "whole", [job(0)], **settings)
+    with pytest.raises(Stopped):
+        train(tmp_path / "cut", [job(0)], stop_after=10, **settings)
+    train(tmp_path / "cut", [job(0)], **settings)
+    assert prints(tmp_path / "cut") == prints(tmp_path / "whole")
 
 
 def test_a_run_does_not_depend_on_what_else_is_trained(tmp_path):

@@ -217,6 +217,16 @@ def job_of(lab, fit, **changes):
     return plan, jobs_of(main_runs(fresh.study, fit), plan, fresh)[0]
 
 
+def test_stored_answers_have_nothing_hidden():
+    config = tiny()
+    config["losses"]["features"] = {"alike": {"fn": "similarity_preserving", "weight": 1.0}}
+    config["fits"]["distilled"]["loss"] = "features"
+    with pytest.raises(ValueError, match=r"distilled\.answers='table' stores logits.*\(alike\); use answers='live'"):
+        study.check_names(parse(config))
+    config["fits"]["distilled"]["answers"] = "live"
+    study.check_names(parse(config))
+
+
 def test_stored_answers_are_the_live_teachers(lab):
     _, stored = job_of(lab, "distilled")
     plan, live = job_of(lab, "distilled", answers="live")

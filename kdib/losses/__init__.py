@@ -5,12 +5,31 @@ them, whose weights and hyper-parameters are traced:
 
 >>> from kdib import losses
 >>> spec = losses.from_config({"kl": {"fn": "softened_kl", "weight": 1.0, "temperature": 4.0}})
->>> sorted(losses.LOSSES)
-['cross_entropy', 'label_smoothing', 'soft_cross_entropy', 'softened_kl']
+>>> print(*sorted(losses.LOSSES))
+cross_entropy entropy_penalty hard_label label_smoothing similarity_preserving soft_cross_entropy softened_kl top_k_kl
 """
 
-from kdib.losses.divergences import cross_entropy, label_smoothing, soft_cross_entropy, softened_kl
-from kdib.losses.schedules import SCHEDULES, constant, cosine, linear
+from kdib.losses.divergences import (
+    cross_entropy,
+    entropy_penalty,
+    hard_label,
+    label_smoothing,
+    soft_cross_entropy,
+    softened_kl,
+    top_k_kl,
+)
+from kdib.losses.features import similarity_preserving
+from kdib.losses.schedules import (
+    SCHEDULES,
+    constant,
+    cosine,
+    cosine_restarts,
+    exponential,
+    hold,
+    linear,
+    step,
+    step_at,
+)
 from kdib.losses.spec import LOSSES, Loss, LossSpec, Mean, Term, combine, from_config, terms
 
 __all__ = [
@@ -23,11 +42,20 @@ __all__ = [
     "combine",
     "constant",
     "cosine",
+    "cosine_restarts",
     "cross_entropy",
+    "entropy_penalty",
+    "exponential",
     "from_config",
+    "hard_label",
+    "hold",
     "label_smoothing",
     "linear",
+    "similarity_preserving",
     "soft_cross_entropy",
     "softened_kl",
+    "step",
+    "step_at",
     "terms",
+    "top_k_kl",
 ]

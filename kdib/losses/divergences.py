@@ -91,6 +91,71 @@ def label_smoothing(
     return -(1 - epsilon) * _at_label(log_probs_xK, labels) - epsilon * even
 
 
+def entropy_penalty(logits: ArrayLike, *, axis: int = -1, where: ArrayLike | None = None) -> jax.Array:
+    """Minus the entropy of the network's own answer, sum_k q_k log q_k, so that a positive weight penalises confidence.
+
+    It lies in [-log K, 0]. As a term beside `cross_entropy` it is the confidence penalty: what a student may gain
+    from soft answers alone, without a teacher.
+
+    >>> import jax.numpy as jnp
+    >>> jnp.set_printoptions(precision=4)
+    >>> print(entropy_penalty(jnp.array([[2.0, 0.0, 0.0], [0.0, 0.0, 0.0]])))
+    [-0.6656 -1.0986]
+
+    Args:
+      logits: [..., K] unnormalised log-probabilities, any float type.
+      axis: the axis of the logits that holds the classes.
+      where: optional mask of classes.
+
+    Returns:
+      [...] float32, in nats, never positive.
+
+    Raises:
+      ValueError: if the mask does not fit.
+
+    Reference: Pereyra et al., "Regularizing Neural Networks by Penalizing Confident Output Distributions", 2017,
+    section 3 (https://arxiv.org/abs/1701.06548).
+    """
+    log_probs_xK = _log_softmax(logits, axis=axis, where=where)
+    return jnp.sum(jnp.exp(log_probs_xK) * log_probs_xK, axis=-1)
+
+
+def hard_label(
+    student_logits: ArrayLike, teacher_logits: ArrayLike, *, axis: int = -1, where: ArrayLike | None = None
+) -> jax.Array:
+    """Cross-entropy of the student with the teacher's first choice as the label; the first of several equals.
+
+    It is the limit of `soft_cross_entropy` with a teacher of temperature 0. At equality it is not 0. No gradient
+    reaches the teacher; a nan among its logits gives nan.
+
+    >>> import jax.numpy as jnp
+    >>> jnp.set_printoptions(precision=4)
+    >>> student, teacher = jnp.array([[2.0, 0.0, 0.0]]), jnp.array([[0.0, 3.0, 1.0]])
+    >>> print(hard_label(student, teacher))
+    [2.2395]
+
+    Args:
+      student_logits: [..., K] unnormalised log-probabilities, any float type.
+      teacher_logits: [..., K] likewise.
+      axis: the axis of the logits that holds the classes.
+      where: optional mask of classes.
+
+    Returns:
+      [...] float32, in nats.
+
+    Raises:
+      ValueError: if the shapes do not fit.
+
+    Reference: Touvron et al., "Training data-efficient image transformers & distillation through attention", 2021,
+    section 4, hard-label distillation (https://arxiv.org/abs/2012.12877).
+    """
+    _same_shape(student_logits, teacher_logits)
+    teacher_xK = _finite(teacher_logits, axis=axis, where=where)
+    unknown = jnp.any(jnp.isnan(teacher_xK), axis=-1)
+    choice = jnp.where(unknown, -1, jnp.argmax(teacher_xK, axis=-1))  # argmax would take nan for the greatest
+    return -_at_label(_log_softmax(student_logits, axis=axis, where=where), choice)
+
+
 def soft_cross_entropy(
     student_logits: ArrayLike,
     teacher_logits: ArrayLike,
@@ -147,6 +212,9 @@ def softened_kl(
     scale as T grows: the loss then tends to 1/2 (Jensen-Shannon: 1/8) of the class mean of the squared
     difference of centred logits. No gradient reaches the teacher.
 
+    Deep mutual learning (Zhang et al., 2018) is this at T = 1 beside `cross_entropy`, with the peer in the teacher's
+    place: a loss of its own would be a second name for the same function.
+
     >>> import jax.numpy as jnp
     >>> jnp.set_printoptions(precision=4)
     >>> student, teacher = jnp.array([[2.0, 0.0, 0.0]]), jnp.array([[1.0, 1.0, 0.0]])
@@ -187,28 +255,89 @@ def softened_kl(
     return _scalar("temperature", temperature) ** 2 * divergence
 
 
+def top_k_kl(
+    student_logits: ArrayLike,
+    teacher_logits: ArrayLike,
+    *,
+    k: int,
+    temperature: ArrayLike = 1.0,
+    axis: int = -1,
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    """T^2 times KL(p || q), where p keeps the teacher's k likeliest classes and renormalises them.
+
+    With z the teacher's k greatest logits, p = softmax(z / T), and q = softmax(student / T) over all classes. Of
+    equal logits the first ones are kept. `k = K` is `softened_kl`. No gradient reaches the teacher.
+
+    It saves memory and costs calibration: the mass that the teacher gives to all other classes is moved to the first
+    k, whose probabilities are too large by the factor 1 / (mass of the first k), and the student is taught that
+    nothing else can happen. At equality it is -T^2 log(mass of the first k), not 0, and its gradient is not 0 either.
+    Anshumann et al., "Sparse Logit Sampling", ACL 2025 (https://arxiv.org/abs/2503.16870) prove the bias.
+
+    >>> import jax.numpy as jnp
+    >>> jnp.set_printoptions(precision=4)
+    >>> student, teacher = jnp.array([[2.0, 0.0, 0.0]]), jnp.array([[1.0, 1.0, 0.0]])
+    >>> print(top_k_kl(student, teacher, k=2), top_k_kl(student, teacher, k=3))
+    [0.5464] [0.3776]
+
+    Args:
+      student_logits: [..., K] unnormalised log-probabilities, any float type.
+      teacher_logits: [..., K] likewise.
+      k: how many classes the teacher keeps, from 1 to K; static.
+      temperature: positive scalar T.
+      axis: the axis of the logits that holds the classes.
+      where: optional mask of classes; k counts among those it leaves in, or takes them all where there are fewer.
+
+    Returns:
+      [...] float32, in nats (times T^2).
+
+    Raises:
+      ValueError: if the shapes do not fit or k is not in [1, K].
+
+    Reference: Abnar, Dehghani and Zuidema, "Transferring Inductive Biases through Knowledge Distillation", 2020,
+    released code (https://arxiv.org/abs/2006.00555).
+    """
+    _same_shape(student_logits, teacher_logits)
+    temperature = _scalar("temperature", temperature)
+    teacher_xK = _finite(teacher_logits, axis=axis, where=where)
+    if not 1 <= k <= teacher_xK.shape[-1]:
+        raise ValueError(f"k must be in [1, {teacher_xK.shape[-1]}], the number of classes, got {k}")
+    kept_xk, classes_xk = jax.lax.top_k(jax.lax.stop_gradient(teacher_xK), k)
+    student_xK = _log_softmax(student_logits, axis=axis, where=where, temperature=temperature)
+    student_xk = jnp.take_along_axis(student_xK, classes_xk, axis=-1)
+    return temperature**2 * _kl(jax.nn.log_softmax(kept_xk / temperature, axis=-1), student_xk)
+
+
 def _kl(log_p_xK: jax.Array, log_q_xK: jax.Array) -> jax.Array:
     return jnp.sum(jnp.exp(log_p_xK) * (log_p_xK - log_q_xK), axis=-1)
 
 
 def _softened(student, teacher, temperature, axis, where) -> tuple[jax.Array, jax.Array]:
     """Log-probabilities [..., K] of student and teacher; the teacher's carry no gradient."""
-    if jnp.shape(student) != jnp.shape(teacher):
-        raise ValueError(
-            f"student_logits and teacher_logits must have one shape, got {jnp.shape(student)} and {jnp.shape(teacher)}"
-        )
+    _same_shape(student, teacher)
     temperature = _scalar("temperature", temperature)
     student_xK = _log_softmax(student, axis=axis, where=where, temperature=temperature)
     teacher_xK = _log_softmax(teacher, axis=axis, where=where, temperature=temperature)
     return student_xK, jax.lax.stop_gradient(teacher_xK)
 
 
+def _same_shape(student, teacher) -> None:
+    if jnp.shape(student) != jnp.shape(teacher):
+        raise ValueError(
+            f"student_logits and teacher_logits must have one shape, got {jnp.shape(student)} and {jnp.shape(teacher)}"
+        )
+
+
 def _log_softmax(logits: ArrayLike, *, axis, where, temperature: ArrayLike = 1.0) -> jax.Array:
     """Finite float32 log-probabilities with the classes last: [..., K]."""
+    return jax.nn.log_softmax(_finite(logits, axis=axis, where=where) / temperature, axis=-1)
+
+
+def _finite(logits: ArrayLike, *, axis, where) -> jax.Array:
+    """Float32 logits with the classes last, [..., K], and _LOG_ZERO for a class of probability zero; nan stays nan."""
     logits_xK = jnp.moveaxis(jnp.asarray(logits).astype(jnp.float32), axis, -1)
     mask_xK = _class_mask(where, jnp.shape(logits), axis)
-    logits_xK = jnp.where(mask_xK, jnp.maximum(logits_xK, _LOG_ZERO), _LOG_ZERO)
-    return jax.nn.log_softmax(logits_xK / temperature, axis=-1)
+    return jnp.where(mask_xK, jnp.maximum(logits_xK, _LOG_ZERO), _LOG_ZERO)
 
 
 def _class_mask(where, shape, axis) -> jax.Array:

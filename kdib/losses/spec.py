@@ -32,7 +32,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from kdib.losses import divergences, schedules
+from kdib.losses import divergences, features, schedules
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -135,9 +135,15 @@ class Loss(NamedTuple):
 
 LOSSES = {
     "cross_entropy": Loss(divergences.cross_entropy, ("student.logits", "batch.label")),
+    "entropy_penalty": Loss(divergences.entropy_penalty, ("student.logits",)),
+    "hard_label": Loss(divergences.hard_label, ("student.logits", "teacher.logits")),
     "label_smoothing": Loss(divergences.label_smoothing, ("student.logits", "batch.label")),
+    "similarity_preserving": Loss(
+        features.similarity_preserving, ("student.hidden.penultimate", "teacher.hidden.penultimate")
+    ),
     "soft_cross_entropy": Loss(divergences.soft_cross_entropy, ("student.logits", "teacher.logits")),
     "softened_kl": Loss(divergences.softened_kl, ("student.logits", "teacher.logits")),
+    "top_k_kl": Loss(divergences.top_k_kl, ("student.logits", "teacher.logits")),
 }
 
 
@@ -279,7 +285,7 @@ def _bind(kind: str, fn: Callable[..., Any], given: Mapping[str, Any]):
     if missing:
         raise ValueError(f"missing {kind} {', '.join(missing)}; known: {', '.join(sorted(knobs))}")
     static = sorted(name for name, knob in knobs.items() if _is_static(knob.annotation))
-    leaves = {name: _number(name, value) for name, value in values.items() if name not in static}
+    leaves = {name: _leaf(name, value, knobs[name]) for name, value in values.items() if name not in static}
     return leaves, tuple((name, _option(name, values[name], knobs[name].annotation)) for name in static)
 
 
@@ -295,11 +301,24 @@ def _option(name: str, value: Any, annotation: Any) -> Any:
     return value
 
 
-def _number(name: str, value: Any) -> jax.Array:
+def _leaf(name: str, value: Any, knob: inspect.Parameter) -> jax.Array:
+    if knob.annotation != schedules.Knots:
+        return _number(name, value)
+    knots = _array(name, value, "a list of numbers")
+    if knots.ndim != 1:
+        raise ValueError(f"{name} must be a list of numbers, got {value!r}")
+    return knots
+
+
+def _array(name: str, value: Any, kind: str) -> jax.Array:
     try:
-        number = jnp.asarray(value, jnp.float32)
+        return jnp.asarray(value, jnp.float32)
     except (TypeError, ValueError):
-        raise ValueError(f"{name} must be a number, got {value!r}") from None
+        raise ValueError(f"{name} must be {kind}, got {value!r}") from None
+
+
+def _number(name: str, value: Any) -> jax.Array:
+    number = _array(name, value, "a number")
     if number.shape != ():
         raise ValueError(f"{name} must be a scalar, got shape {number.shape}; stack whole terms to sweep it")
     return number

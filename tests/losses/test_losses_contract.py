@@ -1,4 +1,4 @@
-"""The contract of a loss on logits, as a table: one row buys the whole suite.
+"""The contract of a loss, as a table: one row buys the whole suite.
 
 A row declares which clauses apply to its loss; clauses that hold for every loss need no declaration.
 """
@@ -52,6 +52,31 @@ def numpy_softened_kl(student, teacher, temperature, direction):
     return temperature**2 * divergence[direction]
 
 
+def numpy_hard_label(student, teacher):
+    return numpy_nll(student, teacher.argmax(-1))
+
+
+def numpy_entropy_penalty(logits, _):
+    return (np.exp(log_softmax(logits)) * log_softmax(logits)).sum(-1)
+
+
+def numpy_top_k_kl(student, teacher, temperature, k):
+    rest = np.argsort(-teacher, axis=-1)[:, k:]
+    p = np.exp(teacher / temperature)
+    np.put_along_axis(p, rest, 0, axis=-1)
+    p /= p.sum(-1, keepdims=True)
+    log_ratio = np.log(np.where(p > 0, p, 1)) - log_softmax(student / temperature)
+    return temperature**2 * (p * log_ratio).sum(-1)
+
+
+def numpy_similarity_preserving(student, teacher):
+    def cosine(x, y):
+        return x @ y / np.sqrt((x @ x) * (y @ y))
+
+    s, t = ([[cosine(x, y) for y in features] for x in features] for features in (student, teacher))
+    return np.asarray([1 - cosine(np.asarray(x), np.asarray(y)) for x, y in zip(s, t, strict=True)])
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Row:
     """A loss and the clauses that it claims."""
@@ -59,8 +84,10 @@ class Row:
     fn: Callable[..., jax.Array]
     hparams: dict[str, Any]
     closed_form: Callable[..., np.ndarray]
-    second: str = "teacher"  # what the second argument is: "teacher" logits (no gradient) or integer "labels"
+    second: str = "teacher"  # the second argument: "teacher" (no gradient), integer "labels", or "none"
     zero_at_equality: bool = False  # d(p, p) = 0, and d >= 0
+    on_logits: bool = True  # the last axis holds classes, which may be shifted, moved, masked and impossible
+    relational: bool = False  # a value depends on the whole batch: no micro-batches, and a mask of examples
     limit: float | None = None  # of the loss over the mean squared difference of centred logits, as T -> inf
 
     @property
@@ -77,15 +104,20 @@ class Row:
 
     @functools.cached_property
     def call(self):
-        """The loss with its hyper-parameters."""
-        return jax.jit(functools.partial(self.fn, **self.hparams), static_argnames="axis")
+        """The loss with its hyper-parameters, compiled."""
+        return jax.jit(self.eager, static_argnames="axis")
+
+    def eager(self, first, second, **settings):
+        """The loss with its hyper-parameters, or others; one that needs no second argument does not get it."""
+        inputs = (first,) if self.second == "none" else (first, second)
+        return self.fn(*inputs, **{**self.hparams, **settings})
 
     @functools.cached_property
     def grad(self):
         """(first, traced hyper-parameters, second) -> the sum and its gradients with respect to the first two."""
 
         def total(first, traced, second, where=None):
-            return self.fn(first, second, where=where, **traced, **self.static).sum()
+            return self.eager(first, second, where=where, **traced).sum()
 
         return jax.jit(jax.value_and_grad(total, argnums=(0, 1)))
 
@@ -114,6 +146,18 @@ ROWS = {
         numpy_softened_kl,
         zero_at_equality=True,
         limit=1 / 8,
+    ),
+    # Not 0 at equality: the teacher's own answer is softer than its first choice, or than its first k.
+    "hard_label": Row(losses.hard_label, {}, numpy_hard_label),
+    "top_k_kl": Row(losses.top_k_kl, {"temperature": 3.0, "k": 2}, numpy_top_k_kl),
+    "entropy_penalty": Row(losses.entropy_penalty, {}, numpy_entropy_penalty, second="none"),
+    "similarity_preserving": Row(
+        losses.similarity_preserving,
+        {},
+        numpy_similarity_preserving,
+        zero_at_equality=True,
+        on_logits=False,
+        relational=True,
     ),
 }
 
@@ -179,7 +223,7 @@ def test_never_negative(row, seed, scale):
     assert np.all(values >= -1e-5)
 
 
-@rows()
+@rows(lambda row: row.on_logits)
 @settings(deadline=None, max_examples=25)
 @given(seed=st.integers(0, 10_000), shift=st.floats(-50, 50))
 def test_invariant_to_a_shift_of_the_logits(row, seed, shift):
@@ -199,7 +243,7 @@ def test_limit_of_high_temperature_is_matching_logits(row):
     np.testing.assert_allclose(row.fn(student, teacher, **keywords), expected, rtol=0.05, atol=5e-3)
 
 
-@rows()
+@rows(lambda row: row.on_logits)
 def test_mask_equals_subset(row):
     first, second = draw(row)
     keep = np.array([True, False, True, True, False])
@@ -216,7 +260,25 @@ def test_mask_equals_subset(row):
     np.testing.assert_array_equal(grad[:, ~keep], 0)
 
 
-@rows()
+@rows(lambda row: row.relational)
+def test_mask_of_examples_equals_subset(row):
+    first, second = draw(row)
+    kept = jnp.asarray([0, 2, 3, 5])
+    where = jnp.zeros(B, bool).at[kept].set(True)
+    poisoned, poisoned_second = (x.at[1].set(jnp.nan).at[4].set(jnp.inf) for x in (first, second))
+    expected = row.call(first[kept], second[kept])
+    np.testing.assert_allclose(row.call(poisoned, poisoned_second, where=where)[kept], expected, rtol=1e-5)
+
+    def total(first, second, where):
+        return losses.Mean.of(row.call(first, second, where=where), where).sum
+
+    grad = jax.grad(total)(poisoned, poisoned_second, where)
+    _, (grad_kept, _) = row.grad(first[kept], row.traced, second[kept])
+    np.testing.assert_allclose(grad[kept], grad_kept, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(grad[~where], 0)
+
+
+@rows(lambda row: row.on_logits)
 @pytest.mark.parametrize("axis", [0, -2])
 def test_axis_equals_moveaxis(row, axis):
     first, second = draw(row, shape=(2, 3, K))
@@ -247,7 +309,7 @@ def test_bfloat16_in_float32_out(row):
 def test_jit_with_traced_hyper_parameters_equals_eager(row):
     first, second = draw(row)
     value, _ = row.grad(first, row.traced, second)
-    eager = row.fn(first, second, **row.hparams)
+    eager = row.eager(first, second)
     np.testing.assert_allclose(value, eager.sum(), rtol=1e-5)
     np.testing.assert_allclose(row.call(first, second), eager, rtol=1e-5)
 
@@ -278,7 +340,7 @@ IMPOSSIBLE = {
 }
 
 
-@rows()
+@rows(lambda row: row.on_logits)
 @pytest.mark.parametrize("logit", IMPOSSIBLE.values(), ids=IMPOSSIBLE.keys())
 @pytest.mark.parametrize("side", ["student", "teacher", "both"])
 def test_finite_at_zero_probability(row, logit, side):
@@ -291,7 +353,7 @@ def test_finite_at_zero_probability(row, logit, side):
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(value_and_grads))
 
 
-@rows(lambda row: row.second == "teacher")
+@rows(lambda row: row.on_logits and row.second == "teacher")
 def test_a_class_impossible_for_both_is_as_if_absent(row):
     student, teacher = draw(row)
     expected = row.call(student[:, 1:], teacher[:, 1:])
@@ -299,7 +361,7 @@ def test_a_class_impossible_for_both_is_as_if_absent(row):
     np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
-@rows()
+@rows(lambda row: not row.relational)
 @pytest.mark.parametrize("sizes", [(1, 3, 2)])
 def test_any_split_into_micro_batches_gives_the_mean_of_the_whole(row, sizes):
     first, second = draw(row)
@@ -312,12 +374,18 @@ def test_any_split_into_micro_batches_gives_the_mean_of_the_whole(row, sizes):
 @rows()
 def test_shape_errors_show_both_shapes(row):
     first, second = draw(row)
-    with pytest.raises(ValueError, match=r"\(6, ?5?\).*\(5,|\(6,\).*\(5,\)"):
-        row.call(first, second[:-1])
+    if row.second != "none":
+        with pytest.raises(ValueError, match=r"\(6, ?5?\).*\(5,|\(6,\).*\(5,\)"):
+            row.call(first, second[:-1])
+    for name in row.traced:
+        with pytest.raises(ValueError, match=rf"{name} must be a scalar, got shape \(6,\)"):
+            row.eager(first, second, **{name: jnp.ones(B)})
+
+
+@rows(lambda row: row.on_logits)
+def test_a_mask_that_does_not_fit_shows_both_shapes(row):
+    first, second = draw(row)
     with pytest.raises(ValueError, match=r"\(6, 5\).*\(5,\)"):
         row.call(first, second, where=jnp.ones(K, bool))
     with pytest.raises(ValueError, match=r"\(6, 5\).*\(1, 4\)"):
         row.call(first, second, where=jnp.ones((1, 4), bool))
-    for name in row.traced:
-        with pytest.raises(ValueError, match=rf"{name} must be a scalar, got shape \(6,\)"):
-            row.fn(first, second, **{**row.hparams, name: jnp.ones(B)})

@@ -178,8 +178,10 @@ def test_micro_batches_merge_to_the_loss_and_gradient_of_the_whole(sizes):
 @pytest.mark.parametrize("poison", [jnp.nan, jnp.inf])
 @pytest.mark.parametrize("name", sorted(losses.LOSSES))
 def test_a_masked_example_does_not_leak_into_value_or_gradient(name, poison):
-    knobs = {"epsilon": 0.1} if name == "label_smoothing" else {}
-    spec = from_config({"term": {"fn": name, "weight": 1.0, "where": "batch.mask", **knobs}})
+    knobs = {"label_smoothing": {"epsilon": 0.1}, "top_k_kl": {"k": 2}}
+    inputs = {"similarity_preserving": {"inputs": ("student.logits", "teacher.logits")}}  # features as good as any
+    needs = {**knobs, **inputs}.get(name, {})
+    spec = from_config({"term": {"fn": name, "weight": 1.0, "where": "batch.mask", **needs}})
     context = make_context()
     clean = context["student"].logits
     out = ~context["batch"]["mask"][:, None]
@@ -191,6 +193,28 @@ def test_a_masked_example_does_not_leak_into_value_or_gradient(name, poison):
     actual, actual_grad = value(dirty["student"].logits, dirty)
     np.testing.assert_allclose(actual, expected, rtol=1e-6)
     np.testing.assert_allclose(actual_grad, expected_grad, rtol=1e-6)
+
+
+def test_a_mask_takes_rows_and_columns_out_of_a_relation_of_the_batch():
+    spec = from_config(
+        {
+            "masked": {"fn": "similarity_preserving", "weight": 1.0, "where": "batch.mask"},
+            "whole": {"fn": "similarity_preserving", "weight": 1.0},
+        }
+    )
+    keys = jax.random.split(jax.random.key(3), 2)
+    student, teacher = jax.random.normal(keys[0], (B, 2, 3)), jax.random.normal(keys[1], (B, 5))
+    mask = make_context()["batch"]["mask"]
+
+    def means(student, teacher, mask):
+        context = {name: {"hidden": {"penultimate": x}} for name, x in {"student": student, "teacher": teacher}.items()}
+        return terms(spec, {**context, "batch": {"mask": mask}}, step=0)
+
+    kept = np.flatnonzero(mask)
+    actual = means(student, teacher, mask)
+    expected = means(student[kept], teacher[kept], mask[kept])["whole"]
+    np.testing.assert_allclose(actual["masked"].value, expected.value, rtol=1e-5)
+    assert abs(float(actual["masked"].value - actual["whole"].value)) > 1e-3
 
 
 def test_a_mask_of_tokens_leads_the_shape_of_their_logits():
@@ -246,14 +270,17 @@ def test_a_config_dict_gives_the_same_spec():
 
 KL = {"fn": "softened_kl", "weight": 1.0}
 BAD = {
-    "loss": ({"fn": "kl", "weight": 1.0}, "unknown loss 'kl'; known: cross_entropy, label_smoothing, soft_"),
+    "loss": (
+        {"fn": "kl", "weight": 1.0},
+        "unknown loss 'kl'; known: cross_entropy, entropy_penalty, hard_label, label_",
+    ),
     "field": (
         {**KL, "temprature": 2.0},
         "unknown field 'temprature'; known: axis, direction, fn, inputs, sched",
     ),
     "schedule": (
-        {**KL, "schedule": {"name": "step"}},
-        "unknown schedule 'step'; known: constant, cosine, linear",
+        {**KL, "schedule": {"name": "steps"}},
+        "unknown schedule 'steps'; known: constant, cosine, cosine_restarts, exponential, hold, linear, step, step_at",
     ),
     "nameless schedule": ({**KL, "schedule": {"stop": 3}}, "missing 'name'; there is: stop"),
     "bare schedule": ({**KL, "schedule": "cosine"}, "expected a mapping with 'name', got 'cosine'"),
@@ -262,6 +289,14 @@ BAD = {
         "unknown schedule argument 'end'; known: final, initial, start, stop",
     ),
     "schedule's need": ({**KL, "schedule": {"name": "linear"}}, "missing schedule argument stop"),
+    "schedule's list": (
+        {**KL, "schedule": {"name": "step_at", "factor": 0.1, "boundaries": 150}},
+        "boundaries must be a list of numbers, got 150",
+    ),
+    "schedule's words": (
+        {**KL, "schedule": {"name": "step_at", "factor": 0.1, "boundaries": ["soon"]}},
+        r"boundaries must be a list of numbers, got \['soon'\]",
+    ),
     "direction": (
         {**KL, "direction": "up"},
         "unknown direction 'up'; known: forward, jensen_shannon, reverse",
@@ -346,3 +381,66 @@ def test_constant_is_one_for_any_step(strict_dtypes):
     for step in (0, 10**6, jnp.int32(7), jnp.float32(2.5)):
         assert losses.constant(step) == 1
         assert losses.constant(step).dtype == jnp.float32
+
+
+def test_exponential_is_keras_exponential_decay_without_its_staircase():
+    values = jax.vmap(functools.partial(losses.exponential, rate=0.96, transition_steps=10_000))(
+        jnp.arange(0, 50_000, 7)
+    )
+    np.testing.assert_allclose(values, 0.96 ** (np.arange(0, 50_000, 7) / 10_000), rtol=1e-5)
+    later = functools.partial(losses.exponential, rate=0.5, transition_steps=10, start=30)
+    np.testing.assert_allclose(jax.vmap(later)(jnp.asarray([0, 29, 30, 40, 45])), [1, 1, 1, 0.5, 0.5**1.5], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("first", "t_mul", "m_mul"), [(10_000, 5, 0.96), (1_000, 2, 0.9), (100, 1, 0.5), (7, 1.5, 1)])
+def test_cosine_restarts_are_those_of_keras_at_every_step(first, t_mul, m_mul):
+    steps = np.unique(
+        [*range(0, 40 * first, max(first // 50, 1)), *(first * k - j for k in range(1, 40) for j in (0, 1))]
+    )
+    start, length, cycle = 0.0, float(first), 0
+    expected = np.empty(len(steps))
+    for i, step in enumerate(steps):  # cycle after cycle, where Keras has a quotient of logarithms
+        while step >= start + length:
+            start, length, cycle = start + length, length * t_mul, cycle + 1
+        expected[i] = m_mul**cycle * (1 + np.cos(np.pi * (step - start) / length)) / 2
+    knobs = {"first_decay_steps": first, "t_mul": t_mul, "m_mul": m_mul}
+    actual = jax.jit(jax.vmap(lambda step, knobs: losses.cosine_restarts(step, **knobs), in_axes=(0, None)))(
+        steps, knobs
+    )
+    np.testing.assert_allclose(actual, expected, atol=2e-6)
+
+
+def test_hold_step_and_step_at_jump_at_the_step_they_name():
+    steps = jnp.arange(8)
+    np.testing.assert_array_equal(jax.vmap(functools.partial(losses.hold, until=3))(steps), [1, 1, 1, 0, 0, 0, 0, 0])
+    late = functools.partial(losses.hold, until=2, initial=0.0, final=0.5)
+    np.testing.assert_array_equal(jax.vmap(late)(steps[:4]), [0, 0, 0.5, 0.5])
+    staircase = functools.partial(losses.step, every=3, factor=0.5)
+    np.testing.assert_array_equal(jax.vmap(staircase)(steps), [1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25])
+    listed = functools.partial(losses.step_at, boundaries=(2, 6), factor=0.5)
+    np.testing.assert_array_equal(jax.vmap(listed)(steps), [1, 1, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25])
+
+
+KNOBS = {
+    "cosine_restarts": [{"first_decay_steps": 10, "t_mul": t, "m_mul": m} for t, m in ((1, 0.5), (2, 0.5), (3, 0.9))],
+    "exponential": [{"rate": rate, "transition_steps": n} for rate, n in ((0.9, 10), (0.5, 10), (0.5, 7))],
+    "hold": [{"until": n, "final": final} for n, final in ((10, 0.1), (20, 0.2), (30, 0.3))],
+    "step": [{"every": n, "factor": factor} for n, factor in ((10, 0.9), (10, 0.5), (7, 0.5))],
+    "step_at": [{"boundaries": n, "factor": factor} for n, factor in (((3, 9), 0.9), ((3, 30), 0.9), ((5, 9), 0.5))],
+}
+
+
+@pytest.mark.parametrize("name", KNOBS)
+def test_the_knobs_of_a_schedule_sweep_and_do_not_trace_again(name, strict_dtypes):
+    chex.clear_trace_counter()
+    value = jax.jit(chex.assert_max_traces(evaluate, n=1))
+    kl = {"fn": "softened_kl", "weight": 1.0}
+    specs = [from_config({"kl": {**kl, "schedule": {"name": name, **knobs}}}) for knobs in KNOBS[name]]
+    context = make_context()
+    apart = [float(value(spec, context, jnp.int32(25))) for spec in specs]
+    assert len(set(apart)) > 1
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *specs)
+    together = jax.vmap(lambda spec: evaluate(spec, context, jnp.int32(25)))(stacked)
+    np.testing.assert_allclose(together, apart, rtol=1e-6)
+    grads = jax.grad(lambda spec: evaluate(spec, context, jnp.int32(25)))(specs[0])
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(grads))
