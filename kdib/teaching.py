@@ -15,9 +15,10 @@ from kdib.config import Fit, Study
 from kdib.fit import Job, Plan, discard_state, is_finished
 from kdib.losses import LossSpec
 from kdib.models.base import Model, Variables, nothing, table
+from kdib.models.combinators import RULES, ensemble
 from kdib.optimizer import make_optimizer
 from kdib.records import RunSpec, read_json, write_json
-from kdib.runs import fit_folder, learning_rate, main_runs, teacher_folder
+from kdib.runs import fit_folder, learning_rate, main_runs, teacher_folder, teacher_folders
 from kdib.snapshots import SnapshotError, SnapshotIndex, schedule
 from kdib.step import Architecture
 from kdib.tasks.base import Task
@@ -100,18 +101,19 @@ def jobs_of(runs: Sequence[RunSpec], plan: Plan, lab: Lab) -> list[Job]:
 
 
 def _failed_teacher(run: RunSpec, lab: Lab) -> str:
-    fit = lab.study.fits[run.fit]
-    for teacher in filter(None, (fit.teacher, fit.match_entropy)):
-        if (teacher_folder(lab.study, teacher, run, lab.workdir) / "failure.json").exists():
-            return teacher
-    return ""
+    """The first run it needs that went non-finite: an ensemble is whole or does not teach."""
+    folders = teacher_folders(lab.study, run, lab.workdir)
+    if match := lab.study.fits[run.fit].match_entropy:
+        folders.append(teacher_folder(lab.study, match, run, lab.workdir))
+    return next((f"{f.parent.name}/{f.name}" for f in folders if (f / "failure.json").exists()), "")
 
 
 def _job(run: RunSpec, lab: Lab) -> Job:
     fit = lab.study.fits[run.fit]
     loss = losses.from_config(lab.study.losses[fit.loss])
     if fit.match_entropy:
-        loss = with_epsilon(loss, matched_epsilon(_stored_answers(fit.match_entropy, run, lab)))
+        folder = teacher_folder(lab.study, fit.match_entropy, run, lab.workdir)
+        loss = with_epsilon(loss, matched_epsilon(_stored_answers(fit.match_entropy, folder, lab)))
     return Job(run, _teacher_variables(fit, run, lab), loss, learning_rate(lab.study, run, lab.workdir))
 
 
@@ -128,24 +130,29 @@ def with_epsilon(spec: LossSpec, epsilon: float) -> LossSpec:
 def _teacher_model(fit: Fit, lab: Lab) -> Model:
     if not fit.teacher:
         return nothing()
-    return table() if fit.answers == "table" else model_of(fit.teacher, lab)
+    if fit.answers == "table":
+        return table()
+    model = model_of(fit.teacher, lab)
+    return ensemble((model,), fit.ensemble) if fit.ensemble else model
 
 
 def _teacher_variables(fit: Fit, run: RunSpec, lab: Lab) -> Variables:
     if not fit.teacher:
         return {"params": {}}
+    folders = teacher_folders(lab.study, run, lab.workdir)
     if fit.answers == "live":
-        return load_last(teacher_folder(lab.study, fit.teacher, run, lab.workdir), lab)
-    logits_NxK = _stored_answers(fit.teacher, run, lab)
+        members = tuple(load_last(folder, lab) for folder in folders)
+        return {"params": members} if fit.ensemble else members[0]
+    logits_ExNxK = np.stack([_stored_answers(fit.teacher, folder, lab) for folder in folders])
+    logits_NxK = np.array(RULES[fit.ensemble](jnp.asarray(logits_ExNxK))) if fit.ensemble else logits_ExNxK[0]
     if fit.shuffle:
         key = jax.random.fold_in(jax.random.fold_in(lab.root, SHUFFLE_STREAM), run.order)
         logits_NxK = shuffled_within_class(key, logits_NxK, lab.task.train.inputs["label"])
     return {"params": {"logits": jnp.asarray(logits_NxK)}}
 
 
-def _stored_answers(teacher: str, run: RunSpec, lab: Lab) -> np.ndarray:
-    """The teacher's logits [N, K] on the training set."""
-    folder = teacher_folder(lab.study, teacher, run, lab.workdir)
+def _stored_answers(teacher: str, folder: Path, lab: Lab) -> np.ndarray:
+    """The logits [N, K] on the training set of the teacher's run in `folder`."""
     if folder not in lab.answers:
         lab.answers[folder] = answer(model_of(teacher, lab), load_last(folder, lab), lab.task.train.inputs)
     return lab.answers[folder]

@@ -96,5 +96,12 @@ def test_only_what_no_run_depends_on_may_change():
     assert difference(old, config_lib.as_dict(parse(new))) == [f"train.steps: {old['train']['steps']} -> 7"]
 
 
+def test_seeds_may_not_change_under_an_ensemble():
+    config = load()
+    config["fits"]["self"]["ensemble"] = "mean_logit"
+    old = config_lib.as_dict(parse(config))
+    assert difference(old, config_lib.as_dict(parse(config | {"seeds": 7}))) == [f"seeds: {old['seeds']} -> 7"]
+
+
 def test_flatten_keeps_tuples_and_lists_alike():
     assert flatten({"a": {"b": (1, 2)}, "c": []}) == flatten({"a": {"b": [1, 2]}, "c": ()})

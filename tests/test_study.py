@@ -15,8 +15,9 @@ from miniature import CONFIG, prints, tiny
 from kdib import study, tasks
 from kdib.answers import answer, matched_epsilon, mean_entropy, shuffled_within_class, summary
 from kdib.config import parse
+from kdib.models.combinators import RULES
 from kdib.records import Records, Row, Subject, read_json
-from kdib.runs import choose_learning_rate, development_runs, main_runs, subjects
+from kdib.runs import choose_learning_rate, development_runs, main_runs, subjects, teacher_folders
 from kdib.snapshots import SnapshotError
 from kdib.step import train_chunk
 from kdib.teaching import jobs_of, open_lab, plan_of
@@ -274,6 +275,49 @@ def test_the_students_of_a_failed_teacher_are_recorded_and_the_rest_goes_on(copy
     assert not {"teacher/seed1", "distilled/seed1"} & names and {"teacher/seed0", "alone/seed1"} <= names
     assert [f["fit"] for f in read_json(copy / "failures.json")] == ["teacher", "distilled"]
     assert "distilled/seed1" in page.read_text() or "seed1" in page.read_text()
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_an_ensemble_is_every_seed_of_the_teacher_stored_or_live(finished, rule):
+    config = parse(tiny())
+    lab = open_lab(config, tasks.build(config.task), finished)
+    inputs = lab.task.train.inputs
+    _, stored = job_of(lab, "self", ensemble=rule)
+    plan, live = job_of(lab, "self", ensemble=rule, answers="live")
+    assert [path.name for path in teacher_folders(lab.study, live.run, finished)] == ["seed0"]  # as configured: paired
+    members = [answer(plan.arch.teacher, {"params": (one,)}, inputs) for one in live.teacher_variables["params"]]
+    assert len(members) == config.seeds == 2 and not np.allclose(*members)
+    together = answer(plan.arch.teacher, live.teacher_variables, inputs)
+    np.testing.assert_allclose(stored.teacher_variables["params"]["logits"], together, atol=1e-6)
+    np.testing.assert_allclose(together, RULES[rule](np.stack(members)), atol=1e-5)
+    assert stored.run.teacher is None and live.run.teacher is None
+
+
+def test_an_ensemble_with_a_failed_member_teaches_nobody(copy):
+    (copy / "fits/peer/seed1/failure.json").write_text("{}")
+    config = tiny()
+    config["fits"]["self"]["ensemble"] = "mean_logit"
+    config = parse(config)
+    lab = open_lab(config, tasks.build(config.task), copy)
+    plan = plan_of("self", lab)._replace(folder=copy / "new")
+    assert jobs_of(main_runs(config, "self"), plan, lab) == []
+    for seed in range(2):
+        failure = read_json(copy / f"new/seed{seed}/failure.json")
+        assert failure["metric"] == "its teacher peer/seed1 went non-finite"
+
+
+def test_in_development_an_ensemble_is_of_development_runs_at_the_chosen_rate(tmp_path):
+    config = tiny("full,smoke")
+    config["tune"]["seeds"] = 2
+    config["fits"]["self"]["ensemble"] = "mean_probability"
+    study_ = parse(config)
+    (tmp_path / "fits/peer").mkdir(parents=True)
+    (tmp_path / "fits/peer/tuning.json").write_text('{"learning_rate": 0.004}')
+    for run in development_runs(study_, "self"):
+        names = [path.name for path in teacher_folders(study_, run, tmp_path)]
+        assert names == ["seed1000-learning_rate=0.004", "seed1001-learning_rate=0.004"]
+    for run in main_runs(study_, "self"):
+        assert [path.name for path in teacher_folders(study_, run, tmp_path)] == ["seed0", "seed1"]
 
 
 def test_answers_do_not_depend_on_the_padding_of_the_last_batch(lab):
