@@ -46,6 +46,7 @@ class Fit:
     shuffle: bool = False  # permute the teacher's answers within a class (needs answers="table")
     match_entropy: str = ""  # a fit: label_smoothing's epsilon is set so that its targets have that fit's entropy
     seeds: str = "main"  # main, or peer: initial values disjoint from every main run's
+    budget: float = 1.0  # its steps as a multiple of train.steps; 2.0: its own and as many again as a teacher had
     path: str = ""  # a fit folder of another workdir: its runs are opened instead of trained
 
 
@@ -196,6 +197,8 @@ def _check_fit(name: str, fit: Fit, study: Study) -> None:
     for field in ("teacher", "match_entropy"):
         if getattr(fit, field):
             known(f"{where}.{field}", getattr(fit, field), study.fits)
+    if not 0.5 <= study.train.steps * fit.budget < float("inf"):
+        raise ValueError(f"{where}.budget={fit.budget} of train.steps={study.train.steps} must be at least one step")
     if fit.path and study.tune.learning_rates:
         raise ValueError(f"{where}.path: a grid (config.tune) needs teachers on development seeds, which a path lacks")
     if fit.ensemble and not fit.teacher:

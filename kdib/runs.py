@@ -18,6 +18,11 @@ def trained_fits(study: Study) -> list[str]:
     return [name for name in topological(study.fits) if not study.fits[name].path]
 
 
+def steps_of(study: Study, fit: str) -> int:
+    """How long a fit trains."""
+    return round(study.train.steps * study.fits[fit].budget)
+
+
 def main_runs(study: Study, fit: str) -> list[RunSpec]:
     """One run a paired seed: seed s learns from seed s of its teacher."""
     return [_run(study, fit, seed) for seed in range(study.seeds)]

@@ -73,6 +73,22 @@ def test_a_lent_teacher_and_a_grid_do_not_go_together():
         parse(config)
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"ensemble": "mean_logit"}, r"alone\.ensemble='mean_logit' needs a teacher"),
+        ({"ensemble": "median"}, r"alone\.ensemble: 'median' is unknown.* mean_probability, mean_logit"),
+        ({"budget": 0.0}, r"alone\.budget=0\.0 of train\.steps=\d+ must be at least one step"),
+        ({"budget": float("nan")}, r"alone\.budget=nan"),
+    ],
+)
+def test_a_control_that_cannot_be_is_named(fields, message):
+    config = load()
+    config["fits"]["alone"] |= fields
+    with pytest.raises(ValueError, match=message):
+        parse(config)
+
+
 def test_a_missing_field_is_named():
     config = load()
     del config["train"]["steps"]
