@@ -16,7 +16,14 @@ SCHEDULES = ("cosine", "constant")
 
 @functools.cache
 def make_optimizer(
-    name: str, *, steps: int, warmup_steps: int, schedule: str, weight_decay: float, clip_norm: float
+    name: str,
+    *,
+    steps: int,
+    warmup_steps: int,
+    schedule: str,
+    weight_decay: float,
+    clip_norm: float,
+    parts: tuple[str, ...] = (),
 ) -> optax.GradientTransformation:
     """The transformation of a recipe; its peak learning rate is set afterwards by `with_learning_rate`.
 
@@ -27,6 +34,8 @@ def make_optimizer(
       schedule: "cosine" or "constant" after the warm-up.
       weight_decay: decoupled, times the learning rate, as in optax.adamw; only "adamw" takes one other than 0.
       clip_norm: global gradient norm, clipped before anything else.
+      parts: names in params["model"], such as those of a pair, that are clipped each by its own norm, the heads with
+        the first. All else is elementwise, so that each part trains as it would alone. Empty: one norm for all.
 
     Raises:
       ValueError: for an unknown name, or a weight decay that would have no effect.
@@ -45,7 +54,7 @@ def make_optimizer(
     @optax.inject_hyperparams
     def chain(learning_rate):
         return optax.chain(
-            optax.clip_by_global_norm(clip_norm),
+            _clip(clip_norm, parts),
             SCALERS[name](),
             optax.add_decayed_weights(weight_decay),
             optax.scale_by_schedule(factor),
@@ -53,6 +62,13 @@ def make_optimizer(
         )
 
     return chain(learning_rate=0.0)
+
+
+def _clip(norm: float, parts: tuple[str, ...]) -> optax.GradientTransformation:
+    if not parts:
+        return optax.clip_by_global_norm(norm)
+    labels = {"model": {part: part for part in parts}, "heads": parts[0]}
+    return optax.partition({part: optax.clip_by_global_norm(norm) for part in parts}, lambda params: labels)
 
 
 def with_learning_rate(opt_state: Any, learning_rate: float) -> Any:

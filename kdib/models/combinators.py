@@ -8,6 +8,9 @@ import jax.numpy as jnp
 
 from kdib.models.base import Model, Outputs, Variables, split
 
+PARTS = ("student", "teacher")  # of a pair's params
+TEACHER_STREAM = 1_000_003  # what a pair's keys are folded with for the teacher; far from what models fold and split
+
 
 def mean_probability(logits_ExBxK: jax.Array) -> jax.Array:
     """The log of the mean of softmax, [B, K]: normalised, so that softmax gives the mean back."""
@@ -59,3 +62,47 @@ def ensemble(models: tuple[Model, ...], rule: str) -> Model:
 def _ask(model: Model, variables: Variables, batch) -> jax.Array:
     params, model_state = split(variables)
     return model.apply(params, model_state, batch, train=False, key=None)[0].logits
+
+
+@functools.cache
+def pair(student: Model, teacher: Model) -> Model:
+    """Online distillation: a student and its teacher, trained in the same steps. Equal arguments give the same object.
+
+    params are {"student": ..., "teacher": ...}. logits and hidden are the student's, and hidden holds also
+    "teacher_logits" [B, K], the targets: the teacher's answers in evaluation mode, through which no gradient passes;
+    and in training "teacher_train_logits" [B, K], for the teacher's own loss on the labels. The student draws what
+    it would draw without a teacher. Train it with `make_optimizer(..., parts=PARTS)`, or the clipping of the global
+    gradient norm lets the one slow down the other.
+
+    >>> loss = {
+    ...     "kd": {"fn": "softened_kl", "weight": 1.0, "inputs": ("student.logits", "student.hidden.teacher_logits")},
+    ...     "teacher_ce": {
+    ...         "fn": "cross_entropy", "weight": 1.0, "inputs": ("student.hidden.teacher_train_logits", "batch.label")
+    ...     },
+    ... }
+    """
+
+    def init(key, batch):
+        student_params, student_state = split(student.init(key, batch))
+        teacher_params, teacher_state = split(teacher.init(jax.random.fold_in(key, TEACHER_STREAM), batch))
+        params = {"student": student_params, "teacher": teacher_params}
+        return {"params": params, **_states(student_state, teacher_state)}
+
+    def apply(params, model_state, batch, *, train, key=None):
+        states = [model_state.get(part, {}) for part in PARTS]
+        outputs, student_state = student.apply(params["student"], states[0], batch, train=train, key=key)
+        targets, _ = teacher.apply(params["teacher"], states[1], batch, train=False, key=None)
+        hidden = {**outputs.hidden, "teacher_logits": jax.lax.stop_gradient(targets.logits)}
+        if not train:
+            return Outputs(outputs.logits, hidden), model_state
+        own = None if key is None else jax.random.fold_in(key, TEACHER_STREAM)
+        trained, teacher_state = teacher.apply(params["teacher"], states[1], batch, train=True, key=own)
+        hidden["teacher_train_logits"] = trained.logits
+        return Outputs(outputs.logits, hidden), _states(student_state, teacher_state)
+
+    return Model(init=init, apply=apply)
+
+
+def _states(*states: Variables) -> Variables:
+    """By part; without the empty ones, which would not survive a snapshot."""
+    return {part: state for part, state in zip(PARTS, states, strict=True) if state}

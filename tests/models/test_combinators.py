@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from kdib import config
-from kdib.models.base import Model, Outputs, split
-from kdib.models.combinators import RULES, ensemble
-from kdib.step import predict
+from kdib.losses import from_config
+from kdib.models.base import Model, Outputs, nothing, split
+from kdib.models.combinators import PARTS, RULES, ensemble, pair
+from kdib.optimizer import make_optimizer, with_learning_rate
+from kdib.step import Architecture, init_state, predict, train_step
 
 N, D, K = 24, 3, 2
 X = np.random.default_rng(0).normal(size=(N, D)).astype(np.float32)
@@ -73,3 +75,98 @@ def test_what_an_ensemble_refuses():
 
 def test_a_config_knows_the_rules():
     assert config.CHOICES["ensemble"] == ("", *RULES)
+
+
+# -------------------------------------------------------------------------------------------------- pairs
+
+
+def noisy() -> Model:
+    """Dropout, and a state that counts the calls in training."""
+
+    def init(key, batch):
+        return {"params": {"w": jax.random.normal(key, (D, K))}, "calls": {"n": jnp.zeros(())}}
+
+    def apply(params, model_state, batch, *, train, key):
+        x = batch["x"]
+        if train:
+            x = jnp.where(jax.random.bernoulli(key, 0.5, x.shape), x, 0)
+            model_state = {"calls": {"n": model_state["calls"]["n"] + 1}}
+        return Outputs(x @ params["w"], {}), model_state
+
+    return Model(init, apply)
+
+
+NOISY = noisy()
+KD = {"fn": "softened_kl", "weight": 9.0, "inputs": ("student.logits", "student.hidden.teacher_logits")}
+TEACHER_CE = {"fn": "cross_entropy", "weight": 1.0, "inputs": ("student.hidden.teacher_train_logits", "batch.label")}
+KNOBS = {
+    name: {"steps": 20, "warmup_steps": 0, "schedule": "constant", "weight_decay": decay, "clip_norm": 0.05}
+    for name, decay in {"adamw": 0.1, "sgd": 0.0}.items()
+}
+
+
+def trained(model, loss, init_key, *, parts, name):
+    """The parameters after 20 steps of a network that starts from `init_key`."""
+    arch = Architecture(model, nothing(), (), make_optimizer(name, **KNOBS[name], parts=parts))
+    state = init_state(init_key, jax.random.key(7), DATA, {"params": {}}, arch=arch)
+    state = state._replace(opt_state=with_learning_rate(state.opt_state, 0.1))
+    step = jax.jit(lambda state: train_step(state, DATA, {"params": {}}, from_config(loss), arch=arch)[0])
+    for _ in range(20):
+        state = step(state)
+    return state.params["model"]
+
+
+@pytest.mark.parametrize(("term", "moved", "still"), [(KD, "student", "teacher"), (TEACHER_CE, "teacher", "student")])
+def test_each_term_of_a_pair_trains_one_of_the_two(term, moved, still):
+    model = pair(NOISY, NOISY)
+    params, state = split(model.init(jax.random.key(0), DATA))
+    path = term["inputs"][0 if moved == "teacher" else 1].split(".")[-1]
+
+    def total(params):
+        outputs, _ = model.apply(params, state, DATA, train=True, key=jax.random.key(1))
+        asked = outputs.hidden[path] if moved == "teacher" else outputs.logits * outputs.hidden[path]
+        return jnp.sum(asked**2)  # stops no gradient itself, as the losses do
+
+    grads = jax.grad(total)(params)
+    assert np.all(grads[moved]["w"] != 0) and not np.any(grads[still]["w"])
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_a_pairs_teacher_trains_as_it_would_alone(name):
+    together = pair(ONE, TWO)
+    key = jax.random.key(0)
+    start = together.init(key, DATA)["params"]
+    alone_model = TWO._replace(init=lambda key, batch: {"params": start["teacher"]})
+    alone = trained(alone_model, {"ce": {"fn": "cross_entropy", "weight": 1.0}}, key, parts=(), name=name)
+    both = trained(together, {"kd": KD, "teacher_ce": TEACHER_CE}, key, parts=PARTS, name=name)
+    only = trained(together, {"kd": KD | {"weight": None}, "teacher_ce": TEACHER_CE}, key, parts=(), name=name)
+    coupled = trained(together, {"kd": KD, "teacher_ce": TEACHER_CE}, key, parts=(), name=name)
+    for teacher in (both["teacher"], only["teacher"]):
+        np.testing.assert_allclose(teacher["w"], alone["w"], atol=1e-6)
+    assert np.max(np.abs(coupled["teacher"]["w"] - alone["w"])) > 1e-3  # what one norm for both would do
+    assert not np.allclose(both["student"]["w"], start["student"]["w"], atol=1e-2)
+
+
+def test_a_pairs_student_starts_and_draws_as_it_would_alone_and_the_teacher_otherwise():
+    model, key = pair(NOISY, NOISY), jax.random.key(3)
+    variables, alone = model.init(key, DATA), NOISY.init(key, DATA)
+    np.testing.assert_array_equal(variables["params"]["student"]["w"], alone["params"]["w"])
+    params, state = split(variables)
+    same = dict.fromkeys(PARTS, params["student"])
+    outputs, moved = model.apply(same, state, DATA, train=True, key=key)
+    expected, _ = NOISY.apply(*split(alone), DATA, train=True, key=key)
+    np.testing.assert_array_equal(outputs.logits, expected.logits)
+    assert not np.allclose(outputs.hidden["teacher_train_logits"], outputs.logits)
+    assert [int(moved[part]["calls"]["n"]) for part in PARTS] == [1, 1]
+
+
+def test_a_pairs_targets_are_the_teacher_in_evaluation_mode():
+    model = pair(ONE, NOISY)
+    params, state = split(model.init(jax.random.key(0), DATA))
+    expected = DATA["x"] @ params["teacher"]["w"]
+    for train in (True, False):
+        outputs, after = model.apply(params, state, DATA, train=train, key=jax.random.key(1))
+        np.testing.assert_array_equal(outputs.hidden["teacher_logits"], expected)
+        assert ("teacher_train_logits" in outputs.hidden) == train
+        assert set(after) == {"teacher"}  # ONE has no state, and none is invented for it
+    assert pair(ONE, NOISY) is model
