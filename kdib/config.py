@@ -44,10 +44,12 @@ class Fit:
     model: str
     loss: str
     teacher: str = ""  # another fit; "" learns from labels
+    ensemble: str = ""  # mean_probability, mean_logit: all seeds of the teacher teach every seed as one; "": paired
     answers: str = "table"  # table: teacher asked once, beforehand; live: at every step
     shuffle: bool = False  # permute the teacher's answers within a class (needs answers="table")
     match_entropy: str = ""  # a fit: label_smoothing's epsilon is set so that its targets have that fit's entropy
     seeds: str = "main"  # main, or peer: initial values disjoint from every main run's
+    budget: float = 1.0  # its steps as a multiple of train.steps; 2.0: its own and as many again as a teacher had
     path: str = ""  # a fit folder of another workdir: its runs are opened instead of trained
 
 
@@ -79,14 +81,18 @@ class Study:
     published: Mapping[str, Any]
 
 
-CHOICES = {"answers": ("table", "live"), "seeds": ("main", "peer")}
+CHOICES = {
+    "ensemble": ("", "mean_probability", "mean_logit"),
+    "answers": ("table", "live"),
+    "seeds": ("main", "peer"),
+}
 MAY_CHANGE = (
     "title",
     "seeds",
     "properties",
     "published",
     "train.group_size",
-)  # on an old workdir; no trained run depends on them
+)  # on an old workdir; no trained run depends on them (but see `difference`)
 
 
 def parse(config: Mapping[str, Any]) -> Study:
@@ -154,14 +160,19 @@ def topological(fits: Mapping[str, Fit]) -> list[str]:
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """The fields, but for those that may change, in which two configurations differ: "train.steps: 600 -> 800"."""
+    """The fields, but for those that may change, in which two configurations differ: "train.steps: 600 -> 800".
+
+    The number of seeds may not change where it is the size of an ensemble: finished students had another teacher.
+    """
+    ensembles = any(fit["ensemble"] for fit in new["fits"].values())
+    may_change = [name for name in MAY_CHANGE if not (ensembles and name == "seeds")]
     before, after = flatten(old), flatten(new)
     names = sorted(before.keys() | after.keys())
     return [
         f"{name}: {before.get(name, 'absent')} -> {after.get(name, 'absent')}"
         for name in names
-        if name not in MAY_CHANGE
-        and name.split(".")[0] not in MAY_CHANGE
+        if name not in may_change
+        and name.split(".")[0] not in may_change
         and before.get(name, "absent") != after.get(name, "absent")
     ]
 
@@ -191,8 +202,12 @@ def _check_fit(name: str, fit: Fit, study: Study) -> None:
     for field in ("teacher", "match_entropy"):
         if getattr(fit, field):
             known(f"{where}.{field}", getattr(fit, field), study.fits)
+    if not 0.5 <= study.train.steps * fit.budget < float("inf"):
+        raise ValueError(f"{where}.budget={fit.budget} of train.steps={study.train.steps} must be at least one step")
     if fit.path and study.tune.learning_rates:
         raise ValueError(f"{where}.path: a grid (config.tune) needs teachers on development seeds, which a path lacks")
+    if fit.ensemble and not fit.teacher:
+        raise ValueError(f"{where}.ensemble={fit.ensemble!r} needs a teacher, whose seeds then teach together")
     if fit.shuffle and (not fit.teacher or fit.answers != "table"):
         raise ValueError(f"{where}.shuffle needs a teacher whose answers are 'table', got {fit.answers!r}")
     teacher = study.fits.get(fit.teacher)

@@ -29,6 +29,7 @@ def make_optimizer(
     clip_norm: float,
     l1: float = 0.0,
     l2: float = 0.0,
+    parts: tuple[str, ...] = (),
 ) -> optax.GradientTransformation:
     """The transformation of a recipe; its peak learning rate is set afterwards by `with_learning_rate`.
 
@@ -47,16 +48,18 @@ def make_optimizer(
       clip_norm: global gradient norm, clipped before the scaling.
       l1: weight of the sum of absolute values.
       l2: weight of the sum of squares.
+      parts: names in params["model"], such as those of a pair, that are clipped each by its own norm, the heads with
+        the first. All else is elementwise, so that each part trains as it would alone. Empty: one norm for all.
 
     Raises:
       ValueError: for an unknown name or knob, or one that would have no effect.
     """
     knobs = tuple((knob, tuple(v) if isinstance(v, list) else v) for knob, v in sorted(schedule.items()))
-    return _make(name, steps, warmup_steps, knobs, weight_decay, clip_norm, l1, l2)
+    return _make(name, steps, warmup_steps, knobs, weight_decay, clip_norm, l1, l2, parts)
 
 
 @functools.cache  # equal recipes share a compilation
-def _make(name, steps, warmup_steps, schedule, weight_decay, clip_norm, l1, l2) -> optax.GradientTransformation:
+def _make(name, steps, warmup_steps, schedule, weight_decay, clip_norm, l1, l2, parts) -> optax.GradientTransformation:
     if name not in SCALERS:
         raise ValueError(f"train.optimizer={name!r} is unknown; known: {', '.join(SCALERS)}")
     if weight_decay and name != "adamw":
@@ -70,7 +73,7 @@ def _make(name, steps, warmup_steps, schedule, weight_decay, clip_norm, l1, l2) 
     def chain(learning_rate):
         return optax.chain(
             _regularised(l1, l2),
-            optax.clip_by_global_norm(clip_norm),
+            _clip(clip_norm, parts),
             SCALERS[name](),
             optax.add_decayed_weights(weight_decay),
             optax.scale_by_schedule(factor),
@@ -107,6 +110,13 @@ def _regularised(l1: float, l2: float) -> optax.GradientTransformation:
         return gradient + l1 * jnp.sign(w) + 2 * l2 * w if w.ndim >= 2 else gradient
 
     return optax.stateless(lambda gradients, params: jax.tree.map(add, gradients, params))
+
+
+def _clip(norm: float, parts: tuple[str, ...]) -> optax.GradientTransformation:
+    if not parts:
+        return optax.clip_by_global_norm(norm)
+    labels = {"model": {part: part for part in parts}, "heads": parts[0]}
+    return optax.partition({part: optax.clip_by_global_norm(norm) for part in parts}, lambda params: labels)
 
 
 def with_learning_rate(opt_state: Any, learning_rate: float) -> Any:

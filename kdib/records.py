@@ -21,7 +21,7 @@ class RunSpec(NamedTuple):
     """One run of a fit: the paired index `seed`, and what it draws its numbers from.
 
     `init` and `order` seed the parameters and the order of the data; `teacher` is the paired index of the run
-    it learns from (None: from labels); `sweep` holds the swept values by name.
+    it learns from (None: from labels, or from all runs of its teacher); `sweep` holds the swept values by name.
     """
 
     fit: str

@@ -18,6 +18,11 @@ def trained_fits(study: Study) -> list[str]:
     return [name for name in topological(study.fits) if not study.fits[name].path]
 
 
+def steps_of(study: Study, fit: str) -> int:
+    """How long a fit trains."""
+    return round(study.train.steps * study.fits[fit].budget)
+
+
 def main_runs(study: Study, fit: str) -> list[RunSpec]:
     """One run a paired seed: seed s learns from seed s of its teacher."""
     return [_run(study, fit, seed) for seed in range(study.seeds)]
@@ -35,7 +40,8 @@ def development_runs(study: Study, fit: str) -> list[RunSpec]:
 def _run(study: Study, fit: str, seed: int, sweep: tuple[tuple[str, float], ...] = ()) -> RunSpec:
     # Every fit of a seed, a peer too, has one order of examples: no student's teacher saw what another's did not.
     init = seed + (PEER_SEEDS if study.fits[fit].seeds == "peer" else 0)
-    return RunSpec(fit, seed, init=init, order=seed, teacher=seed if study.fits[fit].teacher else None, sweep=sweep)
+    paired = study.fits[fit].teacher and not study.fits[fit].ensemble
+    return RunSpec(fit, seed, init=init, order=seed, teacher=seed if paired else None, sweep=sweep)
 
 
 def fit_folder(study: Study, fit: str, workdir: Path) -> Path:
@@ -60,6 +66,16 @@ def teacher_folder(study: Study, teacher: str, run: RunSpec, workdir: Path) -> P
         chosen = read_json(fit_folder(study, teacher, workdir) / "tuning.json")["learning_rate"]
         spec = spec._replace(sweep=(("learning_rate", chosen),))
     return fit_folder(study, teacher, workdir) / spec.name
+
+
+def teacher_folders(study: Study, run: RunSpec, workdir: Path) -> list[Path]:
+    """The runs that teach `run`: none, the paired one, or in an ensemble all seeds (main, or development)."""
+    fit = study.fits[run.fit]
+    seeds = [run.seed] if fit.teacher else []
+    if fit.ensemble:
+        first, n = (DEVELOPMENT_SEEDS, study.tune.seeds) if run.sweep else (0, study.seeds)
+        seeds = range(first, first + n)
+    return [teacher_folder(study, fit.teacher, run._replace(seed=seed), workdir) for seed in seeds]
 
 
 def choose_learning_rate(grid: list[RunSpec], folder: Path, last_step: int) -> dict[str, Any]:

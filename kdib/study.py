@@ -21,6 +21,7 @@ from kdib.runs import (
     failures,
     fit_folder,
     main_runs,
+    steps_of,
     subjects,
     trained_fits,
 )
@@ -69,10 +70,11 @@ def check_names(study: Study) -> None:
         known("config.properties", name, PROPERTIES)
         if name == "perplexity" and task.setup != "language_model":
             raise ValueError(
-                f"config.properties: perplexity is of language models, config.task.setup is {task.setup!r}"
+                f"config.properties: perplexity needs config.task.setup='language_model', got {task.setup!r}"
             )
-    optimizer(study)
-    schedule(**study.train.snapshots, total_steps=study.train.steps, steps_per_epoch=1)
+    for name in study.fits:
+        optimizer(study, name)
+        schedule(**study.train.snapshots, total_steps=steps_of(study, name), steps_per_epoch=1)
 
 
 def _check_loss(where: str, fit: Fit, spec: losses.LossSpec) -> None:
@@ -104,13 +106,13 @@ def train(lab: Lab) -> None:
     runs = {fit: [*development_runs(study, fit), *main_runs(study, fit)] for fit in trained_fits(study)}
     left = {
         fit: sum(
-            not fits.is_finished(fit_folder(study, fit, workdir) / run.name, study.train.steps) for run in runs[fit]
+            not fits.is_finished(fit_folder(study, fit, workdir) / run.name, steps_of(study, fit)) for run in runs[fit]
         )
         for fit in runs
     }
     for fit in {study.fits[fit].model: fit for fit in runs}.values():
         print(overview(fit, lab))
-    with Progress({fit: study.train.steps * n for fit, n in left.items()}) as progress, Logbook(workdir) as logbook:
+    with Progress({fit: steps_of(study, fit) * n for fit, n in left.items()}) as progress, Logbook(workdir) as logbook:
         for fit in runs:
             _train_fit(fit, lab, progress, logbook)
     write_json(workdir / "failures.json", failures(study, workdir))
@@ -130,7 +132,7 @@ def _train_fit(fit: str, lab: Lab, progress: Progress, logbook: Logbook) -> None
     plan, grid = plan_of(fit, lab), development_runs(lab.study, fit)
     if grid:
         fits.train(jobs_of(grid, plan, lab), plan, progress, logbook)
-        write_json(plan.folder / "tuning.json", choose_learning_rate(grid, plan.folder, lab.study.train.steps))
+        write_json(plan.folder / "tuning.json", choose_learning_rate(grid, plan.folder, plan.recipe.steps))
     fits.train(jobs_of(main_runs(lab.study, fit), plan, lab), plan, progress, logbook)
 
 
@@ -192,7 +194,7 @@ def _asker(lab: Lab):
 def _is_complete(study: Study, workdir: Path) -> bool:
     """Whether nothing is left to train or to measure, found out without building the task."""
     finished = all(
-        fits.is_finished(fit_folder(study, fit, workdir) / run.name, study.train.steps)
+        fits.is_finished(fit_folder(study, fit, workdir) / run.name, steps_of(study, fit))
         for fit in trained_fits(study)
         for run in main_runs(study, fit)
     )

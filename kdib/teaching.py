@@ -11,13 +11,14 @@ import numpy as np
 
 from kdib import losses, models
 from kdib.answers import answer, matched_epsilon, shuffled_within_class, summary
-from kdib.config import Fit, Study
+from kdib.config import Fit, Study, parse
 from kdib.fit import Job, Plan, discard_state, is_finished
 from kdib.losses import LossSpec
 from kdib.models.base import Model, Variables, nothing, table
+from kdib.models.combinators import RULES, ensemble
 from kdib.optimizer import make_optimizer
 from kdib.records import RunSpec, read_json, write_json
-from kdib.runs import fit_folder, learning_rate, main_runs, teacher_folder
+from kdib.runs import fit_folder, learning_rate, main_runs, steps_of, teacher_folder, teacher_folders
 from kdib.snapshots import SnapshotError, SnapshotIndex, schedule
 from kdib.step import Architecture
 from kdib.tasks.base import Task
@@ -53,13 +54,14 @@ def model_of(fit: str, lab: Lab) -> Model:
 
 def plan_of(fit: str, lab: Lab) -> Plan:
     """What all runs of a fit share."""
-    study, recipe, model = lab.study, lab.study.train, model_of(fit, lab)
+    study, model = lab.study, model_of(fit, lab)
+    recipe = replace(study.train, steps=steps_of(study, fit))
     validation = lab.task.validation.inputs
     steps_per_epoch = lab.task.train.size // recipe.batch_size
     return Plan(
         fit=fit,
         folder=fit_folder(study, fit, lab.workdir),
-        arch=Architecture(model, _teacher_model(study.fits[fit], lab), heads=(), tx=optimizer(study)),
+        arch=Architecture(model, _teacher_model(study.fits[fit], lab), heads=(), tx=optimizer(study, fit)),
         recipe=recipe,
         root=lab.root,
         data=lab.data,
@@ -70,12 +72,12 @@ def plan_of(fit: str, lab: Lab) -> Plan:
     )
 
 
-def optimizer(study: Study):
-    """The recipe's optimiser."""
+def optimizer(study: Study, fit: str):
+    """The recipe's optimiser, its learning rate spread over the steps of the fit."""
     recipe = study.train
     return make_optimizer(
         recipe.optimizer,
-        steps=recipe.steps,
+        steps=steps_of(study, fit),
         warmup_steps=recipe.warmup_steps,
         schedule=recipe.schedule,
         weight_decay=recipe.weight_decay,
@@ -89,7 +91,7 @@ def jobs_of(runs: Sequence[RunSpec], plan: Plan, lab: Lab) -> list[Job]:
     """The unfinished runs with what they learn from. A run whose teacher failed is recorded as failed."""
     jobs = []
     for run in runs:
-        if is_finished(plan.folder / run.name, lab.study.train.steps):
+        if is_finished(plan.folder / run.name, plan.recipe.steps):
             discard_state(plan.folder / run.name)
             continue
         failed = _failed_teacher(run, lab)
@@ -103,18 +105,19 @@ def jobs_of(runs: Sequence[RunSpec], plan: Plan, lab: Lab) -> list[Job]:
 
 
 def _failed_teacher(run: RunSpec, lab: Lab) -> str:
-    fit = lab.study.fits[run.fit]
-    for teacher in filter(None, (fit.teacher, fit.match_entropy)):
-        if (teacher_folder(lab.study, teacher, run, lab.workdir) / "failure.json").exists():
-            return teacher
-    return ""
+    """The first run it needs that went non-finite: an ensemble is whole or does not teach."""
+    folders = teacher_folders(lab.study, run, lab.workdir)
+    if match := lab.study.fits[run.fit].match_entropy:
+        folders.append(teacher_folder(lab.study, match, run, lab.workdir))
+    return next((f"{f.parent.name}/{f.name}" for f in folders if (f / "failure.json").exists()), "")
 
 
 def _job(run: RunSpec, lab: Lab) -> Job:
     fit = lab.study.fits[run.fit]
     loss = losses.from_config(lab.study.losses[fit.loss])
     if fit.match_entropy:
-        loss = with_epsilon(loss, matched_epsilon(_stored_answers(fit.match_entropy, run, lab)))
+        folder = teacher_folder(lab.study, fit.match_entropy, run, lab.workdir)
+        loss = with_epsilon(loss, matched_epsilon(_stored_answers(fit.match_entropy, folder, lab)))
     return Job(run, _teacher_variables(fit, run, lab), loss, learning_rate(lab.study, run, lab.workdir))
 
 
@@ -131,24 +134,29 @@ def with_epsilon(spec: LossSpec, epsilon: float) -> LossSpec:
 def _teacher_model(fit: Fit, lab: Lab) -> Model:
     if not fit.teacher:
         return nothing()
-    return table() if fit.answers == "table" else model_of(fit.teacher, lab)
+    if fit.answers == "table":
+        return table()
+    model = model_of(fit.teacher, lab)
+    return ensemble((model,), fit.ensemble) if fit.ensemble else model
 
 
 def _teacher_variables(fit: Fit, run: RunSpec, lab: Lab) -> Variables:
     if not fit.teacher:
         return {"params": {}}
+    folders = teacher_folders(lab.study, run, lab.workdir)
     if fit.answers == "live":
-        return load_last(teacher_folder(lab.study, fit.teacher, run, lab.workdir), lab)
-    logits_NxK = _stored_answers(fit.teacher, run, lab)
+        members = tuple(load_last(folder, lab) for folder in folders)
+        return {"params": members} if fit.ensemble else members[0]
+    logits_ExNxK = np.stack([_stored_answers(fit.teacher, folder, lab) for folder in folders])
+    logits_NxK = np.array(RULES[fit.ensemble](jnp.asarray(logits_ExNxK))) if fit.ensemble else logits_ExNxK[0]
     if fit.shuffle:
         key = jax.random.fold_in(jax.random.fold_in(lab.root, SHUFFLE_STREAM), run.order)
         logits_NxK = shuffled_within_class(key, logits_NxK, lab.task.train.inputs["label"])
     return {"params": {"logits": jnp.asarray(logits_NxK)}}
 
 
-def _stored_answers(teacher: str, run: RunSpec, lab: Lab) -> np.ndarray:
-    """The teacher's logits [N, K] on the training set."""
-    folder = teacher_folder(lab.study, teacher, run, lab.workdir)
+def _stored_answers(teacher: str, folder: Path, lab: Lab) -> np.ndarray:
+    """The logits [N, K] on the training set of the teacher's run in `folder`."""
     if folder not in lab.answers:
         lab.answers[folder] = answer(model_of(teacher, lab), load_last(folder, lab), lab.task.train.inputs).logits
     return lab.answers[folder]
@@ -162,10 +170,21 @@ def check_opened_by_path(lab: Lab) -> None:
     """
     for name, fit in lab.study.fits.items():
         for run in main_runs(lab.study, name) if fit.path else ():
-            folder, config = Path(fit.path) / run.name, Path(fit.path).parent.parent / "config.json"
-            if not config.exists() or not is_finished(folder, read_json(config)["train"]["steps"]):
+            folder = Path(fit.path) / run.name
+            if not is_finished(folder, _steps_there(Path(fit.path))):
                 raise SnapshotError(f"config.fits.{name}.path: {folder} is not a finished run of a kdib workdir")
             load_last(folder, lab)
+
+
+def _steps_there(folder: Path) -> int:
+    """How long a fit of another workdir trains; -1, which no run reaches, if the folder is not one."""
+    path = folder.parent.parent / "config.json"
+    if not path.exists():
+        return -1
+    config = read_json(path)
+    config.pop("environment")
+    other = parse(config)  # a field that came later had its default
+    return steps_of(other, folder.name) if folder.name in other.fits else -1
 
 
 def load_last(run_folder: Path, lab: Lab) -> Variables:

@@ -8,7 +8,7 @@ import platform
 from collections.abc import Iterator
 from pathlib import Path
 
-from kdib.config import Study, as_dict, difference
+from kdib.config import Study, as_dict, difference, parse
 from kdib.records import read_json, write_json
 
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -44,7 +44,7 @@ def _compare(path: Path, study: Study) -> None:
         return
     old = read_json(path)
     old.pop("environment")
-    changed = difference(old, as_dict(study))
+    changed = difference(as_dict(parse(old)), as_dict(study))  # a field that came later had its default
     if changed:
         raise WorkdirError(
             f"{path.parent} was made with another configuration ({'; '.join(changed)}); "

@@ -74,6 +74,22 @@ def test_a_lent_teacher_and_a_grid_do_not_go_together():
         parse(config)
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"ensemble": "mean_logit"}, r"alone\.ensemble='mean_logit' needs a teacher"),
+        ({"ensemble": "median"}, r"alone\.ensemble: 'median' is unknown.* mean_probability, mean_logit"),
+        ({"budget": 0.0}, r"alone\.budget=0\.0 of train\.steps=\d+ must be at least one step"),
+        ({"budget": float("nan")}, r"alone\.budget=nan"),
+    ],
+)
+def test_a_control_that_cannot_be_is_named(fields, message):
+    config = load()
+    config["fits"]["alone"] |= fields
+    with pytest.raises(ValueError, match=message):
+        parse(config)
+
+
 def test_a_missing_field_is_named():
     config = load()
     del config["train"]["steps"]
@@ -101,6 +117,13 @@ def test_only_what_no_run_depends_on_may_change():
     assert difference(old, config_lib.as_dict(parse(new))) == []
     new["train"]["steps"] = 7
     assert difference(old, config_lib.as_dict(parse(new))) == [f"train.steps: {old['train']['steps']} -> 7"]
+
+
+def test_seeds_may_not_change_under_an_ensemble():
+    config = load()
+    config["fits"]["self"]["ensemble"] = "mean_logit"
+    old = config_lib.as_dict(parse(config))
+    assert difference(old, config_lib.as_dict(parse(config | {"seeds": 7}))) == [f"seeds: {old['seeds']} -> 7"]
 
 
 def test_flatten_keeps_tuples_and_lists_alike():

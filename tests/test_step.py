@@ -1,5 +1,7 @@
 """The training step and its population form, on a linear model small enough to check by hand."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np

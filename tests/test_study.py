@@ -15,11 +15,13 @@ from miniature import CONFIG, prints, tiny
 from kdib import study, tasks
 from kdib.answers import answer, matched_epsilon, mean_entropy, shuffled_within_class, summary
 from kdib.config import parse
+from kdib.estimands import final_subjects
+from kdib.models.combinators import RULES
 from kdib.records import Records, Row, Subject, read_json
-from kdib.runs import choose_learning_rate, development_runs, main_runs, subjects
+from kdib.runs import choose_learning_rate, development_runs, main_runs, steps_of, subjects, teacher_folders
 from kdib.snapshots import SnapshotError
 from kdib.step import train_chunk
-from kdib.teaching import jobs_of, open_lab, plan_of
+from kdib.teaching import check_opened_by_path, jobs_of, open_lab, plan_of
 from kdib.workdir import WorkdirError, claimed
 
 
@@ -284,6 +286,128 @@ def test_the_students_of_a_failed_teacher_are_recorded_and_the_rest_goes_on(copy
     assert not {"teacher/seed1", "distilled/seed1"} & names and {"teacher/seed0", "alone/seed1"} <= names
     assert [f["fit"] for f in read_json(copy / "failures.json")] == ["teacher", "distilled"]
     assert "distilled/seed1" in page.read_text() or "seed1" in page.read_text()
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_an_ensemble_is_every_seed_of_the_teacher_stored_or_live(finished, rule):
+    config = parse(tiny())
+    lab = open_lab(config, tasks.build(config.task), finished)
+    inputs = lab.task.train.inputs
+    _, stored = job_of(lab, "self", ensemble=rule)
+    plan, live = job_of(lab, "self", ensemble=rule, answers="live")
+    assert [path.name for path in teacher_folders(lab.study, live.run, finished)] == ["seed0"]  # as configured: paired
+    members = [answer(plan.arch.teacher, {"params": (one,)}, inputs) for one in live.teacher_variables["params"]]
+    assert len(members) == config.seeds == 2 and not np.allclose(*members)
+    together = answer(plan.arch.teacher, live.teacher_variables, inputs)
+    np.testing.assert_allclose(stored.teacher_variables["params"]["logits"], together, atol=1e-6)
+    np.testing.assert_allclose(together, RULES[rule](np.stack(members)), atol=1e-5)
+    assert stored.run.teacher is None and live.run.teacher is None
+
+
+def test_an_ensemble_with_a_failed_member_teaches_nobody(copy):
+    (copy / "fits/peer/seed1/failure.json").write_text("{}")
+    config = tiny()
+    config["fits"]["self"]["ensemble"] = "mean_logit"
+    config = parse(config)
+    lab = open_lab(config, tasks.build(config.task), copy)
+    plan = plan_of("self", lab)._replace(folder=copy / "new")
+    assert jobs_of(main_runs(config, "self"), plan, lab) == []
+    for seed in range(2):
+        failure = read_json(copy / f"new/seed{seed}/failure.json")
+        assert failure["metric"] == "its teacher peer/seed1 went non-finite"
+
+
+def test_in_development_an_ensemble_is_of_development_runs_at_the_chosen_rate(tmp_path):
+    config = tiny("full,smoke")
+    config["tune"]["seeds"] = 2
+    config["fits"]["self"]["ensemble"] = "mean_probability"
+    study_ = parse(config)
+    (tmp_path / "fits/peer").mkdir(parents=True)
+    (tmp_path / "fits/peer/tuning.json").write_text('{"learning_rate": 0.004}')
+    for run in development_runs(study_, "self"):
+        names = [path.name for path in teacher_folders(study_, run, tmp_path)]
+        assert names == ["seed1000-learning_rate=0.004", "seed1001-learning_rate=0.004"]
+    for run in main_runs(study_, "self"):
+        assert [path.name for path in teacher_folders(study_, run, tmp_path)] == ["seed0", "seed1"]
+
+
+@pytest.fixture(scope="module")
+def controlled(tmp_path_factory):
+    """A study with the controls `peer_ensemble` and `alone_long`, whose properties are measured."""
+    workdir = tmp_path_factory.mktemp("controlled")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study.report, "write", lambda workdir: None)
+        study.run(with_controls(), workdir)
+    return workdir
+
+
+def with_controls(**changes):
+    config = tiny(properties=("accuracy",), **changes)
+    fields = config["fits"]
+    del fields["self"]
+    fields["peer_ensemble"] = fields["distilled"] | {"teacher": "peer", "ensemble": "mean_probability"}
+    fields["alone_long"] = fields["alone"] | {"budget": 1.5}
+    config["roles"]["self"] = "peer_ensemble"
+    config["tune"] = {"learning_rates": (0.002, 0.004), "seeds": 1}
+    return config
+
+
+def test_a_budget_is_the_length_of_a_fit_everywhere(controlled):
+    config = parse(with_controls())
+    assert (steps_of(config, "alone"), steps_of(config, "alone_long")) == (12, 18)
+    steps = {name.split("@")[0]: step_in(name) for name in sorted(prints(controlled), key=step_in)}
+    assert {name: step for name, step in steps.items() if step != 12} == {
+        name: 18 for name in steps if "alone_long" in name
+    }
+    assert len(steps) == 6 * (2 + 2)
+    assert len(read_json(controlled / "fits/alone_long/tuning.json")["tried"]) == 2
+    everyone = subjects(config, controlled)
+    rows, _ = Records(controlled / "rows.jsonl", Row).read()
+    assert {subject.id for subject in everyone} == {row.subject for row in rows}
+    finals = final_subjects(everyone)
+    assert {subject.step for subject in finals.values() if subject.fit == "alone_long"} == {18}
+    assert len(finals) == 6 * 2
+
+
+def test_a_study_is_complete_when_every_fit_has_its_own_length(controlled, tmp_path, monkeypatch):
+    def built(config):
+        raise RuntimeError("built")
+
+    monkeypatch.setattr(tasks, "build", built)
+    copy = pathlib.Path(shutil.copytree(controlled, tmp_path / "copy"))
+    study.run(with_controls(), copy)
+    shutil.rmtree(copy / "fits/alone_long/seed1/snapshots/18")  # 12, the length of the others, is still there
+    with pytest.raises(RuntimeError, match="built"):
+        study.run(with_controls() | {"properties": ()}, copy)  # nothing to measure: only the training is asked about
+
+
+def step_in(name):
+    return int(name.split("@")[1])
+
+
+def test_a_long_run_starts_as_the_short_one_and_follows_a_longer_schedule(controlled):
+    names = prints(controlled)
+    assert names["fits/alone/seed0@0"] == names["fits/alone_long/seed0@0"]
+    assert names["fits/alone/seed0@12"] != names["fits/alone_long/seed0@12"]  # the cosine is not at its end
+
+
+def test_a_long_fit_of_another_workdir_is_finished_at_its_own_length(controlled, tmp_path):
+    copy = pathlib.Path(shutil.copytree(controlled, tmp_path / "copy"))
+    config = tiny(properties=())
+    del config["fits"]["self"], config["fits"]["peer"]
+    config["roles"]["self"] = "alone"
+    config["fits"]["teacher"] = config["fits"]["alone"] | {"seeds": "peer", "path": str(copy / "fits" / "alone_long")}
+    lab = open_lab(parse(config), tasks.build(config["task"]), tmp_path / "new")
+    check_opened_by_path(lab)
+    shutil.rmtree(copy / "fits/alone_long/seed1/snapshots/18")
+    with pytest.raises(SnapshotError, match="seed1 is not a finished run"):
+        check_opened_by_path(lab)
+
+
+def test_the_students_of_an_ensemble_differ_by_their_own_seed_only(controlled):
+    names = prints(controlled)
+    assert names["fits/peer_ensemble/seed0@12"] != names["fits/peer_ensemble/seed1@12"]
+    assert names["fits/peer_ensemble/seed0@0"] == names["fits/alone/seed0@0"]
 
 
 def test_answers_do_not_depend_on_the_padding_of_the_last_batch(lab):

@@ -101,7 +101,7 @@ def _forms(examples: Examples, vocab: Vocabulary, i: int) -> tuple[int, int]:
     verb, label = _verb(examples, i), int(examples.label[i])
     other = examples.verb_alternative[i] or other_form(verb, label, vocab.words)
     singular, plural = (verb, other) if label == 0 else (other, verb)
-    return tuple(vocab.ids[form] if form in vocab.words else -1 for form in (singular, plural))
+    return vocab.ids.get(singular, -1), vocab.ids.get(plural, -1)
 
 
 def _verb(examples: Examples, i: int) -> str:

@@ -1,0 +1,124 @@
+"""Models written in flax.nnx: split once into a graph and paths, merged with the caller's arrays at every call."""
+
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from kdib.models.base import Model
+
+Path = tuple[str | int, ...]
+
+
+class _Skeleton(NamedTuple):
+    """All of a module but its arrays. nnx keeps the mode in the graph, so that there is one for each."""
+
+    graphs: Mapping[bool, Any]  # by `train`
+    params: tuple[Path, ...]
+    rngs: tuple[tuple[Path, Any], ...]  # with the Variables, abstract: keys and counters of draws
+    state: tuple[Path, ...]  # batch statistics and whatever else is neither
+
+
+class _NoKey:
+    """Stands where a random key would: reading it says why there is none."""
+
+    def __getitem__(self, index):
+        raise ValueError(
+            "dropout draws from the `key` of apply(..., train=True, key=key); in evaluation nothing may draw"
+        )
+
+
+@functools.cache
+def from_nnx(make_module: Callable[..., nnx.Module], **fields: Any) -> Model:
+    """A flax.nnx module, made by `make_module(**fields, rngs=rngs)`, whose `__call__(batch)` answers Outputs.
+
+    Training and evaluation are what `module.train()` and `module.eval()` make of it. Every random stream that the
+    module holds starts anew from the `key` of apply, so that no random state is kept. nnx.Param are the params; all
+    other Variables (such as nnx.BatchStat) are {"state": ...}, updated in training only. Both are dicts with string
+    keys, an index in a list its number. Equal arguments give the same object, so that jit recognises its functions;
+    fields must be hashable. `init` is compiled as a whole.
+
+    Raises:
+      ValueError: by `apply`, if the module draws in evaluation or without a key.
+    """
+    skeleton = _skeleton(functools.partial(make_module, **fields))
+
+    @jax.jit
+    def init(key, batch):
+        del batch  # an nnx module knows its shapes
+        _, params, _, state = _split(make_module(**fields, rngs=nnx.Rngs(key)))
+        return {"params": _nest(params), **_model_state(state)}
+
+    def apply(params, model_state, batch, *, train, key=None):
+        module = nnx.merge(
+            skeleton.graphs[train],
+            nnx.from_flat_state(_pick(params, skeleton.params)),
+            nnx.from_flat_state(_random(skeleton.rngs, key if train else None)),
+            nnx.from_flat_state(_pick(model_state["state"], skeleton.state) if skeleton.state else []),
+        )
+        outputs = module(batch)
+        if not train:
+            return outputs, model_state
+        moved = dict(_split(module)[3])
+        return outputs, _model_state([(path, moved[path]) for path in skeleton.state])
+
+    return Model(init=init, apply=apply)
+
+
+def _skeleton(make: Callable[..., nnx.Module]) -> _Skeleton:
+    module: Any = nnx.eval_shape(lambda: make(rngs=nnx.Rngs(jax.random.key(0))))
+    graphs = {}
+    for train, set_mode in ((True, module.train), (False, module.eval)):
+        set_mode()
+        graphs[train], params, rngs, state = _split(module)
+    return _Skeleton(graphs, _paths(params), tuple(rngs), _paths(state))
+
+
+def _split(module: nnx.Module) -> tuple[Any, Any, Any, Any]:
+    """(graph, params, random state, other state); all but the graph as sequences of (path, Variable)."""
+    graph, params, rngs, state = nnx.split(module, nnx.Param, nnx.RngState, ...)
+    return graph, nnx.to_flat_state(params), nnx.to_flat_state(rngs), nnx.to_flat_state(state)
+
+
+def _paths(flat: Iterable[tuple[Path, Any]]) -> tuple[Path, ...]:
+    return tuple(path for path, _ in flat)
+
+
+def _random(rngs: Iterable[tuple[Path, Any]], key: jax.Array | None) -> list[tuple[Path, Any]]:
+    """The random state of a call: a key of its own for every stream, and nothing drawn yet."""
+    if key is None:
+        return [(path, _NoKey()) for path, _ in rngs]
+    leaves = []
+    for number, (path, variable) in enumerate(rngs):
+        shape = variable.get_value().shape  # of nnx's own vmapped layers: a key each
+        if isinstance(variable, nnx.RngKey):
+            own = jax.random.fold_in(key, number)
+            leaves.append((path, jax.random.split(own, shape) if shape else own))
+        else:
+            leaves.append((path, jnp.zeros(shape, jnp.uint32)))
+    return leaves
+
+
+def _model_state(flat: Iterable[tuple[Path, Any]]) -> dict[str, Any]:
+    """No entry at all for a module without state: an empty dict would not survive a snapshot."""
+    state = _nest(flat)
+    return {"state": state} if state else {}
+
+
+def _nest(flat: Iterable[tuple[Path, Any]]) -> dict[str, Any]:
+    """(path, Variable) pairs -> nested dicts of arrays, whose keys are strings as snapshots ask."""
+    nested: dict[str, Any] = {}
+    for path, variable in flat:
+        node = nested
+        for part in path[:-1]:
+            node = node.setdefault(str(part), {})
+        node[str(path[-1])] = variable[...]
+    return nested
+
+
+def _pick(nested: Mapping[str, Any], paths: Iterable[Path]) -> list[tuple[Path, Any]]:
+    """The inverse of `_nest`, by the module's own paths."""
+    return [(path, functools.reduce(lambda node, part: node[str(part)], path, nested)) for path in paths]
