@@ -47,6 +47,7 @@ def _default() -> ConfigDict:
     config.task = _fields()
     config.task.name = "agreement"
     config.task.source = "grammar"  # generated sentences; `:corpus` reads text
+    config.task.setup = "classification"
     config.task.data_seed = 0
     config.task.n_train = 50_000
     config.task.n_validation = 4_000
@@ -89,6 +90,7 @@ def _default() -> ConfigDict:
 
     config.tune = _fields(learning_rates=(), seeds=1)  # an empty grid: the recipe's rate for every fit
     config.properties = ("accuracy", "calibration", "fidelity")
+    config.grid = _fields()  # configs/agreement_grid.py has one
     config.published = PUBLISHED
     return config
 
@@ -100,7 +102,8 @@ def _model(preset: str, *, size: str) -> ConfigDict:
 
 
 def _fit(model: str, loss: str, *, teacher: str = "", seeds: str = "main", **fields) -> ConfigDict:
-    rest = {"answers": "table", "shuffle": False, "match_entropy": "", "path": "", **fields}
+    rest = {"ensemble": "", "answers": "table", "shuffle": False, "match_entropy": "", "budget": 1.0, "path": ""}
+    rest |= fields
     return _fields(model=model, loss=loss, teacher=teacher, seeds=seeds, **rest)
 
 
@@ -120,6 +123,7 @@ def _corpus(config: ConfigDict) -> None:
     config.task = _fields()
     config.task.name = "agreement"
     config.task.source = "corpus"
+    config.task.setup = "classification"
     config.task.train = ("",)
     config.task.tests = ()
     config.task.ratios = (0.8, 0.1, 0.1)

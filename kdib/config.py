@@ -79,6 +79,7 @@ class Study:
     tune: Tune
     properties: tuple[str, ...]
     published: Mapping[str, Any]
+    grid: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)  # student -> column -> fit
 
 
 CHOICES = {
@@ -91,6 +92,7 @@ MAY_CHANGE = (
     "seeds",
     "properties",
     "published",
+    "grid",
     "train.group_size",
 )  # on an old workdir; no trained run depends on them (but see `difference`)
 
@@ -106,6 +108,9 @@ def parse(config: Mapping[str, Any]) -> Study:
         _check_fit(name, fit, study)
     for role, name in dataclasses.asdict(study.roles).items():
         known(f"config.roles.{role}", name, study.fits)
+    for student, columns in study.grid.items():
+        for column, name in columns.items():
+            known(f"config.grid.{student}.{column}", name, study.fits)
     positive = {"seeds": study.seeds} | {
         f"train.{name}": getattr(study.train, name)
         for name in ("steps", "batch_size", "chunk", "group_size", "save_every")
@@ -126,7 +131,11 @@ def build(cls: type, values: Mapping[str, Any], where: str) -> Any:
     hints, fields = typing.get_type_hints(cls), {field.name: field for field in dataclasses.fields(cls)}
     for name in values:
         known(f"{where}.{name}", name, fields)
-    required = [name for name, field in fields.items() if field.default is dataclasses.MISSING]
+    required = [
+        name
+        for name, field in fields.items()
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
     missing = [name for name in required if name not in values]
     if missing:
         raise ValueError(f"{where} lacks {', '.join(missing)}")

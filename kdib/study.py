@@ -65,6 +65,7 @@ def check_names(study: Study) -> None:
         if taken := {*METRICS, "parameters"} & spec.keys():
             raise ValueError(f"config.losses.{name}: a step reports {', '.join(taken)} itself; call the term otherwise")
     for name, fit in study.fits.items():
+        _check_set_up(f"config.fits.{name}", fit, task.setup)
         _check_loss(f"config.fits.{name}", fit, losses.from_config(study.losses[fit.loss]))
     for name in study.properties:
         known("config.properties", name, PROPERTIES)
@@ -75,6 +76,14 @@ def check_names(study: Study) -> None:
     for name in study.fits:
         optimizer(study, name)
         schedule(**study.train.snapshots, total_steps=steps_of(study, name), steps_per_epoch=1)
+
+
+def _check_set_up(where: str, fit: Fit, setup: str) -> None:
+    if setup == "language_model" and (fit.match_entropy or (fit.teacher and fit.answers == "table")):
+        raise ValueError(
+            f"{where}: stored answers of a language model would be a vocabulary at every word; "
+            "use answers='live', and no match_entropy"
+        )
 
 
 def _check_loss(where: str, fit: Fit, spec: losses.LossSpec) -> None:
@@ -152,7 +161,7 @@ def measure(lab: Lab) -> None:
             continue
         pairs = [pair for pair in missing.values() if len(pair) == 2]
         alone = [pair[0] for pair in missing.values() if len(pair) == 1]
-        evidence = Evidence(lab.task.tests, lambda *of: ask(*of).logits, lambda *of: ask(*of).nll, pairs)
+        evidence = Evidence(lab.task.tests, lambda *of: ask(*of).logits, pairs, lambda *of: ask(*of).nll)
         stored = {row.key for row in rows.read()[0]}  # a crash between the rows and `measured.json` leaves some
         rows.append([row for row in PROPERTIES[name].measure(alone, evidence) if row.key not in stored])
         done[name] += list(missing)

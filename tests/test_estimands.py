@@ -112,7 +112,8 @@ def test_families_and_holm():
     calibration, _ = study({fit: np.sqrt(values) for fit, values in SCORES.items()}, "calibration")
     ood, _ = study(SCORES, split="ood")
     fidelity, _ = similarities(lambda fit, s, t: 0.8 + 0.1 * (s == t) + 0.01 * (s * t))
-    effects = effects_of([*ood, *calibration, *fidelity, *rows], subjects, PROPERTIES)
+    declared = {name: PROPERTIES[name] for name in ("accuracy", "calibration", "fidelity")}
+    effects = effects_of([*ood, *calibration, *fidelity, *rows], subjects, declared)
     primary = [e for e in effects if e.family == "primary"]
     assert [(e.property, e.estimand) for e in primary] == [
         ("accuracy", "distilled - self"),

@@ -13,7 +13,7 @@ import pytest
 from miniature import CONFIG, prints, tiny
 
 from kdib import study, tasks
-from kdib.answers import answer, matched_epsilon, mean_entropy, shuffled_within_class, summary
+from kdib.answers import Answers, answer, matched_epsilon, mean_entropy, shuffled_within_class, summary
 from kdib.config import parse
 from kdib.estimands import final_subjects
 from kdib.models.combinators import RULES
@@ -232,7 +232,7 @@ def test_stored_answers_have_nothing_hidden():
 def test_stored_answers_are_the_live_teachers(lab):
     _, stored = job_of(lab, "distilled")
     plan, live = job_of(lab, "distilled", answers="live")
-    logits = answer(plan.arch.teacher, live.teacher_variables, lab.task.train.inputs)
+    logits = answer(plan.arch.teacher, live.teacher_variables, lab.task.train.inputs).logits
     np.testing.assert_array_equal(stored.teacher_variables["params"]["logits"], logits)
 
 
@@ -296,9 +296,9 @@ def test_an_ensemble_is_every_seed_of_the_teacher_stored_or_live(finished, rule)
     _, stored = job_of(lab, "self", ensemble=rule)
     plan, live = job_of(lab, "self", ensemble=rule, answers="live")
     assert [path.name for path in teacher_folders(lab.study, live.run, finished)] == ["seed0"]  # as configured: paired
-    members = [answer(plan.arch.teacher, {"params": (one,)}, inputs) for one in live.teacher_variables["params"]]
+    members = [answer(plan.arch.teacher, {"params": (one,)}, inputs).logits for one in live.teacher_variables["params"]]
     assert len(members) == config.seeds == 2 and not np.allclose(*members)
-    together = answer(plan.arch.teacher, live.teacher_variables, inputs)
+    together = answer(plan.arch.teacher, live.teacher_variables, inputs).logits
     np.testing.assert_allclose(stored.teacher_variables["params"]["logits"], together, atol=1e-6)
     np.testing.assert_allclose(together, RULES[rule](np.stack(members)), atol=1e-5)
     assert stored.run.teacher is None and live.run.teacher is None
@@ -413,14 +413,14 @@ def test_the_students_of_an_ensemble_differ_by_their_own_seed_only(controlled):
 def test_answers_do_not_depend_on_the_padding_of_the_last_batch(lab):
     plan, job = job_of(lab, "distilled", answers="live")
     inputs = lab.task.validation.inputs
-    whole = answer(plan.arch.teacher, job.teacher_variables, inputs)
-    part = answer(plan.arch.teacher, job.teacher_variables, {name: v[:7] for name, v in inputs.items()})
+    whole = answer(plan.arch.teacher, job.teacher_variables, inputs).logits
+    part = answer(plan.arch.teacher, job.teacher_variables, {name: v[:7] for name, v in inputs.items()}).logits
     np.testing.assert_allclose(part, whole[:7], atol=1e-6)
 
 
 def test_summary_is_the_closed_form():
     logits = np.log(np.array([[0.8, 0.2], [0.4, 0.6], [0.9, 0.1]], np.float32))
-    got = summary(logits, np.array([0, 1, 1]))
+    got = summary(Answers(logits), {"label": np.array([0, 1, 1])})
     np.testing.assert_allclose(got["accuracy"], 2 / 3)
     np.testing.assert_allclose(got["loss"], -np.mean(np.log([0.8, 0.6, 0.1])), rtol=1e-6)
     p = np.array([0.8, 0.6, 0.9])

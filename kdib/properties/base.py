@@ -34,19 +34,22 @@ class Curve(NamedTuple):
     weight_metric: str | None = None
 
 
+def _no_language_model(subject: Subject, split: str) -> np.ndarray:
+    raise TypeError(f"{subject.id} on {split}: only a language model has a likelihood of sentences")
+
+
 class Evidence(NamedTuple):
     """What a property may look at.
 
-    `sets` are the test sets by name, the first in distribution. `logits(subject, name)` answers [N, K]
-    float32 in evaluation mode; `nll(subject, name)` a language model's negative log-likelihood of each sentence [N], in
-    nats. `pairs` are the (student, teacher) couples a relational property compares,
-    siblings included.
+    `sets` are the test sets by name, the first in distribution. `logits(subject, name)` answers [N, K] float32 in
+    evaluation mode. `pairs` are the (student, teacher) couples a relational property compares, siblings included.
+    `nll(subject, name)` is a language model's negative log-likelihood of each sentence [N], in nats.
     """
 
     sets: Mapping[str, Dataset]
     logits: Callable[[Subject, str], np.ndarray]
-    nll: Callable[[Subject, str], np.ndarray]
     pairs: Sequence[tuple[Subject, Subject]]
+    nll: Callable[[Subject, str], np.ndarray] = _no_language_model
 
 
 class Property(NamedTuple):

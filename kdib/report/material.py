@@ -31,6 +31,12 @@ class Material(NamedTuple):
         """The fits in the order of the config."""
         return list(self.config["fits"])
 
+    @property
+    def shown(self) -> list[str]:
+        """The fits that figures draw: all, or in a grid those with a role and those that learned alone."""
+        named = {*self.config["roles"].values(), *(row.get("alone") for row in self.config["grid"].values())}
+        return [fit for fit in self.fits if fit in named] if self.config["grid"] else self.fits
+
 
 def read(workdir: pathlib.Path) -> Material:
     """Reads config, task, subjects, rows, metrics and failures of a workdir.

@@ -12,6 +12,7 @@ from kdib.config import flatten
 from kdib.estimands import Cell
 from kdib.properties import PROPERTIES
 from kdib.report import figures
+from kdib.report.grid import grid_blocks
 from kdib.report.material import read
 from kdib.report.properties import property_section
 from kdib.report.tables import NOTHING, Block, Details, Entry, Section, Table, Text, digits, key_values, number
@@ -58,8 +59,10 @@ def _headline(study: View) -> str:
 def _sections(study: View) -> list[Section]:
     """The table that answers the study's question, how it came about, then what everything rests on."""
     properties = [property_section(study, prop) for prop in study.properties.values()]
+    grid = [Section("grid", "Students by teachers", grid_blocks(study))] if study.material.config["grid"] else []
     return [
         Section("transfer", "What came along", transfer_blocks(study)),
+        *grid,
         *properties[:1],
         Section("learning", "Learning curves", _learning(study)),
         *properties[1:],
@@ -71,7 +74,7 @@ def _sections(study: View) -> list[Section]:
 
 def _learning(study: View) -> list[Block]:
     traces = {
-        label: study.material.traces[("validation", metric)]
+        label: [trace for trace in study.material.traces[("validation", metric)] if trace.fit in study.look]
         for metric, label in LEARNING.items()
         if ("validation", metric) in study.material.traces
     }
@@ -88,8 +91,8 @@ def _learning(study: View) -> list[Block]:
 
 def _published(study: View) -> list[Block]:
     published = study.material.config["published"]
-    if not published:
-        return [Text("The configuration names no published numbers.", "note")]
+    if not published.get("rows"):
+        return [Text("The configuration names no published numbers beside those of the tables above.", "note")]
     rows = [
         (_published_name(study, name, label), Entry(fit), number(value), _ours(study, name, label, fit))
         for name, labels in published["rows"].items()

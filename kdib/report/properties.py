@@ -55,7 +55,7 @@ def _dots(view: View, prop: Property, cell: Cell) -> list[Dot]:
         return _relational_dots(view, cell)
     means = view.summary.get(cell, {})
     return [
-        Dot(fit, fit, view.values.get((cell, fit), ()), *means[fit][:3])
+        Dot(fit, fit, list(view.values.get((cell, fit), {}).values()), *means[fit][:3])
         for fit in view.look
         if fit in means and means[fit].n > 0
     ]

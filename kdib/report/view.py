@@ -25,17 +25,18 @@ ACRONYMS = {"ece", "mce", "nll", "kl", "cka"}
 
 
 class View(NamedTuple):
-    """A study, measured: `effects[cell, estimand]`, `summary[cell][fit]`, and each seed's `values[cell, fit]`.
+    """A study, measured: `effects[cell, estimand]`, `summary[cell][fit]`, `values[cell, fit][seed]`.
 
     `sizes[cell]` is the n of a cell's rows, the smallest over networks; `splits` are the test sets, the first in
-    distribution; `seeds` says how many seeds a fit has; `look` is each fit's style; `folder` is for the figures.
+    distribution; `seeds` says how many seeds a fit has; `look` is the style of each fit that is drawn; `folder` is for
+    the figures.
     """
 
     material: Material
     properties: Mapping[str, Property]
     effects: Mapping[tuple[Cell, str], Effect]
     summary: Mapping[Cell, Mapping[str, Interval]]
-    values: Mapping[tuple[Cell, str], Sequence[float]]
+    values: Mapping[tuple[Cell, str], Mapping[int, float]]
     sizes: Mapping[Cell, int]
     splits: Sequence[str]
     seeds: str
@@ -72,14 +73,14 @@ def view(material: Material, properties: Mapping[str, Property], folder: pathlib
         failed=failed,
     )
     finals = final_subjects(subjects, failed)
-    values: dict[tuple[Cell, str], list[float]] = {}
+    values: dict[tuple[Cell, str], dict[int, float]] = {}
     sizes: dict[Cell, int] = {}
     for row in material.rows:
         cell = Cell(*row[2:7])
         if row.subject in finals:
             sizes[cell] = min(row.n, sizes.get(cell, row.n))
         if row.subject in finals and row.other is None and row.value is not None:
-            values.setdefault((cell, finals[row.subject].fit), []).append(row.value)
+            values.setdefault((cell, finals[row.subject].fit), {})[finals[row.subject].seed] = row.value
     return View(
         material,
         properties,
@@ -89,7 +90,7 @@ def view(material: Material, properties: Mapping[str, Property], folder: pathlib
         sizes,
         splits,
         _range([sum(s.fit == fit for s in finals.values()) for fit in material.fits]),
-        canvas.styles(material.fits),
+        canvas.styles(material.shown),
         folder,
     )
 

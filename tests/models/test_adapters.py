@@ -158,7 +158,7 @@ def test_equal_networks_share_one_compilation(net):
 
 # ---------------------------------------------------------------------------------------------- in training
 
-SGD = make_optimizer("sgd", steps=100, warmup_steps=0, schedule="constant", weight_decay=0.0, clip_norm=1e9)
+SGD = make_optimizer("sgd", steps=100, warmup_steps=0, schedule={"name": "constant"}, weight_decay=0.0, clip_norm=1e9)
 KD = {"kl": {"fn": "softened_kl", "weight": 1.0}}
 
 

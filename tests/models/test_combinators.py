@@ -100,7 +100,7 @@ NOISY = noisy()
 KD = {"fn": "softened_kl", "weight": 9.0, "inputs": ("student.logits", "student.hidden.teacher_logits")}
 TEACHER_CE = {"fn": "cross_entropy", "weight": 1.0, "inputs": ("student.hidden.teacher_train_logits", "batch.label")}
 KNOBS = {
-    name: {"steps": 20, "warmup_steps": 0, "schedule": "constant", "weight_decay": decay, "clip_norm": 0.05}
+    name: {"steps": 20, "warmup_steps": 0, "schedule": {"name": "constant"}, "weight_decay": decay, "clip_norm": 0.05}
     for name, decay in {"adamw": 0.1, "sgd": 0.0}.items()
 }
 

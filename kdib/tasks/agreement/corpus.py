@@ -2,6 +2,8 @@
 
 import csv
 import gzip
+import json
+import re
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -21,17 +23,20 @@ SENTENCE = (
 )  # the first that is there; in `sentence`, rare words are tags already
 NEEDED = ("pos_sentence", "verb_pos", "verb_index", "n_intervening", "n_diff_intervening", "distance")
 ALIGNED = (".text", ".pos", ".gold")
+PAIR = ("sentence_good", "one_prefix_prefix", "one_prefix_word_good", "one_prefix_word_bad")
+NEGATION = "n't"
 END_OF_SENTENCE = "<eos>"
 PREPARED = "tfds:"  # begins the path of a set that TFDS has prepared
 
 
 def read(path: str | Path) -> Examples:
-    """The sentences of a Linzen-style table, a folder of such tables or of line-aligned files, or a prepared set.
+    """The sentences of a Linzen-style table, minimal pairs, a folder of either or of aligned files, or a prepared set.
 
     A table is a .tsv or .tsv.gz with a header; its columns and 1-based indices are those of Linzen, Dupoux &
     Goldberg 2016 (agr_50_mostcommon_10K.tsv), of which only `orig_sentence` (or `sentence`) and NEEDED are
     used, with `verb_alt` and `source` where they are there. Line-aligned files are those of Gulordava et al.
-    2018: .text, .pos and .gold of one name, 0-based indices. All words are read in lower case. A prepared set is
+    2018: .text, .pos and .gold of one name, 0-based indices. Minimal pairs are the JSON lines (.jsonl) of BLiMP
+    (Warstadt et al. 2020) whose pairs differ in one word, by PAIR. All words are read in lower case. A prepared set is
     "tfds:kdib_agreement@FOLDER", see tfds.py.
 
     Raises:
@@ -42,12 +47,14 @@ def read(path: str | Path) -> Examples:
         return _tfds().read(str(path))
     path = Path(path)
     if not path.is_dir():
-        return _columns(_read_table(path))
+        return _columns((_read_pairs if path.suffix == ".jsonl" else _read_table)(path))
     if gold := sorted(path.glob("*.gold")):
         return join([_columns(_read_aligned(file)) for file in gold])
     if tables := sorted((*path.glob("*.tsv"), *path.glob("*.tsv.gz"))):
         return join([_columns(_read_table(file)) for file in tables])
-    raise FileNotFoundError(f"{path}: a folder without any *.tsv, *.tsv.gz or *.gold file")
+    if pairs := sorted(path.glob("*.jsonl")):
+        return join([_columns(_read_pairs(file)) for file in pairs])
+    raise FileNotFoundError(f"{path}: a folder without any *.tsv, *.tsv.gz, *.gold or *.jsonl file")
 
 
 def require(path: str) -> None:
@@ -265,6 +272,54 @@ def _label_of_forms(row: _Row, correct: str, wrong: str) -> int:
     if not singular.endswith("s"):
         raise row.error("correct", f"{correct} / {wrong}", "two forms of a verb, of which one ends in s")
     return LABELS["VBZ"] if correct == singular else LABELS["VBP"]
+
+
+# ---- minimal pairs
+
+
+def _read_pairs(file: Path) -> Iterator[_Example]:
+    """Words are split from punctuation and from a contracted "not"; there are no tags.
+
+    Pairs of which neither form is singular by its -s ("sing / singing" is one) say nothing about number and are left
+    out.
+    """
+    for number, line in _lines(file):
+        try:
+            fields = json.loads(line)
+        except ValueError:
+            raise _malformed(file, number, "(all)", line[:60], "a JSON object") from None
+        for column in PAIR:
+            if not isinstance(fields, dict) or not isinstance(fields.get(column), str):
+                raise _malformed(file, number, column, line[:60], f"a JSON object with the texts {', '.join(PAIR)}")
+        if example := _pair_example(_Row(file, number, {column: fields[column].lower() for column in PAIR})):
+            yield example
+
+
+def _pair_example(row: _Row) -> _Example | None:
+    sentence, prefix, *forms = (_tokens(row.fields[column]) for column in PAIR)
+    (good, *good_rest), (bad, *bad_rest) = forms
+    if good_rest != bad_rest or good == bad:
+        raise row.error(PAIR[3], row.fields[PAIR[3]], f"another form of {row.fields[PAIR[2]]!r}")
+    if sentence[: len(prefix) + 1] != (*prefix, good):
+        raise row.error(PAIR[0], row.fields[PAIR[0]], f"a sentence that begins with {' '.join((*prefix, good))!r}")
+    if not good.endswith("s") and not bad.endswith("s"):
+        return None
+    return _Example(
+        words=sentence,
+        tags=("",) * len(sentence),
+        verb_index=len(prefix),
+        verb_alternative=bad,
+        label=_label_of_forms(row, good, bad),
+        n_intervening=UNCOUNTED,
+        n_diff=UNCOUNTED,
+        distance=UNCOUNTED,
+        source=row.file.stem,
+    )
+
+
+def _tokens(text: str) -> tuple[str, ...]:
+    spaced = re.sub(r"([.,;:!?])", r" \1 ", text.replace(NEGATION, f" {NEGATION}"))
+    return _interned(" ".join(spaced.split()))
 
 
 # ---- one input, one split

@@ -1,0 +1,147 @@
+"""Every network as every network's teacher: which of sequentiality, memory bottleneck and recursion carries the bias?
+
+    python -m kdib.main --config=configs/agreement_grid.py --workdir=runs/agreement_grid
+
+After Abnar, Dehghani & Zuidema (2020): an LSTM (all three), a Universal Transformer-seq (sequentiality, recursion), a
+Transformer-seq (sequentiality) and a bidirectional Transformer (none). All four learn from labels, from each other and
+from another network of their own kind: 16 cells, whose diagonal is self-distillation. Teachers answer beforehand.
+
+`:language` is the other set-up: language models of two families and two sizes, perplexity, and a forced choice between
+the verb's forms. They ask their teachers live, since a stored answer would be a vocabulary at every word. `:corpus`
+reads text as in configs/lstm_to_transformer.py, whose recipe, sizes and data these are.
+
+Time on 2 CPU cores and expected numbers: experiments/agreement_grid.
+"""
+
+import runpy
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+BASE = runpy.run_path(str(Path(__file__).parent / "lstm_to_transformer.py"))
+fields, model, fit = BASE["_fields"], BASE["_model"], BASE["_fit"]
+VARIANTS = ("language", "corpus", "smoke")
+
+NETWORKS = {"lstm": "lstm", "ut_seq": "ut_seq", "transformer_seq": "transformer_seq", "transformer": "transformer"}
+LANGUAGE = {
+    "lstm": "lstm",
+    "small_lstm": "lstm",
+    "transformer": "transformer_seq",
+    "small_transformer": "transformer_seq",
+}
+
+
+def get_config(variants: str = "") -> ConfigDict:
+    """The study; `variants` is a comma-separated choice of VARIANTS."""
+    chosen = [name for name in variants.split(",") if name]
+    for name in chosen:
+        if name not in VARIANTS:
+            raise ValueError(f"--config: unknown variant {name!r}; known: {', '.join(VARIANTS)}")
+    config = BASE["get_config"](",".join(name for name in chosen if name != "language")).unlock()
+    networks = LANGUAGE if "language" in chosen else NETWORKS
+    size = "tiny" if "smoke" in chosen else "small"
+    _learn_from_each_other(config, networks, size, answers="live" if "language" in chosen else "table")
+    if "language" in chosen:
+        _language(config)
+    return config.lock()
+
+
+def _learn_from_each_other(config: ConfigDict, networks: dict[str, str], size: str, *, answers: str) -> None:
+    """`x` and `x_peer` learn from labels; `x_from_y` from `y`, or from the peer where it is itself."""
+    config.title = "Which architecture teaches which: agreement, every pair"
+    config.models, config.fits, config.grid = fields(), fields(), fields()
+    for name, network in networks.items():
+        config.models[name] = model(f"{network}_{size}", size="hidden_size" if network == "lstm" else "width")
+    for name in networks:
+        config.fits[name] = fit(name, "labels")
+        config.fits[f"{name}_peer"] = fit(name, "labels", seeds="peer")
+    for student in networks:
+        config.grid[student] = fields(alone=student)
+        for teacher in networks:
+            asked = f"{teacher}_peer" if teacher == student else teacher
+            config.fits[f"{student}_from_{teacher}"] = fit(student, "kd", teacher=asked, answers=answers)
+            config.grid[student][teacher] = f"{student}_from_{teacher}"
+    config.roles = fields(
+        teacher="lstm", alone="transformer", self="transformer_from_transformer", distilled="transformer_from_lstm"
+    )
+    config.published = PUBLISHED
+
+
+def _language(config: ConfigDict) -> None:
+    """Language models: every word counts in the loss, padding does not."""
+    config.title = "Which language model teaches which: agreement, every pair"
+    config.task.setup = "language_model"
+    for loss in config.losses.values():
+        for term in loss.values():
+            term.where = "batch.mask"
+    for name in ("small_lstm", "small_transformer"):
+        config.models[name].update({"hidden_size": 32, "embedding_size": 32} if "lstm" in name else {"width": 32})
+    config.properties = ("accuracy", "perplexity", "calibration", "fidelity")
+    config.train.buckets = (12, 20)
+    config.published = PUBLISHED_LANGUAGE
+
+
+def _grid(names: tuple[str, ...], rows: dict[str, tuple[float, ...]]) -> dict[str, dict[str, float]]:
+    """{student: values in the order alone, *names} -> {student: {column: value}}."""
+    return {student: dict(zip(("alone", *names), values, strict=True)) for student, values in rows.items()}
+
+
+CLASSIFIERS = ("lstm", "ut_seq", "transformer_seq", "transformer")
+PUBLISHED = ConfigDict(
+    {
+        "source": "Abnar, Dehghani & Zuidema 2020 (arXiv 2006.00555), classification",
+        "note": "Linzen et al. 2016, published sizes, read off figures; their ECE has 1,000,000 bins",
+        "grid": {
+            "mu-accuracy": _grid(
+                CLASSIFIERS,
+                {
+                    "transformer": (0.954, 0.960, 0.957, 0.956, 0.956),
+                    "transformer_seq": (0.964, 0.972, 0.968, 0.963, 0.960),
+                    "ut_seq": (0.969, 0.975, 0.969, 0.964, 0.961),
+                    "lstm": (0.977, 0.976, 0.974, 0.969, 0.968),
+                },
+            ),
+            "ece": _grid(
+                CLASSIFIERS,
+                {
+                    "transformer": (0.055, 0.048, 0.050, 0.055, 0.054),
+                    "transformer_seq": (0.045, 0.036, 0.042, 0.051, 0.053),
+                    "ut_seq": (0.037, 0.034, 0.041, 0.053, 0.053),
+                    "lstm": (0.028, 0.034, 0.039, 0.052, 0.050),
+                },
+            ),
+            "A-accuracy": {
+                "transformer": {"alone": 0.717, "lstm": 0.756, "transformer": 0.726},
+                "ut_seq": {"alone": 0.807, "lstm": 0.845, "ut_seq": 0.804},
+                "lstm": {"alone": 0.872, "lstm": 0.829},
+            },
+        },
+        "rows": {},
+    },
+    sort_keys=False,
+)
+PUBLISHED_LANGUAGE = ConfigDict(
+    {
+        "source": "Abnar, Dehghani & Zuidema 2020 (arXiv 2006.00555), language models, public result sheets",
+        "note": "Linzen et al. 2016, published sizes; perplexities read off figures, middle of the range",
+        "grid": {
+            "A-accuracy": _grid(
+                tuple(LANGUAGE),
+                {
+                    "lstm": (0.9350, 0.9275, 0.9310, 0.9083, 0.9257),
+                    "small_lstm": (0.9335, 0.9224, 0.9272, 0.8984, 0.9157),
+                    "transformer": (0.9127, 0.9296, 0.9316, 0.8956, 0.9195),
+                    "small_transformer": (0.9254, 0.9201, 0.9233, 0.8827, 0.9131),
+                },
+            ),
+            "perplexity": {
+                "lstm": {"alone": 55.9},
+                "small_lstm": {"alone": 58.7},
+                "transformer": {"alone": 57.5},
+                "small_transformer": {"alone": 55.8},
+            },
+        },
+        "rows": {},
+    },
+    sort_keys=False,
+)

@@ -1,0 +1,90 @@
+"""Students by teachers: what every pair scored, the published number beside it, and the gain on self-distillation."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from kdib.estimands import Cell
+from kdib.report.tables import NOTHING, Block, Details, Entry, Table, interval, number, places
+from kdib.report.transfer import mean_entry
+from kdib.report.view import KNOWN_AS, View, metric_name
+from kdib.stats import paired_difference
+
+METRICS = (
+    ("accuracy", "mean_accuracy", "attractors", ()),
+    ("accuracy", "accuracy", "mu", (("mu", 0),)),
+    ("calibration", "ece", "", ()),
+    ("perplexity", "perplexity", "", ()),
+)
+
+
+def grid_blocks(view: View) -> list[Block]:
+    """A table a metric on the first test set; those of the other test sets are folded away."""
+    grid, published = view.material.config["grid"], view.material.config["published"]
+    blocks: list[Block] = []
+    for split in view.splits:
+        tables = [
+            table
+            for prop, metric, group, coords in METRICS
+            if (cell := Cell(prop, metric, split, group, coords)) in view.summary
+            for table in (_scores(view, cell, grid, published), _beyond_self(view, cell, grid))
+        ]
+        name = f"The same on {split} (out of distribution, exploratory)"
+        blocks += tables if split == view.in_distribution else [Details(name, tables)]
+    return blocks
+
+
+def _scores(view: View, cell: Cell, grid: Mapping, published: Mapping) -> Table:
+    """Rows are students, columns what they learned from."""
+    label = KNOWN_AS.get((cell.metric, cell.group, cell.coords), cell.metric)
+    theirs = published.get("grid", {}).get(label, {}) if cell.split == view.in_distribution else {}
+    columns = _columns(grid)
+    rows = [
+        (
+            Entry(student),
+            *(_score(view, cell, row.get(column), theirs.get(student, {}).get(column)) for column in columns),
+        )
+        for student, row in grid.items()
+    ]
+    source = f" Small, after the bar: published ({published['source']}; {published['note']})." if theirs else ""
+    caption = f"On {cell.split}: means ± half of the 95 % t interval over {view.seeds}.{source}"
+    return Table(f"{metric_name(cell)}.", caption, ("Student", *map(_from, columns)), rows)
+
+
+def _score(view: View, cell: Cell, fit: str | None, theirs: float | None) -> Entry:
+    entry = mean_entry(view.summary[cell].get(fit)) if fit else Entry(NOTHING)
+    return entry if theirs is None else entry._replace(small=f"{entry.small} | {theirs:g}")
+
+
+def _beyond_self(view: View, cell: Cell, grid: Mapping) -> Table:
+    """The paired difference of every cell to the student's own self-distillation, and of that to the student alone."""
+    columns = [column for column in _columns(grid) if column != "alone"]
+    rows = [
+        (Entry(student), *(_difference(view, cell, row, student, column) for column in columns))
+        for student, row in grid.items()
+    ]
+    caption = (
+        "Student from a teacher − student from another network of its own kind; on the diagonal, self-distilled − "
+        f"alone. Small: 95 % t interval over the paired differences of {view.seeds}, not corrected: exploratory."
+    )
+    title = f"{metric_name(cell)}: what the teacher adds to self-distillation."
+    return Table(title, caption, ("Student", *map(_from, columns)), rows)
+
+
+def _difference(view: View, cell: Cell, row: Mapping[str, str], student: str, column: str) -> Entry:
+    reference = "alone" if column == student else student
+    a, b = (view.values.get((cell, row.get(name, "")), {}) for name in (column, reference))
+    seeds = sorted(a.keys() & b.keys())
+    if not seeds:
+        return Entry(NOTHING)
+    (estimate, low, high, _), _ = paired_difference(*(np.array([v[s] for s in seeds]) for v in (a, b)))
+    small = "no interval" if np.isnan(low) else interval(low, high, places(estimate), signed=True)
+    return number(estimate, signed=True)._replace(small=small)
+
+
+def _columns(grid: Mapping[str, Mapping[str, str]]) -> list[str]:
+    return list(dict.fromkeys(column for row in grid.values() for column in row))
+
+
+def _from(column: str) -> str:
+    return column if column == "alone" else f"from {column}"
