@@ -51,7 +51,10 @@ def _learn_from_each_other(config: ConfigDict, networks: dict[str, str], size: s
     config.title = "Which architecture teaches which: agreement, every pair"
     config.models, config.fits, config.grid = fields(), fields(), fields()
     for name, network in networks.items():
-        config.models[name] = model(f"{network}_{size}", size="hidden_size" if network == "lstm" else "width")
+        width = "hidden_size" if network == "lstm" else "width"
+        config.models[name] = model(f"{network}_{size}", size=width)
+        if size == "small":  # two layers, for with one there is nothing to share
+            config.models[name].update({width: 32, "layers": 2})
     for name in networks:
         config.fits[name] = fit(name, "labels")
         config.fits[f"{name}_peer"] = fit(name, "labels", seeds="peer")
@@ -74,10 +77,12 @@ def _language(config: ConfigDict) -> None:
     for loss in config.losses.values():
         for term in loss.values():
             term.where = "batch.mask"
-    for name in ("small_lstm", "small_transformer"):
-        config.models[name].update({"hidden_size": 32, "embedding_size": 32} if "lstm" in name else {"width": 32})
+    for name in ("lstm", "transformer"):  # the others keep their 32
+        if config.models[name].preset.endswith("small"):
+            config.models[name].update({"hidden_size": 64} if "lstm" in name else {"width": 64})
     config.properties = ("accuracy", "perplexity", "calibration", "fidelity")
-    config.train.buckets = (12, 20)
+    if config.train.buckets:
+        config.train.buckets = (12, 20)
     config.published = PUBLISHED_LANGUAGE
 
 

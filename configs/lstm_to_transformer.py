@@ -57,6 +57,8 @@ def _default() -> ConfigDict:
     config.models = _fields()
     config.models.lstm = _model("lstm_small", size="hidden_size")
     config.models.transformer = _model("transformer_small", size="width")
+    config.models.lstm.update({"hidden_size": 32, "layers": 1})  # how they were chosen: see above
+    config.models.transformer.update({"width": 32, "layers": 1})
 
     config.losses = _fields()
     config.losses.labels = _fields(cross_entropy=_fields(fn="cross_entropy", weight=1.0))
@@ -72,7 +74,7 @@ def _default() -> ConfigDict:
     config.roles = _fields(teacher="teacher", alone="alone", self="self", distilled="distilled")
 
     config.train = _fields()
-    config.train.steps = 400  # how it was chosen: see above
+    config.train.steps = 800  # one epoch is 781
     config.train.batch_size = 64
     config.train.optimizer = "adamw"
     config.train.learning_rate = 2e-3
@@ -85,7 +87,7 @@ def _default() -> ConfigDict:
     config.train.chunk = 50
     config.train.group_size = 3  # runs trained at once; may be changed later
     config.train.save_every = 200
-    config.train.snapshots = _fields(name="every", n=100)
+    config.train.snapshots = _fields(name="every", n=200)
     config.train.buckets = (10, 20)  # half of the inputs have at most 12 tokens, the longest 33
 
     config.tune = _fields(learning_rates=(), seeds=1)  # an empty grid: the recipe's rate for every fit
@@ -138,14 +140,16 @@ def _corpus(config: ConfigDict) -> None:
 def _smoke(config: ConfigDict) -> None:
     """Everything once, as small as it goes: for continuous integration, not for conclusions."""
     config.seeds = 2
-    config.models.lstm.preset = "lstm_tiny"
-    config.models.transformer.preset = "transformer_tiny"
+    for fields in config.models.values():
+        fields.preset = fields.preset.replace("small", "tiny")
+        fields.update({name: None for name in fields if name != "preset"})
     config.train.steps = 20
     config.train.batch_size = 32
     config.train.warmup_steps = 2
     config.train.chunk = 10
     config.train.save_every = 10
     config.train.snapshots.n = 10
+    config.train.buckets = ()
     if config.task.source == "grammar":
         config.task.n_train = 2_000
         config.task.n_validation = 200

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from kdib.properties import PROPERTIES
+from kdib.properties import PROPERTIES as ALL
 from kdib.properties.base import Evidence
 from kdib.records import Records, Row, Subject, write_json
 from kdib.tasks.base import Dataset
 
+PROPERTIES = {name: ALL[name] for name in ("accuracy", "calibration", "fidelity")}
 FITS = ("teacher", "peer", "alone", "self", "distilled")
 TEACHERS = {"self": "peer", "distilled": "teacher"}
 # (margin without attractors, what an attractor takes away, overconfidence): the LSTM resists attractors better.
@@ -98,6 +99,7 @@ def config(n_seeds: int, fits: Sequence[str]) -> dict:
         "roles": {role: names[role] for role in ("teacher", "alone", "self", "distilled")},
         "train": {"steps": STEPS, "batch_size": 128, "optimizer": "adamw", "learning_rate": 0.001},
         "properties": list(PROPERTIES),
+        "grid": {},
         "published": published,
         "environment": {"python": "3.11.9", "jax": "0.10.2", "flax": "0.12.8", "optax": "0.2.8", "numpy": "2.4.6"},
     }

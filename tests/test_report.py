@@ -6,12 +6,13 @@ import math
 import re
 import xml.etree.ElementTree as ET
 
+import numpy as np
 import pytest
 import synthetic_study
+from synthetic_study import PROPERTIES
 
 from kdib import report
 from kdib.estimands import study_effects
-from kdib.properties import PROPERTIES
 from kdib.properties.base import Curve, Primary, Property
 from kdib.records import Records, Row, Subject, read_json, write_json
 from kdib.report import page
@@ -310,3 +311,23 @@ def test_last_line_of_a_step_wins(small):
 def test_a_study_without_rows_still_has_a_page(small):
     (small / "rows.jsonl").unlink()
     assert "Nothing was measured." in draw(small).text
+
+
+def test_a_grid_shows_every_pair_beside_the_published_number(small):
+    config = read_json(small / "config.json")
+    grid = {"transformer": {"alone": "alone", "lstm": "distilled", "transformer": "self"}, "lstm": {"alone": "teacher"}}
+    published = {"source": "them", "note": "elsewhere", "grid": {"ece": {"transformer": {"lstm": 0.048}}}}
+    write_json(small / "config.json", {**config, "grid": grid, "published": published})
+    shown = draw(small)
+    rows, _ = Records(small / "rows.jsonl", Row).read()
+    ece = {
+        fit: np.array([r.value for r in sorted(rows) if r.metric == "ece" and r.subject.startswith(f"{fit}/")])
+        for fit in ("alone", "self", "distilled")
+    }
+    scores, gains = (row for row in shown.rows if row[0]["text"].startswith("transformer"))
+    numbers = [cell["number"] for cell in scores[1:]]
+    np.testing.assert_allclose(numbers, [ece[fit].mean() for fit in ("alone", "distilled", "self")])
+    assert "0.048" in scores[2]["text"]
+    expected = [(ece["distilled"] - ece["self"]).mean(), (ece["self"] - ece["alone"]).mean()]
+    np.testing.assert_allclose([cell["number"] for cell in gains[1:]], expected)
+    assert "grid" in [value for tag, name, value in shown.attributes if tag == "h2" and name == "id"]

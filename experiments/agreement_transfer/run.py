@@ -32,15 +32,12 @@ FILES = ("config.json", "task.json", "failures.json", "subjects.jsonl", "rows.js
 def study_config(name: str, data: Path | None) -> dict[str, Any]:
     """The configuration of a study."""
     if name == "generated":
-        config = load_config(str(CONFIG), "full").to_dict()
-        config["train"]["steps"] = 800  # one epoch is 781: a Transformer may only be slow
-        return config
+        return load_config(str(CONFIG), "full").to_dict()
     if data is None:
         raise SystemExit("text needs --data=FOLDER")
     config = load_config(str(CONFIG), "full,corpus").to_dict()
     config["title"] += ", real text"
     config["seeds"] = 3
-    config["train"]["steps"] = 800  # one epoch is 752: real words are many and sentences long
     config["task"] |= {
         "train": tuple(str(data / "docs" / f"{manual}.tsv.gz") for manual in ("git", "python", "linux")),
         "tests": (

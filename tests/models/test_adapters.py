@@ -206,7 +206,7 @@ class Quiet:
 def test_a_resumed_run_equals_an_undisturbed_one(net, tmp_path):
     from kdib.config import Train
 
-    knobs = {"warmup_steps": 0, "schedule": "cosine", "weight_decay": 0.0, "clip_norm": 1.0}
+    knobs = {"warmup_steps": 0, "schedule": {"name": "cosine"}, "weight_decay": 0.0, "clip_norm": 1.0}
     cadence = {"chunk": 2, "group_size": 2, "save_every": 4, "snapshots": {"name": "every", "n": 8}}
     recipe = Train(steps=8, batch_size=SIZE, optimizer="adam", learning_rate=0.05, **knobs, **cadence)
     arch = Architecture(net(), nothing(), (), make_optimizer("adam", steps=8, **knobs))
