@@ -5,13 +5,12 @@
 After Abnar, Dehghani & Zuidema (2020), classification set-up: the words before the verb, singular or plural? Their
 published sizes are presets (lstm_published, transformer_published); the sizes here are small enough for a laptop.
 
-How the recipe was chosen: on a development grammar (task.data_seed=1000, 3 seeds), teacher - alone in A-accuracy is
--0.05 [-0.07, -0.03] after 200 steps and +0.41 [+0.20, +0.61] after 400; 400 is the default.
-Widths and layers were not searched.
+How the sizes were chosen, on a development grammar (task.data_seed=1000, 3 seeds; experiments/agreement_transfer/sizes.py):
+teacher - alone in A-accuracy excludes 0 from 400 steps on at every size tried; the smallest, width 32 and one layer, is
+the default. Steps are 800, one epoch, where its LSTM has arrived (0.99) and the gap is +0.69 [+0.68, +0.71]. One layer can
+represent more than it learns here: trained on attractors in equal shares, the Transformer alone has 0.82.
 
-Time on 2 CPU cores: 7.5 minutes with nothing compiled yet; `:smoke` 19 s from a warm cache; `:full` about 30 minutes.
-Expected, 3 seeds, A-accuracy on test: teacher - alone +0.47 [+0.42, +0.51]; distilled - self -0.02 [-0.09, +0.05]; the
-transfer score 0.00 [-0.12, 0.10]. Half an epoch, so a Transformer alone is perhaps only slow: raise train.steps to ask.
+TIMES
 """
 
 from ml_collections import ConfigDict

@@ -11,10 +11,7 @@ from them.
 """
 
 import argparse
-import gzip
-import math
-import shutil
-import tempfile
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +23,7 @@ from kdib.verdict import headline
 
 HERE = Path(__file__).parent
 CONFIG = HERE.parent.parent / "configs" / "lstm_to_transformer.py"
-FILES = ("config.json", "task.json", "failures.json", "subjects.jsonl", "rows.jsonl", "metrics.jsonl")
+ROWS = runpy.run_path(str(HERE.parent / "rows.py"))
 
 
 def study_config(name: str, data: Path | None) -> dict[str, Any]:
@@ -38,7 +35,13 @@ def study_config(name: str, data: Path | None) -> dict[str, Any]:
     config = load_config(str(CONFIG), "full,corpus").to_dict()
     config["title"] += ", real text"
     config["seeds"] = 3
-    config["task"] |= {
+    config["task"] |= text_paths(data)
+    return config
+
+
+def text_paths(data: Path) -> dict[str, Any]:
+    """Train on three manuals, validate on a share of them, test on the fourth and on other kinds of text."""
+    return {
         "train": tuple(str(data / "docs" / f"{manual}.tsv.gz") for manual in ("git", "python", "linux")),
         "tests": (
             f"postgresql={data / 'docs' / 'postgresql.tsv.gz'}",  # another manual: the nearest of the four
@@ -48,42 +51,13 @@ def study_config(name: str, data: Path | None) -> dict[str, Any]:
         ),
         "ratios": (0.9, 0.1, 0.0),
     }
-    return config
-
-
-def run(name: str, data: Path | None, workdir: Path) -> None:
-    """Trains and measures what is missing, then keeps the rows."""
-    from kdib import study
-    from kdib.fit import Stopped
-    from kdib.main import use_compilation_cache, use_devices
-
-    use_compilation_cache()
-    config = study_config(name, data)
-    use_devices(config["train"]["group_size"])
-    try:
-        study.run(config, workdir)
-    except Stopped:
-        raise SystemExit("saved; the same command goes on from here") from None
-    target = HERE / "results" / name
-    target.mkdir(parents=True, exist_ok=True)
-    for file in FILES:
-        content = (workdir / file).read_bytes().replace(f"{data}/".encode(), b"")
-        (target / f"{file}.gz").write_bytes(gzip.compress(content, mtime=0))
 
 
 def redraw(name: str) -> None:
     """The report, its figures and the README's tables of a study, from its committed rows alone."""
-    from kdib import report
-
-    with tempfile.TemporaryDirectory() as folder:
-        workdir = Path(folder)
-        for file in FILES:
-            (workdir / file).write_bytes(gzip.decompress((HERE / "results" / name / f"{file}.gz").read_bytes()))
-        report.write(workdir)
-        figures = HERE / "figures" / name
-        shutil.rmtree(figures, ignore_errors=True)
-        shutil.copytree(workdir / "report" / "figures", figures, ignore=shutil.ignore_patterns("*.svg"))
-        _fill(f"{name}", tables(workdir))
+    with ROWS["unpacked"](HERE / "results" / name) as workdir:
+        ROWS["redraw"](workdir, HERE / "figures" / name)
+        ROWS["fill"](HERE / "README.md", name, tables(workdir))
 
 
 def tables(workdir: Path) -> str:
@@ -103,8 +77,8 @@ def tables(workdir: Path) -> str:
             f"**{headline(effects, PROPERTIES['accuracy'])}**",
             _effect_table(declared),
             *accuracy,
-            _folded("The same estimands on the other test sets (exploratory)", _effect_table(elsewhere)),
-            _folded(
+            ROWS["folded"]("The same estimands on the other test sets (exploratory)", _effect_table(elsewhere)),
+            ROWS["folded"](
                 "Likeness of the other students to the teacher of their seed, and to its siblings",
                 _effect_table(likeness),
             ),
@@ -122,10 +96,6 @@ def _is_headline(effect: Effect, effects: list[Effect]) -> bool:
 def _effect_table(effects: list[Effect]) -> str:
     head = "| family | property, metric | test set | estimand | estimate [95 %] | Holm p | seeds |\n" + "|---" * 7 + "|"
     return "\n".join([head, *map(_effect_line, effects)])
-
-
-def _folded(title: str, text: str) -> str:
-    return f"<details><summary>{title}</summary>\n\n{text}\n\n</details>"
 
 
 def _effect_line(effect: Effect) -> str:
@@ -154,24 +124,8 @@ def _accuracy_table(rows: list[Row], subjects: list[Subject], config: dict[str, 
     ]
     for fit in config["fits"]:
         values = [summary[cell].get(fit) for cell in cells]
-        lines.append(f"| {fit} | " + " | ".join(map(_interval, values)) + " |")
+        lines.append(f"| {fit} | " + " | ".join(map(ROWS["plus_minus"], values)) + " |")
     return "\n".join(lines)
-
-
-def _interval(interval: Any) -> str:
-    if interval is None:
-        return "too small"
-    if math.isnan(interval.high):  # no spread over the seeds, so no interval
-        return f"{interval.estimate:.3f}"
-    return f"{interval.estimate:.3f} ± {(interval.high - interval.low) / 2:.3f}"
-
-
-def _fill(name: str, text: str) -> None:
-    """Replaces what stands between the README's two marks of a study."""
-    path = HERE / "README.md"
-    begin, end = f"<!-- {name}: written by run.py -->", f"<!-- {name}: end -->"
-    before, rest = path.read_text().split(begin)
-    path.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}")
 
 
 def main() -> None:
@@ -185,7 +139,8 @@ def main() -> None:
     if not arguments.report_only:
         if arguments.study is None or arguments.workdir is None:
             parser.error("name a study and its --workdir, or give --report-only")
-        run(arguments.study, arguments.data, arguments.workdir)
+        config = study_config(arguments.study, arguments.data)
+        ROWS["run"](config, arguments.workdir, HERE / "results" / arguments.study, data=arguments.data)
     for name in ("generated", "text"):
         if (HERE / "results" / name).exists():
             redraw(name)

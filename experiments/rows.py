@@ -1,0 +1,72 @@
+"""What every experiment does with a study: run it, keep its rows beside the script, and read them back without it.
+
+Loaded by path: `runpy.run_path(str(HERE.parent / "rows.py"))`.
+"""
+
+import contextlib
+import gzip
+import math
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+FILES = ("config.json", "task.json", "failures.json", "subjects.jsonl", "rows.jsonl", "metrics.jsonl")
+
+
+def run(config: dict[str, Any], workdir: Path, target: Path, *, data: Path | None = None) -> None:
+    """Trains and measures what is missing, then keeps the rows in `target`; paths of `data` are kept relative to it."""
+    from kdib import study
+    from kdib.fit import Stopped
+    from kdib.main import use_compilation_cache, use_devices
+
+    use_compilation_cache()
+    use_devices(config["train"]["group_size"])
+    try:
+        study.run(config, workdir)
+    except Stopped:
+        raise SystemExit("saved; the same command goes on from here") from None
+    target.mkdir(parents=True, exist_ok=True)
+    for file in FILES:
+        content = (workdir / file).read_bytes().replace(f"{data}/".encode(), b"")
+        (target / f"{file}.gz").write_bytes(gzip.compress(content, mtime=0))
+
+
+@contextlib.contextmanager
+def unpacked(target: Path) -> Iterator[Path]:
+    """A workdir with the kept rows, for as long as the context lasts."""
+    with tempfile.TemporaryDirectory() as folder:
+        for file in FILES:
+            (Path(folder) / file).write_bytes(gzip.decompress((target / f"{file}.gz").read_bytes()))
+        yield Path(folder)
+
+
+def redraw(workdir: Path, figures: Path) -> None:
+    """The report of an unpacked workdir, of which the figures are kept as PNG."""
+    from kdib import report
+
+    report.write(workdir)
+    shutil.rmtree(figures, ignore_errors=True)
+    shutil.copytree(workdir / "report" / "figures", figures, ignore=shutil.ignore_patterns("*.svg"))
+
+
+def fill(readme: Path, name: str, text: str) -> None:
+    """Replaces what stands between the README's two marks of a study."""
+    begin, end = f"<!-- {name}: written by run.py -->", f"<!-- {name}: end -->"
+    before, rest = readme.read_text().split(begin)
+    readme.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}")
+
+
+def folded(title: str, text: str) -> str:
+    """Markdown that is folded away at first."""
+    return f"<details><summary>{title}</summary>\n\n{text}\n\n</details>"
+
+
+def plus_minus(interval: Any) -> str:
+    """The mean and half of its interval."""
+    if interval is None:
+        return "too small"
+    if math.isnan(interval.high):  # no spread over the seeds, so no interval
+        return f"{interval.estimate:.3f}"
+    return f"{interval.estimate:.3f} ± {(interval.high - interval.low) / 2:.3f}"
