@@ -45,7 +45,7 @@ class Fit:
     loss: str
     teacher: str = ""  # another fit; "" learns from labels
     ensemble: str = ""  # mean_probability, mean_logit: all seeds of the teacher teach every seed as one; "": paired
-    answers: str = "table"  # table: teacher asked once, beforehand; live: at every step
+    answers: str = "table"  # table: teacher asked once, beforehand; live: at every step; online: it learns beside
     shuffle: bool = False  # permute the teacher's answers within a class (needs answers="table")
     match_entropy: str = ""  # a fit: label_smoothing's epsilon is set so that its targets have that fit's entropy
     seeds: str = "main"  # main, or peer: initial values disjoint from every main run's
@@ -84,7 +84,7 @@ class Study:
 
 CHOICES = {
     "ensemble": ("", "mean_probability", "mean_logit"),
-    "answers": ("table", "live"),
+    "answers": ("table", "live", "online"),
     "seeds": ("main", "peer"),
 }
 MAY_CHANGE = (
@@ -215,6 +215,8 @@ def _check_fit(name: str, fit: Fit, study: Study) -> None:
         raise ValueError(f"{where}.budget={fit.budget} of train.steps={study.train.steps} must be at least one step")
     if fit.path and study.tune.learning_rates:
         raise ValueError(f"{where}.path: a grid (config.tune) needs teachers on development seeds, which a path lacks")
+    if fit.answers == "online" and (not fit.teacher or fit.ensemble or fit.match_entropy):
+        raise ValueError(f"{where}.answers='online' needs a teacher to take the architecture of, and no ensemble")
     if fit.ensemble and not fit.teacher:
         raise ValueError(f"{where}.ensemble={fit.ensemble!r} needs a teacher, whose seeds then teach together")
     if fit.shuffle and (not fit.teacher or fit.answers != "table"):

@@ -40,7 +40,7 @@ def development_runs(study: Study, fit: str) -> list[RunSpec]:
 def _run(study: Study, fit: str, seed: int, sweep: tuple[tuple[str, float], ...] = ()) -> RunSpec:
     # Every fit of a seed, a peer too, has one order of examples: no student's teacher saw what another's did not.
     init = seed + (PEER_SEEDS if study.fits[fit].seeds == "peer" else 0)
-    paired = study.fits[fit].teacher and not study.fits[fit].ensemble
+    paired = study.fits[fit].teacher and not study.fits[fit].ensemble and study.fits[fit].answers != "online"
     return RunSpec(fit, seed, init=init, order=seed, teacher=seed if paired else None, sweep=sweep)
 
 
@@ -71,7 +71,7 @@ def teacher_folder(study: Study, teacher: str, run: RunSpec, workdir: Path) -> P
 def teacher_folders(study: Study, run: RunSpec, workdir: Path) -> list[Path]:
     """The runs that teach `run`: none, the paired one, or in an ensemble all seeds (main, or development)."""
     fit = study.fits[run.fit]
-    seeds = [run.seed] if fit.teacher else []
+    seeds = [run.seed] if fit.teacher and fit.answers != "online" else []
     if fit.ensemble:
         first, n = (DEVELOPMENT_SEEDS, study.tune.seeds) if run.sweep else (0, study.seeds)
         seeds = range(first, first + n)

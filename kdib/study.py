@@ -88,6 +88,11 @@ def _check_set_up(where: str, fit: Fit, setup: str) -> None:
 
 def _check_loss(where: str, fit: Fit, spec: losses.LossSpec) -> None:
     asks = [name for name, term in spec.items() if any(path.startswith("teacher.") for path in term.inputs)]
+    if asks and fit.answers == "online":
+        raise ValueError(
+            f"{where}.answers='online' has no teacher outside the student ({', '.join(asks)}): ask for "
+            "'student.hidden.teacher_logits', and train it by 'student.hidden.teacher_train_logits'"
+        )
     if asks and not fit.teacher:
         raise ValueError(f"{where}.loss={fit.loss!r} asks a teacher ({', '.join(asks)}), and the fit has none")
     hidden = [name for name, term in spec.items() if any(path.startswith("teacher.hidden.") for path in term.inputs)]

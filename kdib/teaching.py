@@ -15,7 +15,7 @@ from kdib.config import Fit, Study, parse
 from kdib.fit import Job, Plan, discard_state, is_finished
 from kdib.losses import LossSpec
 from kdib.models.base import Model, Variables, nothing, table
-from kdib.models.combinators import RULES, ensemble
+from kdib.models.combinators import PARTS, RULES, ensemble, pair
 from kdib.optimizer import make_optimizer
 from kdib.records import RunSpec, read_json, write_json
 from kdib.runs import fit_folder, learning_rate, main_runs, steps_of, teacher_folder, teacher_folders
@@ -44,11 +44,19 @@ def open_lab(study: Study, task: Task, workdir: Path) -> Lab:
 
 
 def model_of(fit: str, lab: Lab) -> Model:
-    """The architecture of a fit, sized for the task."""
-    fields = dict(lab.study.models[lab.study.fits[fit].model])
+    """The network of a fit, sized for the task; of an online fit student and teacher in one, which answers as a student."""
+    own = lab.study.fits[fit]
+    student = _sized(own.model, lab)
+    return pair(student, _sized(lab.study.fits[own.teacher].model, lab)) if own.answers == "online" else student
+
+
+def _sized(model: str, lab: Lab) -> Model:
     _, length = lab.task.train.inputs["tokens"].shape
     return models.build(
-        **fields, vocab_size=lab.task.facts["vocabulary_size"], num_classes=lab.task.num_classes, max_length=length
+        **lab.study.models[model],
+        vocab_size=lab.task.facts["vocabulary_size"],
+        num_classes=lab.task.num_classes,
+        max_length=length,
     )
 
 
@@ -84,6 +92,7 @@ def optimizer(study: Study, fit: str):
         clip_norm=recipe.clip_norm,
         l1=recipe.l1,
         l2=recipe.l2,
+        parts=PARTS if study.fits[fit].answers == "online" else (),
     )
 
 
@@ -132,7 +141,7 @@ def with_epsilon(spec: LossSpec, epsilon: float) -> LossSpec:
 
 
 def _teacher_model(fit: Fit, lab: Lab) -> Model:
-    if not fit.teacher:
+    if not fit.teacher or fit.answers == "online":
         return nothing()
     if fit.answers == "table":
         return table()
@@ -141,7 +150,7 @@ def _teacher_model(fit: Fit, lab: Lab) -> Model:
 
 
 def _teacher_variables(fit: Fit, run: RunSpec, lab: Lab) -> Variables:
-    if not fit.teacher:
+    if not fit.teacher or fit.answers == "online":
         return {"params": {}}
     folders = teacher_folders(lab.study, run, lab.workdir)
     if fit.answers == "live":

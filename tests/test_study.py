@@ -21,7 +21,7 @@ from kdib.records import Records, Row, Subject, read_json
 from kdib.runs import choose_learning_rate, development_runs, main_runs, steps_of, subjects, teacher_folders
 from kdib.snapshots import SnapshotError
 from kdib.step import train_chunk
-from kdib.teaching import check_opened_by_path, jobs_of, open_lab, plan_of
+from kdib.teaching import check_opened_by_path, jobs_of, model_of, open_lab, plan_of
 from kdib.workdir import WorkdirError, claimed
 
 
@@ -439,3 +439,34 @@ def test_a_shuffle_keeps_rows_whole():
     labels = np.array([0, 1] * 5)
     mixed = shuffled_within_class(jax.random.key(0), logits, labels)
     np.testing.assert_array_equal(mixed[:, 1] - mixed[:, 0], np.ones(10))
+
+
+def test_an_online_fit_trains_its_teacher_beside_it_and_answers_as_the_student(finished):
+    config = parse(tiny("online,smoke"))
+    lab = open_lab(config, tasks.build(config.task), finished)
+    plan = plan_of("online", lab)
+    (job,) = jobs_of(main_runs(config, "online")[:1], plan, lab)
+    assert job.run.teacher is None and teacher_folders(config, job.run, finished) == []  # it waits for nobody
+    one = {name: values[:1] for name, values in lab.data.items()}
+    variables = plan.arch.model.init(jax.random.key(0), one)
+    assert set(variables["params"]) == {"student", "teacher"}
+    whole = answer(plan.arch.model, variables, lab.task.validation.inputs).logits
+    alone = answer(
+        model_of("alone", lab), {"params": variables["params"]["student"]}, lab.task.validation.inputs
+    ).logits
+    np.testing.assert_allclose(whole, alone, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"loss": "kd"}, "student.hidden.teacher_logits"),
+        ({"teacher": ""}, "needs a teacher"),
+        ({"ensemble": "mean_logit"}, "no ensemble"),
+    ],
+)
+def test_an_online_fit_that_cannot_be_is_refused(change, message):
+    config = tiny("online,smoke")
+    config["fits"]["online"] |= change
+    with pytest.raises(ValueError, match=message):
+        study.check_names(parse(config))
