@@ -44,7 +44,7 @@ def open_lab(study: Study, task: Task, workdir: Path) -> Lab:
 
 
 def model_of(fit: str, lab: Lab) -> Model:
-    """The network of a fit, sized for the task; of an online fit student and teacher in one, which answers as a student."""
+    """The network of a fit, sized for the task; of an online fit student and teacher in one."""
     own = lab.study.fits[fit]
     student = _sized(own.model, lab)
     return pair(student, _sized(lab.study.fits[own.teacher].model, lab)) if own.answers == "online" else student
