@@ -24,10 +24,10 @@ from kdib.step import (
     Population,
     TrainState,
     checked_names,
+    divided,
     healthy,
     init_state,
     model_variables,
-    runs_mesh,
     train_chunk,
 )
 from kdib.workdir import environment
@@ -135,7 +135,7 @@ def _open(plan: Plan, job: Job, stack_: contextlib.ExitStack) -> _Files:
 
 
 def _train_group(jobs: Sequence[Job], files: Sequence[_Files], plan: Plan, progress: Progress, logbook: Logbook):
-    mesh = runs_mesh(len(jobs))
+    runs = divided(len(jobs))
     states, first_step = _restore_or_init(jobs, files, plan, progress)
     population, teacher_variables, loss = jax.device_put(
         (
@@ -143,9 +143,9 @@ def _train_group(jobs: Sequence[Job], files: Sequence[_Files], plan: Plan, progr
             stack([job.teacher_variables for job in jobs]),
             stack([job.loss for job in jobs]),
         ),
-        NamedSharding(mesh, PartitionSpec("runs")),
+        runs,
     )
-    data = jax.device_put(dict(plan.data), NamedSharding(mesh, PartitionSpec()))
+    data = jax.device_put(dict(plan.data), NamedSharding(runs.mesh, PartitionSpec()))
     if first_step == 0:
         _save(0, population, jobs, files, plan, progress, logbook)
     pending = None
@@ -205,7 +205,8 @@ def _restore_or_init(jobs, files: Sequence[_Files], plan: Plan, progress: Progre
 
 def layout(n_runs: int) -> dict[str, str]:
     """What the last bits of a run depend on beside its own seeds."""
-    return {"group": str(n_runs), "devices": f"{jax.device_count()} {jax.default_backend()}", **environment()}
+    shared = max(1, n_runs // divided(n_runs).mesh.size)
+    return {"runs_on_a_device": str(shared), "backend": jax.default_backend(), **environment()}
 
 
 def _first_state(job: Job, plan: Plan) -> TrainState:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from kdib.losses import LossSpec, Mean, combine, terms
 from kdib.models.base import Batch, Model, Outputs, Variables, split
@@ -141,10 +141,22 @@ def checked_names(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def runs_mesh(n_runs: int) -> Mesh:
-    """The devices that R runs are divided over, each holding as many: the most that divide R."""
+    """The devices that R runs are divided over, each holding as many: the most that divide R.
+
+    A single run on a CPU of several devices is computed by two of them, which take cores that would be idle: a program
+    for one device is another one, with other last bits than the same run has in a group.
+    """
     devices = jax.local_devices()
     size = max(n for n in range(1, len(devices) + 1) if n_runs % n == 0)
+    if n_runs == 1 and jax.default_backend() == "cpu":
+        size = min(2, len(devices))
     return Mesh(np.array(devices[:size]), ("runs",))
+
+
+def divided(n_runs: int) -> NamedSharding:
+    """How an axis of R runs lies on `runs_mesh`."""
+    mesh = runs_mesh(n_runs)
+    return NamedSharding(mesh, PartitionSpec("runs") if n_runs % mesh.size == 0 else PartitionSpec())
 
 
 def healthy(n_runs: int) -> Health:
@@ -209,10 +221,11 @@ def train_chunk(
     `bucketed_order`, cut to the edge of their bucket: short sentences are not trained on their padding, and the one
     program holds one step a bucket.
     """
-    every, each = PartitionSpec(), PartitionSpec("runs")
+    runs = divided(population.health.step.shape[0])
+    every, each = PartitionSpec(), runs.spec
     advance = jax.shard_map(
         functools.partial(_advance, batch_size=batch_size, arch=arch, edges=edges),
-        mesh=runs_mesh(population.health.step.shape[0]),
+        mesh=runs.mesh,
         in_specs=(each, each, each, every, every, every),
         out_specs=each,
         check_vma=False,  # the loop's sums start as constants

@@ -152,10 +152,20 @@ def test_a_run_does_not_depend_on_what_else_is_trained(tmp_path):
     assert prints(tmp_path / "three", 0) != prints(tmp_path / "three", 1)
 
 
-def test_layouts_agree_to_a_tolerance(tmp_path):
+def test_a_run_has_the_same_bits_in_every_group_that_has_a_device_a_run(tmp_path):
+    jobs = [job(0), job(1), job(2)]
+    for size in (1, 2, 3):
+        train(tmp_path / str(size), jobs, group_size=size)
+        assert [prints(tmp_path / str(size), seed) for seed in range(3)] == [
+            prints(tmp_path / "1", seed) for seed in range(3)
+        ]
+
+
+def test_runs_that_share_a_device_agree_to_a_tolerance(tmp_path):
     last = []
-    for size in (1, 3):
-        plan = train(tmp_path / str(size), [job(0), job(1), job(2)], group_size=size)
+    jobs = [job(seed) for seed in range(5)]  # on four devices, of which only one divides five
+    for size in (1, 5):
+        plan = train(tmp_path / str(size), jobs, group_size=size)
         with SnapshotIndex(plan.folder / "seed2" / "snapshots", read_only=True) as index:
             last.append(index.load(STEPS))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *last)
@@ -218,10 +228,21 @@ def test_one_compilation_serves_every_run_and_chunk_length(tmp_path):
 
 
 def test_another_layout_is_announced(tmp_path, capsys):
+    jobs = [job(seed) for seed in range(5)]
     with pytest.raises(Stopped):
-        train(tmp_path, [job(0), job(1)], stop_after=8, group_size=2)
-    train(tmp_path, [job(0), job(1)], group_size=1)
+        train(tmp_path, jobs, stop_after=8, group_size=5)
+    train(tmp_path, jobs, group_size=1)
     assert "the last bits may differ" in capsys.readouterr().out
+
+
+def test_a_new_run_does_not_throw_away_what_others_have_done(tmp_path):
+    jobs = [job(0), job(1), job(2)]
+    with pytest.raises(Stopped):
+        train(tmp_path, jobs[1:], stop_after=8, group_size=3)
+    train(tmp_path, jobs, group_size=3)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    steps = [x["step"] for x in lines if (x["run"], x["split"], x["metric"]) == ("alone/seed2", "train", "ce")]
+    assert steps == sorted(set(steps))
 
 
 def test_a_damaged_state_is_named_and_not_used(tmp_path):

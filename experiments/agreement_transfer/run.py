@@ -67,7 +67,10 @@ def tables(workdir: Path) -> str:
     rows, _ = Records(workdir / "rows.jsonl", Row).read()
     splits = [name for name in facts["sets"] if name not in ("train", "validation")]
     failed = [f"{failure['fit']}/{failure['run']}" for failure in read_json(workdir / "failures.json")]
-    effects = study_effects(rows, subjects, config["roles"], PROPERTIES, in_distribution=splits[0], failed=failed)
+    declared_properties = {name: PROPERTIES[name] for name in config["properties"]}  # no more, for Holm's sake
+    effects = study_effects(
+        rows, subjects, config["roles"], declared_properties, in_distribution=splits[0], failed=failed
+    )
     declared = [e for e in effects if e.family != "exploratory" and ": " not in e.estimand]
     elsewhere = [e for e in effects if e.family == "exploratory" and _is_headline(e, effects)]
     likeness = [e for e in effects if e.family == "secondary" and ": " in e.estimand]

@@ -214,7 +214,7 @@ def test_a_resumed_run_equals_an_undisturbed_one(net, tmp_path):
     jobs = [Job(RunSpec("alone", seed, seed, seed, None), {"params": {}}, loss, 0.05) for seed in (0, 1)]
 
     def train(folder, stop_after):
-        plan = Plan("alone", folder, arch, recipe, jax.random.key(0), DATA, (0, 8), lambda variables: {}, {})
+        plan = Plan("alone", folder, arch, recipe, jax.random.key(0), DATA, (0, 8), (), lambda variables: {}, {})
         quiet = Quiet(stop_after)
         fits.train(jobs, plan, quiet, quiet)
 
