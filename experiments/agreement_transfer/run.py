@@ -144,6 +144,7 @@ def main() -> None:
             parser.error("name a study and its --workdir, or give --report-only")
         config = study_config(arguments.study, arguments.data)
         ROWS["run"](config, arguments.workdir, HERE / "results" / arguments.study, data=arguments.data)
+    ROWS["fill"](HERE / "README.md", "sizes", runpy.run_path(str(HERE / "sizes.py"))["report"]())
     for name in ("generated", "text"):
         if (HERE / "results" / name).exists():
             redraw(name)
