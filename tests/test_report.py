@@ -144,7 +144,7 @@ def test_every_section_is_there_in_order(document):
         "transfer", "property-accuracy", "learning", "property-calibration", "property-fidelity",
         "published", "data", "config",
     ]  # fmt: skip
-    for text in ("Exploratory: out of distribution.", "jax", "0.10.2", "[barks] at <them> & us", "train.learning_rate"):
+    for text in ("Exploratory: the other test sets.", "jax", "0.10.2", "[barks] at <them> & us", "train.learning_rate"):
         assert text in document.text
     assert [cell["number"] for cell in document.row("AccuracyA-accuracy")[2:3]] == [0.977]
 

@@ -29,7 +29,7 @@ def grid_blocks(view: View) -> list[Block]:
             if (cell := Cell(prop, metric, split, group, coords)) in view.summary
             for table in (_scores(view, cell, grid, published), _beyond_self(view, cell, grid))
         ]
-        name = f"The same on {split} (out of distribution, exploratory)"
+        name = f"The same on {split} (another test set, exploratory)"
         blocks += tables if split == view.in_distribution else [Details(name, tables)]
     return blocks
 

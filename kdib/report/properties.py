@@ -26,7 +26,7 @@ def property_section(view: View, prop: Property) -> Section:
     for i, split in enumerate(view.splits):
         found = _split_blocks(view, prop, split)
         if found and i > 0:
-            found = [Details(f"{prop.title} on {split} (out of distribution, exploratory)", found)]
+            found = [Details(f"{prop.title} on {split} (another test set, exploratory)", found)]
         blocks += found
     blocks.append(Text(f"Reference: {prop.reference}.", "reference"))
     return Section(f"property-{prop.name}", prop.title, blocks)

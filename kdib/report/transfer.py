@@ -50,7 +50,7 @@ def transfer_blocks(view: View) -> list[Block]:
     ]
     if elsewhere:
         note = "The primary metrics on the other test sets. p values are not corrected: read them as hints."
-        blocks.append(_table(view, elsewhere, "Exploratory: out of distribution.", note, declared=False))
+        blocks.append(_table(view, elsewhere, "Exploratory: the other test sets.", note, declared=False))
     if others:
         note = "The other metrics in distribution. p values are not corrected."
         table = _table(view, others, "Exploratory: other metrics.", note, declared=False)

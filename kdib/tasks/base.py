@@ -28,7 +28,7 @@ class Dataset(NamedTuple):
 class Task(NamedTuple):
     """Everything a study needs to know of its task.
 
-    `tests` maps a name to a test set; the first is in distribution, the others out of distribution, and none of them
+    `tests` maps a name to a test set; the first is in distribution, the others mostly out of it, and none of them
     may select anything. `input_digest` is a hash of what the inputs mean, such as the numbering of the vocabulary: a
     network may only be shown inputs of the digest that it was trained on. `num_classes` is None where networks predict
     the next token. `facts` is JSON-able and printed by the
