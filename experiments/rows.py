@@ -3,12 +3,13 @@
 Loaded by path: `runpy.run_path(str(HERE.parent / "rows.py"))`.
 """
 
+import argparse
 import contextlib
 import gzip
 import math
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,3 +71,27 @@ def plus_minus(interval: Any) -> str:
     if math.isnan(interval.high):  # no spread over the seeds, so no interval
         return f"{interval.estimate:.3f}"
     return f"{interval.estimate:.3f} ± {(interval.high - interval.low) / 2:.3f}"
+
+
+def main(
+    doc: str | None,
+    here: Path,
+    studies: Sequence[str],
+    study_config: Callable[[str, Path | None], dict[str, Any]],
+    redraw_study: Callable[[str], None],
+) -> None:
+    """The command line: run a study and keep its rows in `here`/results, or not; then redraw all that are kept."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", nargs="?", choices=studies)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--workdir", type=Path)
+    parser.add_argument("--report-only", action="store_true")
+    arguments = parser.parse_args()
+    if not arguments.report_only:
+        if arguments.study is None or arguments.workdir is None:
+            parser.error("name a study and its --workdir, or give --report-only")
+        config = study_config(arguments.study, arguments.data)
+        run(config, arguments.workdir, here / "results" / arguments.study, data=arguments.data)
+    for name in studies:
+        if (here / "results" / name).exists():
+            redraw_study(name)

@@ -9,7 +9,6 @@ The studies are configs/agreement_grid.py with the changes below; FOLDER is that
 resume when called again and leave their rows in results/. `--report-only` writes the README's tables from them.
 """
 
-import argparse
 import runpy
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -46,8 +45,7 @@ class Claim(NamedTuple):
 def study_config(name: str, data: Path | None) -> dict[str, Any]:
     """The configuration of a study."""
     if name != "text":
-        config = load_config(str(CONFIG), "language" if name == "language" else "").to_dict()
-        return config
+        return load_config(str(CONFIG), "language" if name == "language" else "").to_dict()
     if data is None:
         raise SystemExit("text needs --data=FOLDER")
     config = load_config(str(CONFIG), "corpus").to_dict()
@@ -152,24 +150,11 @@ def _grid_table(label: str, grid: Mapping, rows: list[Row], subjects: list[Subje
     return "\n".join(lines)
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", nargs="?", choices=STUDIES)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--workdir", type=Path)
-    parser.add_argument("--report-only", action="store_true")
-    arguments = parser.parse_args()
-    if not arguments.report_only:
-        if arguments.study is None or arguments.workdir is None:
-            parser.error("name a study and its --workdir, or give --report-only")
-        config = study_config(arguments.study, arguments.data)
-        ROWS["run"](config, arguments.workdir, HERE / "results" / arguments.study, data=arguments.data)
-    for name in STUDIES:
-        if (HERE / "results" / name).exists():
-            with ROWS["unpacked"](HERE / "results" / name) as workdir:
-                ROWS["fill"](HERE / "README.md", name, tables(workdir))
+def redraw(name: str) -> None:
+    """The README's tables of a study, from its committed rows alone."""
+    with ROWS["unpacked"](HERE / "results" / name) as workdir:
+        ROWS["fill"](HERE / "README.md", name, tables(workdir))
 
 
 if __name__ == "__main__":
-    main()
+    ROWS["main"](__doc__, HERE, STUDIES, study_config, redraw)

@@ -10,7 +10,6 @@ resume when called again, and leave their rows in results/. `--report-only` writ
 from them.
 """
 
-import argparse
 import runpy
 from pathlib import Path
 from typing import Any
@@ -131,24 +130,6 @@ def _accuracy_table(rows: list[Row], subjects: list[Subject], config: dict[str, 
     return "\n".join(lines)
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", nargs="?", choices=("generated", "text"))
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--workdir", type=Path)
-    parser.add_argument("--report-only", action="store_true")
-    arguments = parser.parse_args()
-    if not arguments.report_only:
-        if arguments.study is None or arguments.workdir is None:
-            parser.error("name a study and its --workdir, or give --report-only")
-        config = study_config(arguments.study, arguments.data)
-        ROWS["run"](config, arguments.workdir, HERE / "results" / arguments.study, data=arguments.data)
-    ROWS["fill"](HERE / "README.md", "sizes", runpy.run_path(str(HERE / "sizes.py"))["report"]())
-    for name in ("generated", "text"):
-        if (HERE / "results" / name).exists():
-            redraw(name)
-
-
 if __name__ == "__main__":
-    main()
+    ROWS["main"](__doc__, HERE, ("generated", "text"), study_config, redraw)
+    ROWS["fill"](HERE / "README.md", "sizes", runpy.run_path(str(HERE / "sizes.py"))["report"]())
