@@ -46,14 +46,14 @@ def _scores(view: View, cell: Cell, grid: Mapping, published: Mapping) -> Table:
         )
         for student, row in grid.items()
     ]
-    source = f" Small, after the bar: published ({published['source']}; {published['note']})." if theirs else ""
+    source = f" Published: {published['source']}; {published['note']}." if theirs else ""
     caption = f"On {cell.split}: means ± half of the 95 % t interval over {view.seeds}.{source}"
-    return Table(f"{metric_name(cell)}.", caption, ("Student", *map(_from, columns)), rows)
+    return Table(f"{_title(cell)}.", caption, ("Student", *map(_from, columns)), rows)
 
 
 def _score(view: View, cell: Cell, fit: str | None, theirs: float | None) -> Entry:
     entry = mean_entry(view.summary[cell].get(fit)) if fit else Entry(NOTHING)
-    return entry if theirs is None else entry._replace(small=f"{entry.small} | {theirs:g}")
+    return entry if theirs is None else entry._replace(small=f"{entry.small} published {theirs:g}".strip())
 
 
 def _beyond_self(view: View, cell: Cell, grid: Mapping) -> Table:
@@ -67,7 +67,7 @@ def _beyond_self(view: View, cell: Cell, grid: Mapping) -> Table:
         "Student from a teacher − student from another network of its own kind; on the diagonal, self-distilled − "
         f"alone. Small: 95 % t interval over the paired differences of {view.seeds}, not corrected: exploratory."
     )
-    title = f"{metric_name(cell)}: what the teacher adds to self-distillation."
+    title = f"{_title(cell)}: what the teacher adds to self-distillation."
     return Table(title, caption, ("Student", *map(_from, columns)), rows)
 
 
@@ -81,6 +81,11 @@ def _difference(view: View, cell: Cell, row: Mapping[str, str], student: str, co
     estimate, low, high = difference[:3]
     small = "no interval" if np.isnan(low) else interval(low, high, places(estimate), signed=True)
     return number(estimate, signed=True)._replace(small=small)
+
+
+def _title(cell: Cell) -> str:
+    name = metric_name(cell)
+    return name[0].upper() + name[1:]
 
 
 def _columns(grid: Mapping[str, Mapping[str, str]]) -> list[str]:
