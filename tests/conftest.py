@@ -31,3 +31,9 @@ def data_dir() -> pathlib.Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; set KDIB_DATA_DIR")
     return folder
+
+
+def pytest_collection_modifyitems(items):
+    """The slowest files first, so that no worker is left with one of them at the end."""
+    slow = ("test_study.py", "test_processes.py")
+    items.sort(key=lambda item: item.path.name not in slow)
