@@ -77,7 +77,10 @@ def test_a_typo_costs_one_line_that_lists_what_is_known(tmp_path, arguments, mes
 
 
 def test_an_unknown_variant_or_file_costs_one_line():
-    for config, message in ((f"{CONFIG}:smok", "known: full, online, corpus, smoke"), ("none.py", "there is no file none.py")):
+    for config, message in (
+        (f"{CONFIG}:smok", "known: full, online, corpus, smoke"),
+        ("none.py", "there is no file none.py"),
+    ):
         line = [sys.executable, "-m", "kdib.main", f"--config={config}", "--workdir=w"]
         done = subprocess.run(line, capture_output=True, text=True, check=False)
         assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
