@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +19,14 @@ STRIDE = 8  # inputs are cut to a multiple of this many tokens, so that few leng
 
 
 class Answers(NamedTuple):
-    """What a network answers on N examples: `logits` [N, K] float32 and, of a language model, `nll` [N].
+    """What a network answers on N examples: `logits` [N, K] float32 and, of a language model, `nll` [N]; on the host.
 
     A language model's logits are those of the two words it is asked to choose from; its nll is the sum over the tokens
     of a sentence, in nats.
     """
 
-    logits: np.ndarray
-    nll: np.ndarray | None = None
+    logits: Any
+    nll: Any = None
 
 
 def answer(model: Model, variables: Variables, inputs: Mapping[str, np.ndarray]) -> Answers:

@@ -244,7 +244,8 @@ def _advance(population: Population, teacher_variables, loss: LossSpec, data, st
         order_RxN = jax.vmap(lambda key: epoch_order(key, epoch, n_examples))(population.state.key)
     learn = functools.partial(_guarded_step, arch=arch)
 
-    def at_length(inputs, population, sums, rows_RxB):
+    def at_length(inputs, carry, rows_RxB):
+        population, sums = carry
         batch = {name: values[rows_RxB] for name, values in inputs.items()}
         return jax.vmap(learn)(population, sums, batch, teacher_variables, loss)
 
@@ -254,8 +255,8 @@ def _advance(population: Population, teacher_variables, loss: LossSpec, data, st
     def body(i, carry):
         rows_RxB = jax.lax.dynamic_slice_in_dim(order_RxN, (first + i) * batch_size, batch_size, axis=1)
         if not edges:
-            return at_length(data, *carry, rows_RxB)
-        return jax.lax.switch(bucket_Rxb[0, first + i], branches, *carry, rows_RxB)
+            return at_length(data, carry, rows_RxB)
+        return jax.lax.switch(bucket_Rxb[0, first + i], branches, carry, rows_RxB)
 
     zeros_R = jnp.zeros(order_RxN.shape[0])
     sums = {name: Mean(zeros_R, zeros_R) for name in (*loss, *METRICS)}

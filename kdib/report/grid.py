@@ -77,7 +77,7 @@ def _difference(view: View, cell: Cell, row: Mapping[str, str], student: str, co
     seeds = sorted(a.keys() & b.keys())
     if not seeds:
         return Entry(NOTHING)
-    difference, _ = paired_difference(*(np.array([v[s] for s in seeds]) for v in (a, b)))
+    difference, _ = paired_difference(np.array([a[s] for s in seeds]), np.array([b[s] for s in seeds]))
     estimate, low, high = difference[:3]
     small = "no interval" if np.isnan(low) else interval(low, high, places(estimate), signed=True)
     return number(estimate, signed=True)._replace(small=small)

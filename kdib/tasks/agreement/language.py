@@ -66,7 +66,7 @@ def with_known_forms(examples: Examples, vocab: Vocabulary) -> tuple[Examples, i
     return take(examples, kept), examples.size - len(kept)
 
 
-def test_set(examples: Examples, vocab: Vocabulary, max_length: int, **limits: int) -> Dataset:
+def evaluation_set(examples: Examples, vocab: Vocabulary, max_length: int, **limits: int) -> Dataset:
     """`forced_choices` and the groups of the same sentences."""
     return Dataset(inputs=forced_choices(examples, vocab, max_length), groups=groups(examples, **limits))
 

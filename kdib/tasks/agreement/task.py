@@ -254,7 +254,7 @@ def _askable(
 def _dataset(key: str, examples: Examples, vocab: Vocabulary, max_length: int, limits: Mapping[str, int]) -> Dataset:
     if not vocab.whole:
         return encoding.dataset(examples, vocab, max_length, **limits)
-    build_set = language.training_set if key == "train" else language.test_set
+    build_set = language.training_set if key == "train" else language.evaluation_set
     return build_set(examples, vocab, max_length, **limits)
 
 
