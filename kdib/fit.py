@@ -195,7 +195,9 @@ def _restore_or_init(jobs, files: Sequence[_Files], plan: Plan, progress: Progre
     for run_files in files:
         saved = run_files.states.meta(step)["layout"]
         changed = {
-            name: f"{saved[name]} -> {value}" for name, value in layout(len(jobs)).items() if saved[name] != value
+            name: f"{saved.get(name, 'not recorded')} -> {value}"
+            for name, value in layout(len(jobs)).items()
+            if saved.get(name) != value
         }
         if changed:
             progress.note(f"{run_files.folder.name}: {changed}: the last bits may differ from an undisturbed run")
