@@ -9,11 +9,80 @@ import gzip
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kdib.records import Records, Row, Subject, read_json
+from kdib.stats import mean_interval
 
 FILES = ("config.json", "task.json", "failures.json", "subjects.jsonl", "rows.jsonl", "metrics.jsonl")
+A_ACCURACY, ECE = ("accuracy", "mean_accuracy", "attractors"), ("calibration", "ece", "")  # property, metric, group
+Values = Mapping[int, float]  # by seed
+
+
+class Tables(NamedTuple):
+    """What a study left."""
+
+    config: dict[str, Any]
+    facts: dict[str, Any]
+    subjects: list[Subject]
+    rows: list[Row]
+
+    @property
+    def tests(self) -> list[str]:
+        """The test sets, the one in distribution first."""
+        return [name for name in self.facts["sets"] if name not in ("train", "validation")]
+
+    def by_fit(self, key: tuple[str, str, str], split: str = "") -> dict[str, Values]:
+        """{fit: {seed: value}} of (property, metric, group) on a test set; by default the one in distribution."""
+        who, cell = {subject.id: subject for subject in self.subjects}, (*key, split or self.tests[0])
+        out: dict[str, dict[int, float]] = {}
+        for row in self.rows:
+            found = (row.property, row.metric, row.group, row.split)
+            if found == cell and not row.coords and row.other is None and row.value is not None:
+                out.setdefault(who[row.subject].fit, {})[who[row.subject].seed] = row.value
+        return out
+
+
+def read(workdir: Path) -> Tables:
+    """The tables of a workdir."""
+    return Tables(
+        read_json(workdir / "config.json"),
+        read_json(workdir / "task.json"),
+        Records(workdir / "subjects.jsonl", Subject).read()[0],
+        Records(workdir / "rows.jsonl", Row).read()[0],
+    )
+
+
+def combined(function: Callable[..., float], *parts: Values) -> Values:
+    """Seed by seed, where all have a value."""
+    seeds = set.intersection(*(set(part) for part in parts))
+    return {seed: function(*(part[seed] for part in parts)) for seed in sorted(seeds)}
+
+
+def minus(a: Values, b: Values) -> Values:
+    """a - b, seed by seed."""
+    return combined(lambda x, y: x - y, a, b)
+
+
+def spread(values: Values) -> Any:
+    """The mean over seeds with its 95 % t interval."""
+    return mean_interval(np.array(list(values.values())))
+
+
+def signed(values: Values) -> str:
+    """The mean of a difference with its interval, where seeds define one."""
+    mean = spread(values)
+    limits = "" if math.isnan(mean.high) else f" [{mean.low:+.3f}, {mean.high:+.3f}]"
+    return f"{mean.estimate:+.3f}{limits}"
+
+
+def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *lines))
 
 
 def run(config: dict[str, Any], workdir: Path, target: Path, *, data: Path | None = None) -> None:

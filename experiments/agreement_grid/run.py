@@ -16,23 +16,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kdib.estimands import Cell, fit_summary
 from kdib.main import load_config
-from kdib.records import Records, Row, Subject, read_json
-from kdib.stats import paired_difference
 
 HERE = Path(__file__).parent
 CONFIG = HERE.parent.parent / "configs" / "agreement_grid.py"
 ROWS = runpy.run_path(str(HERE.parent / "rows.py"))
 TRANSFER = runpy.run_path(str(HERE.parent / "agreement_transfer" / "run.py"))
 STUDIES = ("classification", "language", "text")
-A_ACCURACY = ("accuracy", "mean_accuracy", "attractors")
+Values = Mapping[int, float]  # by seed
+minus, combined = ROWS["minus"], ROWS["combined"]
 METRICS = {
-    "A-accuracy": A_ACCURACY,
-    "ECE": ("calibration", "ece", ""),
+    "A-accuracy": ROWS["A_ACCURACY"],
+    "ECE": ROWS["ECE"],
     "perplexity": ("perplexity", "perplexity", ""),
 }
-Values = Mapping[int, float]  # by seed
 
 
 class Claim(NamedTuple):
@@ -56,29 +53,12 @@ def study_config(name: str, data: Path | None) -> dict[str, Any]:
 
 def tables(workdir: Path) -> str:
     """The claims with their verdicts, then every pair's scores, as Markdown."""
-    config, facts = read_json(workdir / "config.json"), read_json(workdir / "task.json")
-    subjects, _ = Records(workdir / "subjects.jsonl", Subject).read()
-    rows, _ = Records(workdir / "rows.jsonl", Row).read()
-    split = next(name for name in facts["sets"] if name not in ("train", "validation"))
-    values = {label: _by_fit(rows, subjects, (*key, split)) for label, key in METRICS.items()}
+    study = ROWS["read"](workdir)
+    values = {label: study.by_fit(key) for label, key in METRICS.items()}
     values = {label: found for label, found in values.items() if found}
-    grid = config["grid"]
-    return "\n\n".join(
-        [
-            _claim_table(claims(grid, values)),
-            *(_grid_table(label, grid, rows, subjects, (*METRICS[label], split)) for label in values),
-        ]
-    )
-
-
-def _by_fit(rows: Iterable[Row], subjects: Iterable[Subject], key: tuple[str, ...]) -> dict[str, Values]:
-    """{fit: {seed: value}} of one cell."""
-    who = {subject.id: subject for subject in subjects}
-    out: dict[str, dict[int, float]] = {}
-    for row in rows:
-        if (row.property, row.metric, row.group, row.split) == key and not row.coords and row.value is not None:
-            out.setdefault(who[row.subject].fit, {})[who[row.subject].seed] = row.value
-    return out
+    grid = study.config["grid"]
+    scores = [_grid_table(f"{label}, {study.tests[0]}", grid, values[label]) for label in values]
+    return "\n\n".join([_claim_table(claims(grid, values)), *scores])
 
 
 def claims(grid: Mapping[str, Mapping[str, str]], values: Mapping[str, Mapping[str, Values]]) -> list[Claim]:
@@ -109,45 +89,38 @@ def claims(grid: Mapping[str, Mapping[str, str]], values: Mapping[str, Mapping[s
 
 
 def _minus(values: Mapping[str, Values], a: str, b: str) -> Values:
-    return _combined(lambda x, y: x - y, values[a], values[b])
+    return minus(values[a], values[b])
 
 
 def _nearer(ece: Mapping[str, Values], taught: str, alone: str, teacher: str) -> Values:
     """By how much the distance to the teacher's ECE shrank."""
-    return _combined(lambda d, a, t: abs(a - t) - abs(d - t), ece[taught], ece[alone], ece[teacher])
+    return combined(lambda d, a, t: abs(a - t) - abs(d - t), ece[taught], ece[alone], ece[teacher])
 
 
 def _mean(parts: Iterable[Values]) -> Values:
-    return _combined(lambda *xs: float(np.mean(xs)), *parts)
-
-
-def _combined(function: Callable[..., float], *parts: Values) -> Values:
-    """Seed by seed, where all have a value."""
-    seeds = set.intersection(*(set(part) for part in parts))
-    return {seed: function(*(part[seed] for part in parts)) for seed in sorted(seeds)}
+    return combined(lambda *xs: float(np.mean(xs)), *parts)
 
 
 def _claim_table(found: Iterable[Claim]) -> str:
-    lines = ["| claim | estimate [95 %] | seeds | verdict |", "|---|---|---|---|"]
-    for text, by_seed in found:
-        values = np.array(list(by_seed.values()))
-        (estimate, low, high), n = paired_difference(values, np.zeros_like(values))[0][:3], len(values)
-        decided = "holds here" if low > 0 else "the opposite holds here" if high < 0 else "undecided"
-        lines.append(f"| {text} | {estimate:+.4f} [{low:+.4f}, {high:+.4f}] | {n} | {decided} |")
-    return "\n".join(lines)
+    head = ("claim", "estimate [95 %]", "seeds", "verdict")
+    return ROWS["markdown"](
+        head, [(c.text, ROWS["signed"](c.by_seed), str(len(c.by_seed)), _decided(c)) for c in found]
+    )
 
 
-def _grid_table(label: str, grid: Mapping, rows: list[Row], subjects: list[Subject], key: tuple[str, ...]) -> str:
+def _decided(claim: Claim) -> str:
+    mean = ROWS["spread"](claim.by_seed)
+    return "holds here" if mean.low > 0 else "the opposite holds here" if mean.high < 0 else "undecided"
+
+
+def _grid_table(title: str, grid: Mapping[str, Mapping[str, str]], values: Mapping[str, Values]) -> str:
     """Students by teachers: mean ± half of the 95 % t interval."""
-    prop, metric, group, split = key
-    summary = fit_summary([r for r in rows if (r.property, r.split) == (prop, split)], subjects)
-    cell = Cell(prop, metric, split, group, ())
     columns = list(next(iter(grid.values())))
-    lines = [f"| {label}, {split}: student | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for student, row in grid.items():
-        entries = [ROWS["plus_minus"](summary[cell].get(row[column])) for column in columns]
-        lines.append(f"| {student} | " + " | ".join(entries) + " |")
-    return "\n".join(lines)
+    lines = [
+        (student, *(ROWS["plus_minus"](ROWS["spread"](values[row[column]])) for column in columns))
+        for student, row in grid.items()
+    ]
+    return ROWS["markdown"]((f"{title}: student", *columns), lines)
 
 
 def redraw(name: str) -> None:

@@ -70,9 +70,11 @@ def pair(student: Model, teacher: Model) -> Model:
 
     params are {"student": ..., "teacher": ...}. logits and hidden are the student's, and hidden holds also
     "teacher_logits" [B, K], the targets: the teacher's answers in evaluation mode, through which no gradient passes;
-    and in training "teacher_train_logits" [B, K], for the teacher's own loss on the labels. The student draws what
-    it would draw without a teacher. Train it with `make_optimizer(..., parts=PARTS)`, or the clipping of the global
-    gradient norm lets the one slow down the other.
+    in training "teacher_train_logits" [B, K], for the teacher's own loss on the labels, and "student_logits" [B, K],
+    the student's answers in evaluation mode, from which the teacher learns in its turn in deep mutual learning (Zhang
+    et al., 2018). What a loss does not ask for is not computed. The student draws what it would draw without a
+    teacher. Train it with `make_optimizer(..., parts=PARTS)`, or the clipping of the global gradient norm lets the
+    one slow down the other.
 
     >>> loss = {
     ...     "kd": {"fn": "softened_kl", "weight": 1.0, "inputs": ("student.logits", "student.hidden.teacher_logits")},
@@ -98,6 +100,8 @@ def pair(student: Model, teacher: Model) -> Model:
         own = None if key is None else jax.random.fold_in(key, TEACHER_STREAM)
         trained, teacher_state = teacher.apply(params["teacher"], states[1], batch, train=True, key=own)
         hidden["teacher_train_logits"] = trained.logits
+        answers, _ = student.apply(params["student"], states[0], batch, train=False, key=None)
+        hidden["student_logits"] = jax.lax.stop_gradient(answers.logits)
         return Outputs(outputs.logits, hidden), _states(student_state, teacher_state)
 
     return Model(init=init, apply=apply)

@@ -160,13 +160,29 @@ def test_a_pairs_student_starts_and_draws_as_it_would_alone_and_the_teacher_othe
     assert [int(moved[part]["calls"]["n"]) for part in PARTS] == [1, 1]
 
 
-def test_a_pairs_targets_are_the_teacher_in_evaluation_mode():
+def test_a_pairs_targets_are_both_in_evaluation_mode():
+    model = pair(NOISY, NOISY)
+    params, state = split(model.init(jax.random.key(0), DATA))
+
+    def targets(params):
+        hidden = model.apply(params, state, DATA, train=True, key=jax.random.key(1))[0].hidden
+        return {part: hidden[f"{part}_logits"] for part in PARTS}
+
+    for part, logits in targets(params).items():
+        np.testing.assert_array_equal(logits, DATA["x"] @ params[part]["w"])
+    grads = jax.grad(lambda params: sum(jnp.sum(logits) for logits in targets(params).values()))(params)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(grads))
+
+
+def test_a_pair_answers_in_evaluation_mode_as_in_training_but_for_what_only_a_loss_asks():
     model = pair(ONE, NOISY)
     params, state = split(model.init(jax.random.key(0), DATA))
     expected = DATA["x"] @ params["teacher"]["w"]
     for train in (True, False):
         outputs, after = model.apply(params, state, DATA, train=train, key=jax.random.key(1))
         np.testing.assert_array_equal(outputs.hidden["teacher_logits"], expected)
-        assert ("teacher_train_logits" in outputs.hidden) == train
+        assert {"teacher_train_logits", "student_logits"} & outputs.hidden.keys() == (
+            {"teacher_train_logits", "student_logits"} if train else set()
+        )
         assert set(after) == {"teacher"}  # ONE has no state, and none is invented for it
     assert pair(ONE, NOISY) is model

@@ -1,0 +1,114 @@
+"""Which loss carries what? One LSTM teaches the same Transformer by every loss on its answers, beside every control.
+
+    python -m kdib.main --config=configs/agreement_losses.py --workdir=runs/agreement_losses
+
+Data, networks and recipe are those of configs/lstm_to_transformer.py, whose four roles are here too: `distilled` is
+forward KL at temperature 1, against the teacher's stored answers, and no label. The other students of the same
+teacher differ from it in one thing each:
+
+    reverse_kl, jensen_shannon   the direction of the divergence
+    tempered                     temperature 5, which is the published one for MNIST
+    hard_label                   only which class the teacher finds likelier
+    similarity                   .9 KL, .1 `similarity_preserving` on the last hidden layer (weights as published)
+    online, mutual               the teacher learns beside the student; in `mutual` from the student too
+
+The controls have no LSTM, or not its knowledge: `label_smoothed` at the entropy of the teacher's answers, `confident`
+(labels and a penalty on low entropy), `shuffled_soft` (the teacher's answers, permuted within a class),
+`peer_ensemble` (all seeds of the Transformer's peer as one teacher), `alone_long` (the teacher's steps added).
+
+`:language` is the other set-up, of language models: without stored answers and what needs them, with `top_k`, the
+teacher's five likeliest words, which among two classes would be hard_label.
+
+Time on 2 CPU cores: not timed on an idle machine. Expected numbers: experiments/agreement_losses.
+"""
+
+import runpy
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+BASE = runpy.run_path(str(Path(__file__).parent / "lstm_to_transformer.py"))
+fields, fit = BASE["_fields"], BASE["_fit"]
+VARIANTS = ("language", "corpus", "smoke")
+TEACHER, STUDENT = "student.hidden.teacher_train_logits", "student.hidden.student_logits"  # of an online pair
+
+
+def get_config(variants: str = "") -> ConfigDict:
+    """The study; `variants` is a comma-separated choice of VARIANTS."""
+    chosen = [name for name in variants.split(",") if name]
+    for name in chosen:
+        if name not in VARIANTS:
+            raise ValueError(f"--config: unknown variant {name!r}; known: {', '.join(VARIANTS)}")
+    rest = [name for name in chosen if name != "language"]
+    config = BASE["get_config"](",".join(["online", *rest])).unlock()
+    config.title = "Which loss carries what: LSTM → Transformer on subject–verb agreement"
+    _losses(config)
+    _students(config)
+    _controls(config)
+    if "language" in chosen:
+        _language(config)
+    return config.lock()
+
+
+def _kl(direction: str, weight: float = 1.0, temperature: float = 1.0, **more) -> ConfigDict:
+    return fields(fn="softened_kl", weight=weight, temperature=temperature, direction=direction, **more)
+
+
+def _labels(**more) -> ConfigDict:
+    return fields(fn="cross_entropy", weight=1.0, **more)
+
+
+def _losses(config: ConfigDict) -> None:
+    hidden = ("student.hidden.penultimate", "teacher.hidden.penultimate")
+    config.losses.reverse_kl = fields(kl=_kl("reverse"))
+    config.losses.jensen_shannon = fields(kl=_kl("jensen_shannon"))
+    config.losses.tempered = fields(kl=_kl("forward", temperature=5.0))
+    config.losses.hard_label = fields(hard=fields(fn="hard_label", weight=1.0))
+    config.losses.similarity = fields(
+        kl=_kl("forward", 0.9), similarity=fields(fn="similarity_preserving", weight=0.1, inputs=hidden)
+    )
+    config.losses.mutual = fields(  # Zhang et al. 2018, equations 3 and 5
+        labels=_labels(),
+        kl=_kl("forward", inputs=("student.logits", "student.hidden.teacher_logits")),
+        teacher_labels=_labels(inputs=(TEACHER, "batch.label")),
+        teacher_kl=_kl("forward", inputs=(TEACHER, STUDENT)),
+    )
+    config.losses.smoothing = fields(smoothed=fields(fn="label_smoothing", weight=1.0, epsilon=0.0))
+    config.losses.confidence = fields(labels=_labels(), penalty=fields(fn="entropy_penalty", weight=0.1))
+
+
+def _students(config: ConfigDict) -> None:
+    for loss in ("reverse_kl", "jensen_shannon", "tempered", "hard_label"):
+        config.fits[loss] = fit("transformer", loss, teacher="teacher")
+    config.fits.similarity = fit("transformer", "similarity", teacher="teacher", answers="live")
+    config.fits.mutual = fit("transformer", "mutual", teacher="teacher", answers="online")
+
+
+def _controls(config: ConfigDict) -> None:
+    config.fits.label_smoothed = fit("transformer", "smoothing", match_entropy="teacher")
+    config.fits.confident = fit("transformer", "confidence")
+    config.fits.shuffled_soft = fit("transformer", "kd", teacher="teacher", shuffle=True)
+    config.fits.peer_ensemble = fit("transformer", "kd", teacher="peer", ensemble="mean_probability")
+    config.fits.alone_long = fit("transformer", "labels", budget=2.0)
+
+
+def _language(config: ConfigDict) -> None:
+    """Without what needs stored answers, or one row of features a sentence."""
+    config.title = config.title.replace("agreement", "agreement, language models")
+    config.task.setup = "language_model"
+    config.models.transformer.preset = config.models.transformer.preset.replace("transformer", "transformer_seq")
+    for name in ("label_smoothed", "shuffled_soft", "similarity"):
+        del config.fits[name]
+    del config.losses.smoothing, config.losses.similarity
+    config.losses.top_k = fields(kl=fields(fn="top_k_kl", weight=1.0, k=5, temperature=1.0))
+    config.fits.top_k = fit("transformer", "top_k", teacher="teacher")
+    for own in config.fits.values():
+        if own.answers == "table":
+            own.answers = "live"
+    for loss in config.losses.values():
+        for term in loss.values():
+            term.where = "batch.mask"
+    config.properties = ("accuracy", "perplexity", "calibration", "fidelity")
+    config.published = fields()
+    if config.train.buckets:
+        config.train.buckets = (12, 20)
