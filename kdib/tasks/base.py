@@ -25,6 +25,20 @@ class Dataset(NamedTuple):
         return len(self.inputs["label"])
 
 
+def gather(inputs: Mapping[str, Any], rows: Any) -> dict[str, np.ndarray]:
+    """`rows` (indices or a slice) of every column [N, ...], in memory.
+
+    A column on the disk is mapped for this call only: the pages that are read would otherwise pile up in the process.
+    """
+    return {name: np.array(_mapped_anew(column)[rows]) for name, column in inputs.items()}
+
+
+def _mapped_anew(column: Any) -> Any:
+    if not isinstance(column, np.memmap) or column.filename is None:
+        return column
+    return np.memmap(column.filename, column.dtype, "r", column.offset, column.shape)
+
+
 class Task(NamedTuple):
     """Everything a study needs to know of its task.
 
