@@ -14,7 +14,7 @@ MODULES = sorted((ROOT / "kdib").rglob("*.py"))
 ORDER = [
     "losses records",
     "models.base tasks.base stats trees snapshots config",
-    "tasks.prepared",
+    "tasks.prepared tasks.columns",
     "models optimizer step feed progress logbook properties tasks",
     "workdir answers fit runs estimands verdict",
     "teaching report",

@@ -78,7 +78,7 @@ def test_a_typo_costs_one_line_that_lists_what_is_known(tmp_path, arguments, mes
 
 def test_an_unknown_variant_or_file_costs_one_line():
     for config, message in (
-        (f"{CONFIG}:smok", "known: full, online, corpus, smoke"),
+        (f"{CONFIG}:smok", "known: full, online, corpus, stream, smoke"),
         ("none.py", "there is no file none.py"),
     ):
         line = [sys.executable, "-m", "kdib.main", f"--config={config}", "--workdir=w"]
