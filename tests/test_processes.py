@@ -19,12 +19,11 @@ def command(workdir, *more):
     ]
 
 
-def test_a_study_killed_at_random_moments_ends_with_the_same_bits(tmp_path):
+def killed_three_times(cut, *more):
+    """The same command until it is done, three times killed with some snapshots more than the time before."""
     rng = random.Random(0)
-    subprocess.run(command(tmp_path / "whole"), check=True, capture_output=True)
-    cut = tmp_path / "cut"
     for _ in range(3):
-        process = subprocess.Popen(command(cut), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command(cut, *more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         deadline = time.monotonic() + 60
         steps = len(prints(cut)) if cut.exists() else 0
         while time.monotonic() < deadline and len(list(cut.glob("fits/*/*/snapshots/*"))) < steps + rng.randint(2, 6):
@@ -32,8 +31,21 @@ def test_a_study_killed_at_random_moments_ends_with_the_same_bits(tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
         process.stdout.close()
-    done = subprocess.run(command(cut), capture_output=True, text=True, check=False)
+    done = subprocess.run(command(cut, *more), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_study_fed_by_windows_and_killed_ends_with_the_same_bits(tmp_path):
+    windows = ("train.window=160", "seeds=1", "properties=('accuracy',)")  # five steps of 32; saves come within them
+    subprocess.run(command(tmp_path / "whole", *windows), check=True, capture_output=True)
+    killed_three_times(tmp_path / "cut", *windows)
+    assert prints(tmp_path / "cut") == prints(tmp_path / "whole")
+
+
+def test_a_study_killed_at_random_moments_ends_with_the_same_bits(tmp_path):
+    subprocess.run(command(tmp_path / "whole"), check=True, capture_output=True)
+    cut = tmp_path / "cut"
+    killed_three_times(cut)
     assert prints(cut) == prints(tmp_path / "whole")
     for name in ("rows.jsonl", "subjects.jsonl"):
         assert sorted((cut / name).read_text().splitlines()) == sorted(

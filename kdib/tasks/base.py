@@ -1,5 +1,6 @@
 """The two types in which every task hands its data to training and to the properties."""
 
+import mmap
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -34,8 +35,9 @@ def gather(inputs: Mapping[str, Any], rows: Any) -> dict[str, np.ndarray]:
 
 
 def _mapped_anew(column: Any) -> Any:
-    if not isinstance(column, np.memmap) or column.filename is None:
-        return column
+    whole = isinstance(getattr(column, "base", None), mmap.mmap) and column.flags.c_contiguous
+    if not isinstance(column, np.memmap) or column.filename is None or not whole:
+        return column  # of a view numpy does not tell where in the file it begins
     return np.memmap(column.filename, column.dtype, "r", column.offset, column.shape)
 
 
