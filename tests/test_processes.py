@@ -19,10 +19,10 @@ def command(workdir, *more):
     ]
 
 
-def killed_three_times(cut, *more):
-    """The same command until it is done, three times killed with some snapshots more than the time before."""
+def killed(cut, *more, times):
+    """The same command until it is done, after it was killed several times, each with some snapshots more."""
     rng = random.Random(0)
-    for _ in range(3):
+    for _ in range(times):
         process = subprocess.Popen(command(cut, *more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         deadline = time.monotonic() + 60
         steps = len(prints(cut)) if cut.exists() else 0
@@ -38,14 +38,14 @@ def killed_three_times(cut, *more):
 def test_a_study_fed_by_windows_and_killed_ends_with_the_same_bits(tmp_path):
     windows = ("train.window=160", "seeds=1", "properties=('accuracy',)")  # five steps of 32; saves come within them
     subprocess.run(command(tmp_path / "whole", *windows), check=True, capture_output=True)
-    killed_three_times(tmp_path / "cut", *windows)
+    killed(tmp_path / "cut", *windows, times=1)
     assert prints(tmp_path / "cut") == prints(tmp_path / "whole")
 
 
 def test_a_study_killed_at_random_moments_ends_with_the_same_bits(tmp_path):
     subprocess.run(command(tmp_path / "whole"), check=True, capture_output=True)
     cut = tmp_path / "cut"
-    killed_three_times(cut)
+    killed(cut, times=3)
     assert prints(cut) == prints(tmp_path / "whole")
     for name in ("rows.jsonl", "subjects.jsonl"):
         assert sorted((cut / name).read_text().splitlines()) == sorted(

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+PIECE = 1024  # rows that are read from a mapped file together
+
 
 class Dataset(NamedTuple):
     """N examples and what is known of them.
@@ -29,16 +31,19 @@ class Dataset(NamedTuple):
 def gather(inputs: Mapping[str, Any], rows: Any) -> dict[str, np.ndarray]:
     """`rows` (indices or a slice) of every column [N, ...], in memory.
 
-    A column on the disk is mapped for this call only: the pages that are read would otherwise pile up in the process.
+    A column on the disk is mapped for a piece of the rows at a time: with every page that is read come those around it,
+    and they would pile up in the process.
     """
-    return {name: np.array(_mapped_anew(column)[rows]) for name, column in inputs.items()}
+    return {name: _rows(column, rows) for name, column in inputs.items()}
 
 
-def _mapped_anew(column: Any) -> Any:
+def _rows(column: Any, rows: Any) -> np.ndarray:
     whole = isinstance(getattr(column, "base", None), mmap.mmap) and column.flags.c_contiguous
     if not isinstance(column, np.memmap) or column.filename is None or not whole:
-        return column  # of a view numpy does not tell where in the file it begins
-    return np.memmap(column.filename, column.dtype, "r", column.offset, column.shape)
+        return np.array(column[rows])  # of a view numpy does not tell where in the file it begins
+    pieces = [rows] if isinstance(rows, slice) else np.split(rows, range(PIECE, len(rows), PIECE))
+    mapped = (np.memmap(column.filename, column.dtype, "r", column.offset, column.shape) for _ in pieces)
+    return np.concatenate([anew[piece] for anew, piece in zip(mapped, pieces, strict=True)])
 
 
 class Task(NamedTuple):
