@@ -1,6 +1,7 @@
 """Text of any size: divided by digests, encoded block by block, kept in files that are checked."""
 
 import contextlib
+import copy
 import gzip
 import itertools
 import json
@@ -91,9 +92,10 @@ def test_nothing_is_in_two_sets_though_it_was_repeated(task):
     assert all(rows.values())
     for one, other in [("train", "validation"), *itertools.product(("train", "validation"), task.tests)]:
         assert not {*rows[one]} & {*rows[other]}, (one, other)
-    removed = task.facts["removed"]
+    removed = copy.deepcopy(task.facts["removed"])
     assert removed["training_text"] == {"read": 703, "too_long": 1, "repeated": 100 + 600 - distinct(), "ambiguous": 2}
     assert removed["other"]["words_seen_in_training"] > 0
+    assert removed["other"].pop("read") - sum(removed["other"].values()) == task.tests["other"].size
 
 
 def distinct():
