@@ -20,7 +20,7 @@ the transfer score 0.00 [-0.01, 0.01].
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-VARIANTS = ("full", "online", "corpus", "smoke")
+VARIANTS = ("full", "online", "corpus", "stream", "smoke")
 
 
 def get_config(variants: str = "") -> ConfigDict:
@@ -32,7 +32,8 @@ def get_config(variants: str = "") -> ConfigDict:
     config = _default()
     for name in VARIANTS:  # in this order, whatever the order on the command line
         if name in chosen:
-            {"full": _full, "online": _online, "corpus": _corpus, "smoke": _smoke}[name](config)
+            named = {"full": _full, "online": _online, "corpus": _corpus, "stream": _stream, "smoke": _smoke}
+            named[name](config)
     return config.lock()
 
 
@@ -49,7 +50,7 @@ def _default() -> ConfigDict:
 
     config.task = _fields()
     config.task.name = "agreement"
-    config.task.source = "grammar"  # generated sentences; `:corpus` reads text
+    config.task.source = "grammar"  # generated sentences; `:corpus` reads text, `:stream` text of any size
     config.task.setup = "classification"
     config.task.data_seed = 0
     config.task.n_train = 50_000
@@ -91,6 +92,7 @@ def _default() -> ConfigDict:
     config.train.group_size = 3  # runs trained at once; may be changed later
     config.train.save_every = 200
     config.train.snapshots = _fields(name="every", n=200)
+    config.train.window = 0  # the training set is on the device; W > 0: on the disk, W examples brought at a time
     config.train.buckets = (10, 20)  # half of the inputs have at most 12 tokens, the longest 33
 
     config.tune = _fields(learning_rates=(), seeds=1)  # an empty grid: the recipe's rate for every fit
@@ -156,6 +158,15 @@ def _corpus(config: ConfigDict) -> None:
     config.train.buckets = (8, 16)  # half of the inputs in manuals have at most 6 tokens
 
 
+def _stream(config: ConfigDict) -> None:
+    """`:corpus` for text that need not fit into memory, encoded once and kept in task.cache; set `train` likewise."""
+    _corpus(config)
+    config.task.source = "stream"
+    config.task.max_per_set = 10_000  # of every set but the training set
+    config.task.cache = ""  # the user's cache folder
+    config.train.window = 20_000  # examples; every run of a study gets the same windows, each in its own order
+
+
 def _smoke(config: ConfigDict) -> None:
     """Everything once, as small as it goes: for continuous integration, not for conclusions."""
     config.seeds = 2
@@ -175,6 +186,8 @@ def _smoke(config: ConfigDict) -> None:
         config.task.n_test_per_group = 50
     else:
         config.task.max_per_set = 500
+    if config.train.window:
+        config.train.window = 64
     if config.tune.learning_rates:
         config.tune.learning_rates = config.tune.learning_rates[-2:]
 

@@ -13,7 +13,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from kdib.models.base import Model, Variables
 from kdib.properties.calibration import expected_calibration_error, nll
 from kdib.step import cut, predict, runs_mesh
+from kdib.tasks.base import gather
 
+BLOCK = 2**16  # examples in memory at a time
 BATCH, LANGUAGE_BATCH = 256, 32  # examples a device and call; a language model answers a vocabulary at every word
 STRIDE = 8  # inputs are cut to a multiple of this many tokens, so that few lengths are compiled
 
@@ -33,7 +35,8 @@ def answer(model: Model, variables: Variables, inputs: Mapping[str, np.ndarray])
     """The answers of a network in evaluation mode on all N examples.
 
     Every device answers a share of each batch. Inputs with a `length` are asked in the order of their length, without
-    the padding that a whole batch has in common.
+    the padding that a whole batch has in common. Inputs on the disk are read in blocks of BLOCK examples, and sorted
+    within them.
 
     Raises:
       FloatingPointError: if one of them is not finite.
@@ -41,6 +44,13 @@ def answer(model: Model, variables: Variables, inputs: Mapping[str, np.ndarray])
     devices = jax.local_device_count()
     size, mesh = (LANGUAGE_BATCH if "choices" in inputs else BATCH) * devices, runs_mesh(devices)
     variables = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
+    blocks = (gather(inputs, slice(start, start + BLOCK)) for start in range(0, len(inputs["label"]), BLOCK))
+    answers = [_block(model, variables, block, size, mesh) for block in blocks]
+    return jax.tree.map(lambda *parts: _finite(np.concatenate(parts)), *answers)
+
+
+def _block(model: Model, variables: Variables, inputs: Mapping[str, np.ndarray], size: int, mesh: Mesh) -> Answers:
+    """The answers on examples that are in memory, asked in batches of `size`."""
     n_examples = len(inputs["label"])
     rows = np.argsort(inputs["length"], kind="stable") if "length" in inputs else np.arange(n_examples)
     padded = rows[np.arange(-(-n_examples // size) * size) % n_examples]  # the last batch is filled up from the start
@@ -78,10 +88,14 @@ def _in_order(parts: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
     sorted_N = np.concatenate(parts)[: len(rows)]
     out_N = np.empty_like(sorted_N)
     out_N[rows] = sorted_N
-    if not np.isfinite(out_N).all():
-        wrong_N = ~np.isfinite(out_N.reshape(len(rows), -1)).all(-1)
-        raise FloatingPointError(f"{wrong_N.sum()} of {len(rows)} answers are not finite")
     return out_N
+
+
+def _finite(answers_N: np.ndarray) -> np.ndarray:
+    if not np.isfinite(answers_N).all():
+        wrong_N = ~np.isfinite(answers_N.reshape(len(answers_N), -1)).all(-1)
+        raise FloatingPointError(f"{wrong_N.sum()} of {len(answers_N)} answers are not finite")
+    return answers_N
 
 
 def _shortest(batch: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:

@@ -25,6 +25,7 @@ class Train:
     save_every: int  # steps between resumable states
     snapshots: Mapping[str, Any]  # {"name": every | powers_of_two_epochs | dense_then_sparse | explicit, **knobs}
     buckets: tuple[int, ...] = ()  # a batch holds inputs up to one of these lengths; each costs a compilation
+    window: int = 0  # examples that grain brings from the disk at a time; 0: the training set is on the device
     l1: float = 0.0  # times sum |w|, a term of the loss over kernels and embeddings
     l2: float = 0.0  # times sum w^2, likewise; weight_decay is decoupled
 
@@ -120,6 +121,10 @@ def parse(config: Mapping[str, Any]) -> Study:
             raise ValueError(f"config.{name} must be at least 1, got {value}")
     if list(study.train.buckets) != sorted({*study.train.buckets}) or min(study.train.buckets, default=1) < 1:
         raise ValueError(f"config.train.buckets must be increasing lengths, got {study.train.buckets}")
+    if study.train.window and study.train.window < study.train.batch_size:
+        raise ValueError(
+            f"config.train.window must be 0 or at least batch_size={study.train.batch_size}, got {study.train.window}"
+        )
     topological(study.fits)
     return study
 

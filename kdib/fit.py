@@ -12,13 +12,14 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from kdib.config import Train
+from kdib.feed import Whole, Windows, steps_per_window
 from kdib.logbook import Logbook
 from kdib.losses import LossSpec
 from kdib.models.base import Variables
 from kdib.optimizer import with_learning_rate
 from kdib.progress import Progress
 from kdib.records import RunSpec, write_json
-from kdib.snapshots import SnapshotIndex
+from kdib.snapshots import SnapshotError, SnapshotIndex
 from kdib.step import (
     Architecture,
     Population,
@@ -30,9 +31,11 @@ from kdib.step import (
     model_variables,
     train_chunk,
 )
+from kdib.tasks.base import gather
 from kdib.workdir import environment
 
-INIT_STREAM, RUN_STREAM = 0, 1  # what the root key is folded with, before a run's init and order seeds
+# What the root key is folded with: the first two before a run's init and order seeds; teaching.py has 2.
+INIT_STREAM, RUN_STREAM, WINDOW_STREAM = 0, 1, 3
 
 
 class Job(NamedTuple):
@@ -52,7 +55,7 @@ class Plan(NamedTuple):
     arch: Architecture
     recipe: Train
     root: jax.Array  # the study's root key
-    data: Mapping[str, jax.Array]  # the training inputs, on the device
+    data: Mapping[str, Any]  # the training inputs [N, ...]: on the device, or with recipe.window on the host
     snapshot_steps: tuple[int, ...]
     edges: tuple[int, ...]  # of the buckets of lengths, the full length left out
     validate: Callable[[Variables], dict[str, float]]
@@ -87,7 +90,7 @@ def train(jobs: Sequence[Job], plan: Plan, progress: Progress, logbook: Logbook)
     size = plan.recipe.group_size
     for group in [jobs[first : first + size] for jobs in (begun, fresh) for first in range(0, len(jobs), size)]:
         with contextlib.ExitStack() as stack_:
-            _train_group(group, [_open(plan, job, stack_) for job in group], plan, progress, logbook)
+            _train_group(group, [_open(plan, job, stack_) for job in group], stack_, plan, progress, logbook)
         for job in group:  # the last snapshot says that the run is finished
             discard_state(plan.folder / job.run.name)
 
@@ -134,7 +137,7 @@ def _open(plan: Plan, job: Job, stack_: contextlib.ExitStack) -> _Files:
     )
 
 
-def _train_group(jobs: Sequence[Job], files: Sequence[_Files], plan: Plan, progress: Progress, logbook: Logbook):
+def _train_group(jobs: Sequence[Job], files: Sequence[_Files], stack_, plan: Plan, progress: Progress, logbook):
     runs = divided(len(jobs))
     states, first_step = _restore_or_init(jobs, files, plan, progress)
     population, teacher_variables, loss = jax.device_put(
@@ -145,9 +148,11 @@ def _train_group(jobs: Sequence[Job], files: Sequence[_Files], plan: Plan, progr
         ),
         runs,
     )
-    data = jax.device_put(dict(plan.data), NamedSharding(runs.mesh, PartitionSpec()))
+    feed = stack_.enter_context(contextlib.closing(_feed(plan, NamedSharding(runs.mesh, PartitionSpec()))))
     if first_step == 0:
-        _save(0, population, jobs, files, plan, progress, logbook)
+        _save(0, population, feed, jobs, files, plan, progress, logbook)
+    else:
+        _resume(feed, first_step, files)
     pending = None
     progress.start_group(plan.fit, [job.run.name for job in jobs], first_step)
     for start, stop in _chunks(first_step, plan):
@@ -155,7 +160,7 @@ def _train_group(jobs: Sequence[Job], files: Sequence[_Files], plan: Plan, progr
             population,
             teacher_variables,
             loss,
-            data,
+            feed.at(start),
             jnp.int32(start),
             jnp.int32(stop),
             batch_size=plan.recipe.batch_size,
@@ -170,18 +175,18 @@ def _train_group(jobs: Sequence[Job], files: Sequence[_Files], plan: Plan, progr
             # What is saved must not outrun what is logged, or the log of a resumed run would have a gap.
             _log(*pending, jobs, files, plan, progress, logbook)
             pending = None
-            _save(stop, population, jobs, files, plan, progress, logbook)
+            _save(stop, population, feed, jobs, files, plan, progress, logbook)
         if stopping:
             progress.note("stopped as asked; everything up to here is saved")
             raise Stopped
 
 
 def _chunks(start: int, plan: Plan) -> Iterator[tuple[int, int]]:
-    """(start, stop) of every call: never across an epoch, and the same cuts whether resumed or not."""
+    """(start, stop) of every call: never across an epoch or window, and the same cuts whether resumed or not."""
     recipe, total = plan.recipe, plan.recipe.steps
-    steps_per_epoch = len(plan.data["label"]) // recipe.batch_size
+    steps = steps_per_window(len(plan.data["label"]), recipe.batch_size, recipe.window)
     marks = {*plan.snapshot_steps, total}
-    for every in (recipe.chunk, recipe.save_every, steps_per_epoch):
+    for every in (recipe.chunk, recipe.save_every, steps):
         marks.update(range(0, total, every))
     return itertools.pairwise(sorted(mark for mark in marks if mark >= start))
 
@@ -205,6 +210,25 @@ def _restore_or_init(jobs, files: Sequence[_Files], plan: Plan, progress: Progre
     return stack(states), step
 
 
+def _feed(plan: Plan, sharding: NamedSharding) -> Whole | Windows:
+    def put(data):
+        return jax.device_put(dict(data), sharding)
+
+    recipe = plan.recipe
+    if not recipe.window:
+        return Whole(plan.data, put)
+    seed = int(jax.random.bits(jax.random.fold_in(plan.root, WINDOW_STREAM)))  # every run of a study has these windows
+    return Windows(plan.data, put, window=recipe.window, batch_size=recipe.batch_size, seed=seed)
+
+
+def _resume(feed: Whole | Windows, step: int, files: Sequence[_Files]) -> None:
+    for run_files in files:
+        try:
+            feed.resume(step, run_files.states.meta(step).get("feed", {}))
+        except ValueError as error:
+            raise SnapshotError(f"{run_files.states.path}, step {step}: {error}") from error
+
+
 def layout(n_runs: int) -> dict[str, str]:
     """What the last bits of a run depend on beside its own seeds."""
     shared = max(1, n_runs // divided(n_runs).mesh.size)
@@ -214,15 +238,14 @@ def layout(n_runs: int) -> dict[str, str]:
 def _first_state(job: Job, plan: Plan) -> TrainState:
     init_key = jax.random.fold_in(jax.random.fold_in(plan.root, INIT_STREAM), job.run.init)
     run_key = jax.random.fold_in(jax.random.fold_in(plan.root, RUN_STREAM), job.run.order)
-    batch = {name: values[:1] for name, values in plan.data.items()}
-    state = _jitted_init(init_key, run_key, batch, job.teacher_variables, arch=plan.arch)
+    state = _jitted_init(init_key, run_key, gather(plan.data, slice(0, 1)), job.teacher_variables, arch=plan.arch)
     return state._replace(opt_state=with_learning_rate(state.opt_state, job.learning_rate))
 
 
 _jitted_init = jax.jit(init_state, static_argnames="arch")
 
 
-def _save(step, population: Population, jobs, files: Sequence[_Files], plan: Plan, progress, logbook: Logbook) -> None:
+def _save(step, population: Population, feed, jobs, files: Sequence[_Files], plan: Plan, progress, logbook) -> None:
     """The snapshots that are due, with their validation metrics; then the states, which say that this step is done."""
     states = unstack(jax.device_put(population.state, jax.local_devices()[0]), len(jobs))
     for job, run_files, state in zip(jobs, files, states, strict=True):
@@ -239,7 +262,8 @@ def _save(step, population: Population, jobs, files: Sequence[_Files], plan: Pla
             logbook.write(plan.fit, job.run, step, "validation", metrics)
     for run_files, state in zip(files, states, strict=True):
         if step < plan.recipe.steps:
-            run_files.states.save(step, state, metrics={}, meta={"layout": layout(len(jobs))})
+            meta = {"layout": layout(len(jobs)), "feed": feed.state(step)}
+            run_files.states.save(step, state, metrics={}, meta=meta)
 
 
 def _log(step: int, report, jobs, files, plan: Plan, progress: Progress, logbook: Logbook) -> None:

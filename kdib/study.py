@@ -27,6 +27,7 @@ from kdib.runs import (
 )
 from kdib.snapshots import schedule
 from kdib.step import METRICS
+from kdib.tasks.base import gather
 from kdib.teaching import Lab, check_opened_by_path, jobs_of, load_last, model_of, open_lab, optimizer, plan_of
 from kdib.workdir import claimed, sign
 
@@ -48,6 +49,8 @@ def run(config: Mapping[str, Any], workdir: Path) -> Path:
         if task is not None:
             if task.train.size < study.train.batch_size:
                 raise ValueError(f"config.train.batch_size is {study.train.batch_size}, of {task.train.size} examples")
+            if task.train.size < study.train.window:
+                raise ValueError(f"config.train.window is {study.train.window}, of {task.train.size} examples")
             write_json(workdir / "task.json", dict(task.facts))
             lab = open_lab(study, task, workdir)
             check_opened_by_path(lab)
@@ -136,8 +139,7 @@ def overview(fit: str, lab: Lab) -> str:
     """The table of a fit's parameters, by clu."""
     from clu import parameter_overview
 
-    batch = {name: values[:1] for name, values in lab.data.items()}
-    params = jax.eval_shape(model_of(fit, lab).init, lab.root, batch)["params"]
+    params = jax.eval_shape(model_of(fit, lab).init, lab.root, gather(lab.data, slice(0, 1)))["params"]
     return f"{lab.study.fits[fit].model}\n{parameter_overview.get_parameter_overview(params, include_stats=False)}"
 
 

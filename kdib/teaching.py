@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ import numpy as np
 from kdib import losses, models
 from kdib.answers import answer, matched_epsilon, shuffled_within_class, summary
 from kdib.config import Fit, Study, parse
+from kdib.feed import steps_per_epoch
 from kdib.fit import Job, Plan, discard_state, is_finished
 from kdib.losses import LossSpec
 from kdib.models.base import Model, Variables, nothing, table
@@ -27,19 +28,21 @@ SHUFFLE_STREAM = 2  # what the root key is folded with for permutations; fit.py 
 
 
 class Lab(NamedTuple):
-    """A study with its task built, its training data on the device, and its folder."""
+    """A study with its task built, its training data where it is trained from, and its folder."""
 
     study: Study
     task: Task
-    data: Mapping[str, jax.Array]
+    data: Mapping[str, Any]  # on the device, or with train.window where the task has them
     root: jax.Array
     workdir: Path
     answers: dict[Path, np.ndarray]  # of teachers on the training set, by run: several fits ask the same one
 
 
 def open_lab(study: Study, task: Task, workdir: Path) -> Lab:
-    """Puts the training data on the device."""
-    data = {name: jnp.asarray(values) for name, values in task.train.inputs.items()}
+    """Puts the training data on the device, unless they are brought window by window."""
+    data = task.train.inputs
+    if not study.train.window:
+        data = {name: jnp.asarray(values) for name, values in data.items()}
     return Lab(study, task, data, jax.random.key(study.seed), workdir, {})
 
 
@@ -65,7 +68,7 @@ def plan_of(fit: str, lab: Lab) -> Plan:
     study, model = lab.study, model_of(fit, lab)
     recipe = replace(study.train, steps=steps_of(study, fit))
     validation = lab.task.validation.inputs
-    steps_per_epoch = lab.task.train.size // recipe.batch_size
+    epoch = steps_per_epoch(lab.task.train.size, recipe.batch_size, recipe.window)
     return Plan(
         fit=fit,
         folder=fit_folder(study, fit, lab.workdir),
@@ -74,7 +77,7 @@ def plan_of(fit: str, lab: Lab) -> Plan:
         root=lab.root,
         data=lab.data,
         edges=tuple(edge for edge in recipe.buckets if edge < lab.task.train.inputs["tokens"].shape[1]),
-        snapshot_steps=schedule(**recipe.snapshots, total_steps=recipe.steps, steps_per_epoch=steps_per_epoch),
+        snapshot_steps=schedule(**recipe.snapshots, total_steps=recipe.steps, steps_per_epoch=epoch),
         validate=lambda variables: summary(answer(model, variables, validation), validation),
         meta={"inputs": lab.task.input_digest},
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from kdib.config import Study, as_dict, difference, parse
 from kdib.records import read_json, write_json
 
-PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
+PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
 class WorkdirError(Exception):

@@ -27,7 +27,7 @@ def test_every_variant_parses(variants):
 
 
 def test_an_unknown_variant_lists_the_known_ones():
-    with pytest.raises(ValueError, match=r"'smok'.*full, online, corpus, smoke"):
+    with pytest.raises(ValueError, match=r"'smok'.*full, online, corpus, stream, smoke"):
         load("smok")
 
 

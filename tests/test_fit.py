@@ -12,7 +12,7 @@ from kdib.config import Train
 from kdib.fit import Job, Plan, Stopped
 from kdib.logbook import Logbook
 from kdib.losses import from_config
-from kdib.models.base import Model, Outputs, nothing
+from kdib.models.base import Model, Outputs, nothing, table
 from kdib.optimizer import make_optimizer
 from kdib.progress import Progress
 from kdib.records import RunSpec
@@ -41,7 +41,7 @@ def network() -> Model:
 NETWORK = network()
 
 
-def plan_in(folder, *, group_size=1, validate=lambda variables: {"loss": 0.5}, schedule=COSINE, l2=0.0):
+def plan_in(folder, *, group_size=1, validate=lambda variables: {"loss": 0.5}, schedule=COSINE, l2=0.0, window=0):
     recipe = Train(
         steps=STEPS,
         batch_size=8,
@@ -56,18 +56,19 @@ def plan_in(folder, *, group_size=1, validate=lambda variables: {"loss": 0.5}, s
         save_every=6,
         snapshots={"name": "every", "n": 12},
         l2=l2,
+        window=window,
     )
     tx = make_optimizer("adam", steps=STEPS, warmup_steps=2, schedule=schedule, weight_decay=0.0, clip_norm=1.0, l2=l2)
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(N, D)).astype(np.float32)
-    data = {"x": x, "label": (x[:, 0] > 0).astype(np.int32), "id": np.arange(N, dtype=np.int32)}
+    rng, n = np.random.default_rng(0), 2 * N if window else N
+    x = rng.normal(size=(n, D)).astype(np.float32)
+    data = {"x": x, "label": (x[:, 0] > 0).astype(np.int32), "id": np.arange(n, dtype=np.int32)}
     return Plan(
         fit="alone",
         folder=folder / "fits" / "alone",
         arch=Architecture(NETWORK, nothing(), (), tx),
         recipe=recipe,
         root=jax.random.key(0),
-        data=jax.tree.map(jnp.asarray, data),
+        data=data if window else jax.tree.map(jnp.asarray, data),
         snapshot_steps=(0, 12, 24),
         edges=(),
         validate=validate,
@@ -116,14 +117,14 @@ def test_a_run_leaves_snapshots_curves_and_events_and_no_state(tmp_path):
     assert list((tmp_path / "tensorboard/alone/seed0").glob("events*"))
 
 
-@pytest.mark.parametrize("group_size", [1, 2])
-def test_an_interrupted_run_resumes_to_the_same_bits_and_curves(tmp_path, group_size):
-    jobs = [job(0), job(1)]
-    train(tmp_path / "whole", jobs, group_size=group_size)
-    for stop_after in (4, 13):
+@pytest.mark.parametrize(("group_size", "window"), [(1, 0), (2, 0), (2, 24)])
+def test_an_interrupted_run_resumes_to_the_same_bits_and_curves(tmp_path, group_size, window):
+    jobs, settings = [job(0), job(1)], {"group_size": group_size, "window": window}
+    train(tmp_path / "whole", jobs, **settings)
+    for stop_after in (4, 13):  # within an epoch of 5 steps, a window of 3
         with pytest.raises(Stopped):
-            train(tmp_path / "cut", jobs, stop_after=stop_after, group_size=group_size)
-    train(tmp_path / "cut", jobs, group_size=group_size)
+            train(tmp_path / "cut", jobs, stop_after=stop_after, **settings)
+    train(tmp_path / "cut", jobs, **settings)
     for seed in (0, 1):
         assert prints(tmp_path / "cut", seed) == prints(tmp_path / "whole", seed)
     assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
@@ -255,3 +256,56 @@ def test_a_damaged_state_is_named_and_not_used(tmp_path):
         biggest.write_bytes(bytes(content))
     with pytest.raises(SnapshotError, match="seed0/state"):
         train(tmp_path, [job(0)])
+
+
+def test_a_run_has_the_same_windows_in_any_group_and_its_own_order_in_them(tmp_path):
+    train(tmp_path / "one", [job(1)], window=24)
+    train(tmp_path / "three", [job(0), job(1), job(2)], group_size=3, window=24)
+    assert prints(tmp_path / "one", 1) == prints(tmp_path / "three", 1)
+    assert prints(tmp_path / "three", 0) != prints(tmp_path / "three", 1)
+
+
+def test_a_group_of_others_goes_on_with_the_windows_of_the_step(tmp_path):
+    jobs = [job(0), job(1)]
+    train(tmp_path / "whole", jobs, window=24)
+    with pytest.raises(Stopped):
+        train(tmp_path / "cut", jobs, stop_after=13, group_size=2, window=24)
+    train(tmp_path / "cut", jobs, group_size=1, window=24)
+    for seed in (0, 1):
+        assert prints(tmp_path / "cut", seed) == prints(tmp_path / "whole", seed)
+
+
+def test_chunks_never_cross_a_window(tmp_path):
+    chunks = list(fits._chunks(0, plan_in(tmp_path, window=24)))
+    assert chunks[0] == (0, 3) and chunks[-1][1] == STEPS  # three steps a window, chunks of up to four
+    assert all(start // 3 == (stop - 1) // 3 for start, stop in chunks)
+
+
+def test_a_state_saved_for_other_windows_is_named_and_not_used(tmp_path):
+    with pytest.raises(Stopped):
+        train(tmp_path, [job(0)], stop_after=8, window=24)
+    with pytest.raises(SnapshotError, match=r"seed0/state, step \d+: found the iterator state of .*'window': 24"):
+        train(tmp_path, [job(0)], window=32)
+    with pytest.raises(SnapshotError, match=r"seed0/state, step \d+: found the state of an iterator"):
+        train(tmp_path, [job(0)])
+
+
+def test_stored_answers_are_read_at_the_rows_of_the_whole_set(tmp_path):
+    data = plan_in(tmp_path, window=24).data
+    logits_NxK = np.stack([data["x"][:, 1], data["x"][:, 2]], axis=1)  # a teacher that knows something else
+    live = Model(NETWORK.init, lambda params, state, batch, *, train, key: (Outputs(batch["x"][:, 1:], {}), state))
+    loss = from_config({"kl": {"fn": "softened_kl", "weight": 1.0}})
+
+    def last(name, teacher, variables):
+        plan = plan_in(tmp_path / name, window=24)
+        plan = plan._replace(arch=plan.arch._replace(teacher=teacher))
+        (tmp_path / name).mkdir()
+        with Progress({"alone": STEPS}) as progress, Logbook(tmp_path / name) as logbook:
+            fits.train([job(0)._replace(loss=loss, teacher_variables=variables)], plan, progress, logbook)
+        with SnapshotIndex(plan.folder / "seed0" / "snapshots", read_only=True) as index:
+            return np.asarray(index.load(STEPS)["params"]["a"])
+
+    asked = last("live", live, {"params": {}})
+    np.testing.assert_allclose(last("stored", table(), {"params": {"logits": logits_NxK}}), asked, atol=1e-5)
+    other = last("rolled", table(), {"params": {"logits": np.roll(logits_NxK, 1, axis=0)}})
+    assert abs(other - asked).max() > 1e-2

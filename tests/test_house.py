@@ -14,8 +14,8 @@ MODULES = sorted((ROOT / "kdib").rglob("*.py"))
 ORDER = [
     "losses records",
     "models.base tasks.base stats trees snapshots config",
-    "tasks.prepared",
-    "models optimizer step progress logbook properties tasks",
+    "tasks.prepared tasks.columns",
+    "models optimizer step feed progress logbook properties tasks",
     "workdir answers fit runs estimands verdict",
     "teaching report",
     "study",
@@ -24,6 +24,7 @@ ORDER = [
 ONLY_IN = {
     "flax": "kdib.models",
     "orbax": "kdib.snapshots",
+    "grain": "kdib.feed",
     "tensorflow_datasets": "kdib.tasks",
     "matplotlib": "kdib.report",
     "jinja2": "kdib.report",
@@ -95,6 +96,10 @@ def test_the_losses_load_jax_optax_and_numpy_only():
 def test_a_study_of_files_does_not_load_tfds():
     loaded = output_of("import sys, kdib.tasks.agreement.task; print(*sys.modules)").split()
     assert not {"tensorflow_datasets", "pyarrow"} & set(loaded)
+
+
+def test_a_study_without_windows_does_not_load_grain():
+    assert "grain" not in output_of("import sys, kdib.study; print(*sys.modules)").split()
 
 
 def test_help_and_config_errors_answer_without_loading_jax():

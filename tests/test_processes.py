@@ -19,12 +19,11 @@ def command(workdir, *more):
     ]
 
 
-def test_a_study_killed_at_random_moments_ends_with_the_same_bits(tmp_path):
+def killed(cut, *more, times):
+    """The same command until it is done, after it was killed several times, each with some snapshots more."""
     rng = random.Random(0)
-    subprocess.run(command(tmp_path / "whole"), check=True, capture_output=True)
-    cut = tmp_path / "cut"
-    for _ in range(3):
-        process = subprocess.Popen(command(cut), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    for _ in range(times):
+        process = subprocess.Popen(command(cut, *more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         deadline = time.monotonic() + 60
         steps = len(prints(cut)) if cut.exists() else 0
         while time.monotonic() < deadline and len(list(cut.glob("fits/*/*/snapshots/*"))) < steps + rng.randint(2, 6):
@@ -32,8 +31,21 @@ def test_a_study_killed_at_random_moments_ends_with_the_same_bits(tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
         process.stdout.close()
-    done = subprocess.run(command(cut), capture_output=True, text=True, check=False)
+    done = subprocess.run(command(cut, *more), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_study_fed_by_windows_and_killed_ends_with_the_same_bits(tmp_path):
+    windows = ("train.window=160", "seeds=1", "properties=('accuracy',)")  # five steps of 32; saves come within them
+    subprocess.run(command(tmp_path / "whole", *windows), check=True, capture_output=True)
+    killed(tmp_path / "cut", *windows, times=1)
+    assert prints(tmp_path / "cut") == prints(tmp_path / "whole")
+
+
+def test_a_study_killed_at_random_moments_ends_with_the_same_bits(tmp_path):
+    subprocess.run(command(tmp_path / "whole"), check=True, capture_output=True)
+    cut = tmp_path / "cut"
+    killed(cut, times=3)
     assert prints(cut) == prints(tmp_path / "whole")
     for name in ("rows.jsonl", "subjects.jsonl"):
         assert sorted((cut / name).read_text().splitlines()) == sorted(
@@ -78,7 +90,7 @@ def test_a_typo_costs_one_line_that_lists_what_is_known(tmp_path, arguments, mes
 
 def test_an_unknown_variant_or_file_costs_one_line():
     for config, message in (
-        (f"{CONFIG}:smok", "known: full, online, corpus, smoke"),
+        (f"{CONFIG}:smok", "known: full, online, corpus, stream, smoke"),
         ("none.py", "there is no file none.py"),
     ):
         line = [sys.executable, "-m", "kdib.main", f"--config={config}", "--workdir=w"]

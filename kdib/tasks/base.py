@@ -1,9 +1,12 @@
 """The two types in which every task hands its data to training and to the properties."""
 
+import mmap
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+
+PIECE = 1024  # rows that are read from a mapped file together
 
 
 class Dataset(NamedTuple):
@@ -23,6 +26,24 @@ class Dataset(NamedTuple):
     def size(self) -> int:
         """N, the number of examples."""
         return len(self.inputs["label"])
+
+
+def gather(inputs: Mapping[str, Any], rows: Any) -> dict[str, np.ndarray]:
+    """`rows` (indices or a slice) of every column [N, ...], in memory.
+
+    A column on the disk is mapped for a piece of the rows at a time: with every page that is read come those around it,
+    and they would pile up in the process.
+    """
+    return {name: _rows(column, rows) for name, column in inputs.items()}
+
+
+def _rows(column: Any, rows: Any) -> np.ndarray:
+    whole = isinstance(getattr(column, "base", None), mmap.mmap) and column.flags.c_contiguous
+    if not isinstance(column, np.memmap) or column.filename is None or not whole:
+        return np.array(column[rows])  # of a view numpy does not tell where in the file it begins
+    pieces = [rows] if isinstance(rows, slice) else np.split(rows, range(PIECE, len(rows), PIECE))
+    mapped = (np.memmap(column.filename, column.dtype, "r", column.offset, column.shape) for _ in pieces)
+    return np.concatenate([anew[piece] for anew, piece in zip(mapped, pieces, strict=True)])
 
 
 class Task(NamedTuple):

@@ -16,6 +16,7 @@ from test_prepared import framed
 
 from kdib.tasks import prepared
 from kdib.tasks.agreement import corpus
+from kdib.tasks.agreement import sets as sets_module
 from kdib.tasks.agreement import task as agreement
 from kdib.tasks.agreement import tfds as agreement_tfds
 from kdib.tasks.agreement.encoding import Examples
@@ -205,7 +206,7 @@ def test_a_missing_set_fails_at_once_and_names_the_remedies(toy, tmp_path, monke
     assert time.monotonic() - start < 5
     message = str(caught.value)
     assert message.startswith(f"config.task.{setting}: no set is prepared in {folder}")
-    assert agreement_tfds.COMMAND in message and agreement.REMEDIES in message
+    assert agreement_tfds.COMMAND in message and sets_module.REMEDIES in message
     assert "agr_50_mostcommon_10K.tsv" in message and "source='grammar'" in message
     assert list(tmp_path.iterdir()) == []
 

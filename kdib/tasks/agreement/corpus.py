@@ -2,11 +2,13 @@
 
 import csv
 import gzip
+import hashlib
 import json
 import re
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from sys import intern
 from types import ModuleType
@@ -14,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kdib.tasks.agreement.encoding import UNCOUNTED, Examples, join, take
+from kdib.tasks.agreement.encoding import UNCOUNTED, Examples, take
 
 LABELS = {"VBZ": 0, "VBP": 1}  # singular, plural
 SENTENCE = (
@@ -45,15 +47,44 @@ def read(path: str | Path) -> Examples:
     """
     if str(path).startswith(PREPARED):
         return _tfds().read(str(path))
-    path = Path(path)
+    return _columns(_examples(Path(path)))
+
+
+def blocks(path: str | Path, size: int) -> Iterator[Examples]:
+    """What `read` gives, `size` sentences at a time: no more are in memory. Raises as `read`, when it is due."""
+    if str(path).startswith(PREPARED):
+        yield from _tfds().blocks(str(path), size)
+        return
+    examples = _examples(Path(path))
+    while block := list(islice(examples, size)):
+        yield _columns(block)
+
+
+def key(path: str | Path) -> str:
+    """A hash of the contents of all files that `read` reads."""
+    if str(path).startswith(PREPARED):
+        return _tfds().key(str(path))
+    sha = hashlib.sha256()
+    for file in _files(Path(path)):
+        for part in [file.with_suffix(suffix) for suffix in ALIGNED] if file.suffix == ".gold" else [file]:
+            with open(part, "rb") as stream:
+                sha.update(hashlib.file_digest(stream, "sha256").digest())
+    return sha.hexdigest()
+
+
+def _examples(path: Path) -> Iterator["_Example"]:
+    for file in _files(path):
+        reader = {".gold": _read_aligned, ".jsonl": _read_pairs}.get(file.suffix, _read_table)
+        yield from reader(file)
+
+
+def _files(path: Path) -> list[Path]:
+    """The file, or of a folder all files of the first format that it holds."""
     if not path.is_dir():
-        return _columns((_read_pairs if path.suffix == ".jsonl" else _read_table)(path))
-    if gold := sorted(path.glob("*.gold")):
-        return join([_columns(_read_aligned(file)) for file in gold])
-    if tables := sorted((*path.glob("*.tsv"), *path.glob("*.tsv.gz"))):
-        return join([_columns(_read_table(file)) for file in tables])
-    if pairs := sorted(path.glob("*.jsonl")):
-        return join([_columns(_read_pairs(file)) for file in pairs])
+        return [path]
+    for patterns in (("*.gold",), ("*.tsv", "*.tsv.gz"), ("*.jsonl",)):
+        if files := sorted(file for pattern in patterns for file in path.glob(pattern)):
+            return files
     raise FileNotFoundError(f"{path}: a folder without any *.tsv, *.tsv.gz, *.gold or *.jsonl file")
 
 
@@ -220,11 +251,11 @@ def _words(row: _Row, column: str) -> tuple[str, ...]:
 def _read_aligned(gold: Path) -> Iterator[_Example]:
     """Rows whose two forms are the same word say nothing about number and are left out."""
     files = [gold.with_suffix(suffix) for suffix in ALIGNED]
-    columns = [list(_lines(file)) for file in files]
-    if len({len(lines) for lines in columns}) != 1:
-        counts = ", ".join(f"{file.name} {len(lines)}" for file, lines in zip(files, columns, strict=True))
-        raise _malformed(gold, len(columns[-1]), "(all)", f"{counts} lines", "as many lines in each file")
-    for (number, text), (_, tags), (_, answer) in zip(*columns, strict=True):
+    lengths = [sum(1 for _ in _lines(file)) for file in files]
+    if len({*lengths}) != 1:
+        counts = ", ".join(f"{file.name} {length}" for file, length in zip(files, lengths, strict=True))
+        raise _malformed(gold, lengths[-1], "(all)", f"{counts} lines", "as many lines in each file")
+    for (number, text), (_, tags), (_, answer) in zip(*map(_lines, files), strict=True):
         row = _aligned_row(gold, number, answer)
         if row.fields["correct"] != row.fields["wrong"]:
             yield _aligned_example(row, _without_end(text.lower()), _without_end(tags))
@@ -341,11 +372,16 @@ def unique(examples: Examples) -> tuple[Examples, dict[str, int]]:
 
 def split(examples: Examples, ratios: Sequence[float], seed: int) -> tuple[Examples, ...]:
     """Disjoint random parts of the sizes `ratios`, which add up to 1. The same seed gives the same parts."""
-    if min(ratios) < 0 or not np.isclose(sum(ratios), 1):
-        raise ValueError(f"ratios: found {tuple(ratios)}, expected shares >= 0 that add up to 1")
+    check_ratios(ratios)
     order = np.random.default_rng(seed).permutation(examples.size)
     ends = np.rint(np.cumsum(ratios)[:-1] * examples.size).astype(int)
     return tuple(take(examples, rows) for rows in np.split(order, ends))
+
+
+def check_ratios(ratios: Sequence[float]) -> None:
+    """Raises ValueError unless they are shares of a whole."""
+    if min(ratios) < 0 or not np.isclose(sum(ratios), 1):
+        raise ValueError(f"ratios: found {tuple(ratios)}, expected shares >= 0 that add up to 1")
 
 
 def without(

@@ -91,8 +91,8 @@ class Vocabulary(NamedTuple):
 
     def spell(self, examples: Examples, i: int) -> tuple[str, ...]:
         """Sentence `i`, or the words before its verb, as a model sees them: with tags in place of unknown words."""
-        pairs = _pairs(examples, i, self.whole)
-        return tuple(word if word in self.words else tag if tag in self.ids else UNKNOWN for word, tag in pairs)
+        seen = _pairs(examples, i, self.whole)
+        return tuple(word if word in self.words else tag if tag in self.ids else UNKNOWN for word, tag in seen)
 
 
 def vocabulary(train: Examples, *, size: int, min_count: int = 1, whole: bool = False) -> Vocabulary:
@@ -103,11 +103,23 @@ def vocabulary(train: Examples, *, size: int, min_count: int = 1, whole: bool = 
     whole sentences and there is a token to start them; else they are the words before the verb.
     Reference: Linzen, Dupoux & Goldberg 2016, section 3 (10,000 words, all others replaced by their tag).
     """
-    counts = Counter(word for i in range(train.size) for word, _ in _pairs(train, i, whole))
+    return vocabulary_of(pairs(train, whole=whole), size=size, min_count=min_count, whole=whole)
+
+
+def pairs(examples: Examples, *, whole: bool) -> Counter[tuple[str, str]]:
+    """How often every (word, tag) occurs in what a model is shown."""
+    return Counter(chain.from_iterable(_pairs(examples, i, whole) for i in range(examples.size)))
+
+
+def vocabulary_of(seen: Mapping[tuple[str, str], int], *, size: int, min_count: int, whole: bool) -> Vocabulary:
+    """`vocabulary`, of the counts that `pairs` gives."""
+    counts: Counter[str] = Counter()
+    for (word, _), count in seen.items():
+        counts[word] += count
     by_rank = sorted(counts, key=lambda word: (-counts[word], word))
     words = [word for word in by_rank[:size] if counts[word] >= min_count]
     known = frozenset(words)
-    replaced = {tag for i in range(train.size) for word, tag in _pairs(train, i, whole) if word not in known}
+    replaced = {tag for word, tag in seen if word not in known}
     special = (*SPECIAL, BEGIN) if whole else SPECIAL
     names = dict.fromkeys((*special, *words, *sorted(replaced - known)))
     return Vocabulary({name: i for i, name in enumerate(names)}, known, whole)

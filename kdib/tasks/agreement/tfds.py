@@ -9,7 +9,8 @@ the path "tfds:kdib_agreement@FOLDER", or "tfds:kdib_agreement" for the folder t
 
 import argparse
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from sys import intern
 from typing import Any
@@ -68,17 +69,40 @@ def read(path: str) -> Examples:
     return unpack(prepared.kept(file, lambda: _whole(builder)))
 
 
+def blocks(path: str, size: int) -> Iterator[Examples]:
+    """The sentences of a prepared set, `size` at a time, decoded again every time. Raises as `read`."""
+    builder = find(path)
+    records, found = prepared.records(builder, SPLIT), 0
+    while block := list(islice(records, size)):
+        found += len(block)
+        yield unpack(_columns(block))
+    _check_count(builder, found)
+
+
+def key(path: str) -> str:
+    """A hash of what the files of a prepared set contain."""
+    return prepared.key(find(path), SPLIT)
+
+
 def _whole(builder: KdibAgreement) -> Arrays:
-    arrays, expected = decode(builder), builder.info.splits[SPLIT].num_examples
-    if (found := len(arrays["label"])) != expected:  # tfds.testing.mock_data: must not be kept as the real set
-        raise ValueError(f"{builder.data_path}: found {found} examples, expected {expected}, as in dataset_info.json")
+    arrays = decode(builder)
+    _check_count(builder, len(arrays["label"]))  # tfds.testing.mock_data: must not be kept as the real set
     return arrays
+
+
+def _check_count(builder: KdibAgreement, found: int) -> None:
+    if found != (expected := builder.info.splits[SPLIT].num_examples):
+        raise ValueError(f"{builder.data_path}: found {found} examples, expected {expected}, as in dataset_info.json")
 
 
 def decode(builder: KdibAgreement) -> Arrays:
     """The columns FIELDS of a prepared set: numbers [N] int32, texts as the UTF-8 bytes of one JSON list, uint8."""
+    return _columns(prepared.records(builder, SPLIT))
+
+
+def _columns(records: Iterable[Mapping[str, Any]]) -> Arrays:
     columns = {name: [] for name in FIELDS}
-    for record in prepared.records(builder, SPLIT):
+    for record in records:
         for name, column in columns.items():
             column.append(record[name])
     return {name: _packed(columns[name]) if name in TEXTS else np.array(columns[name], np.int32) for name in FIELDS}

@@ -1,0 +1,119 @@
+"""What a group trains on: the whole training set on its devices, or windows of one that stays on the disk.
+
+A window is to `step.train_chunk` what an epoch is: its arrays are the data, and every run draws its own order within
+it. Which examples are in a window is the same for all runs of a study, so that a group reads it once. Only this file
+imports grain, and only for windows: it takes more than a second.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from kdib.tasks.base import gather
+
+Data = Mapping[str, Any]  # arrays [N, ...], in memory or mapped from files
+Put = Callable[[Data], dict[str, jax.Array]]
+
+
+def steps_per_window(n_examples: int, batch_size: int, window: int) -> int:
+    """The steps until a run draws a new order: those of a window, or without windows those of an epoch."""
+    return (window or n_examples) // batch_size
+
+
+def steps_per_epoch(n_examples: int, batch_size: int, window: int) -> int:
+    """The steps in which a run sees every example once, but for those that fill no window or no batch."""
+    return (n_examples // window if window else 1) * steps_per_window(n_examples, batch_size, window)
+
+
+class Whole:
+    """The training set, put on the devices once."""
+
+    def __init__(self, data: Data, put: Put):
+        self._data = put(data)
+
+    def at(self, step: int) -> dict[str, jax.Array]:
+        """The data of `step`."""
+        del step
+        return self._data
+
+    def state(self, step: int) -> dict[str, Any]:
+        """Nothing: a step is a function of its number."""
+        del step
+        return {}
+
+    def resume(self, step: int, saved: Mapping[str, Any]) -> None:
+        """Raises ValueError if what was saved fed windows."""
+        del step
+        if saved:
+            raise ValueError(f"found the state of an iterator ({dict(saved)}), expected none: train.window is 0")
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class Windows:
+    """`window` examples at a time, all of them in an order that `seed` draws anew for every epoch.
+
+    While a window is trained on, grain reads the next one in a thread. What fills no window at the end of an epoch's
+    order is left out of that epoch, as is what fills no batch at the end of a run's order of a window.
+    """
+
+    def __init__(self, data: Data, put: Put, *, window: int, batch_size: int, seed: int):
+        import grain
+
+        n_examples = len(data["label"])
+        self._put = put
+        self._steps = steps_per_window(n_examples, batch_size, window)
+        self._about = {"window": window, "batch_size": batch_size, "examples": n_examples, "seed": seed}
+        rows = (
+            grain.MapDataset.range(n_examples).shuffle(seed=seed).batch(window, drop_remainder=True, batch_fn=np.sort)
+        )
+        # Sorted, the rows are read from the disk in its own order; the order of training is drawn on the device.
+        windows = rows.map_with_index(lambda number, rows_W: (number, gather(data, rows_W))).repeat()
+        ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
+        self._iterator = iter(windows.to_iter_dataset(ahead))
+        self._number = -1
+        self._before = self._iterator.get_state()  # so that next() gives the window in use
+        self._data: dict[str, jax.Array] = {}
+
+    def at(self, step: int) -> dict[str, jax.Array]:
+        """The window [W, ...] of `step`, on the devices; steps are asked for in their order.
+
+        Raises ValueError if it is not the one that comes next.
+        """
+        number = step // self._steps
+        if number != self._number:
+            self._before = self._iterator.get_state()
+            self._number, arrays = next(self._iterator)
+            if number != self._number:
+                raise ValueError(f"found an iterator at window {self._number}, expected {number}, that of step {step}")
+            self._data = self._put(arrays)
+        return self._data
+
+    def state(self, step: int) -> dict[str, Any]:
+        """What `resume` needs to go on from `step`, which is in the window in use or at its end; JSON."""
+        within = step // self._steps == self._number
+        return {**self._about, "iterator": self._before if within else self._iterator.get_state()}
+
+    def resume(self, step: int, saved: Mapping[str, Any]) -> None:
+        """Goes on from `step` with what `state(step)` gave.
+
+        Raises ValueError if there is no such state, or that of other windows, or of another step.
+        """
+        if saved == self.state(step):  # another run of the group has brought us here
+            return
+        found = {name: saved.get(name, "nothing") for name in self._about}
+        if found != self._about:
+            raise ValueError(f"found the iterator state of {found}, expected {self._about}")
+        try:
+            self._iterator.set_state(saved["iterator"])
+        except (KeyError, TypeError, IndexError) as error:
+            raise ValueError(f"found {dict(saved)}, expected a state of grain's iterator ({error!r})") from error
+        self._number = -1
+        self.at(step)
+
+    def close(self) -> None:
+        """Ends grain's thread."""
+        self._iterator.close()

@@ -1,0 +1,149 @@
+"""What the sources of the agreement task share: their paths, and how sets of sentences become a task."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from kdib.tasks.agreement import baselines, corpus, encoding, language
+from kdib.tasks.agreement.encoding import UNCOUNTED, Examples, Vocabulary
+from kdib.tasks.base import Dataset, Task
+
+REMEDIES = (
+    "give the path of a Linzen-style .tsv or .tsv.gz, of a folder of them, of a folder of .text, .pos and .gold "
+    "files, or 'tfds:kdib_agreement@FOLDER' for a prepared set; the published corpus is agr_50_mostcommon_10K.tsv "
+    "of Linzen, Dupoux & Goldberg 2016 (its first URL is gone since 2024, mirrors are best effort); or set "
+    "source='grammar', which needs no file"
+)
+NUMBERS = ("singular", "plural")
+SETUPS = ("classification", "language_model")
+# The limits of the published analysis hold for natural text.
+PUBLISHED_LIMITS = {"max_intervening": 4, "max_distance": 16}
+
+
+def paths(settings: Any) -> dict[str, str]:
+    """The path of every test set by its name, after those of `settings`, of `train` too, were found to exist."""
+    for path in settings.train:
+        _require("train", path)
+    if not settings.train:
+        raise ValueError(f"config.task.train: found no path, expected at least one; {REMEDIES}")
+    named = [entry.partition("=") for entry in settings.tests]
+    reserved = {"train", "validation", "test"} if settings.ratios[2] > 0 else {"train", "validation"}
+    for name, equals, path in named:
+        if not (name and equals) or name in reserved or [other for other, _, _ in named].count(name) > 1:
+            expected = f"'name=path', each name once and none of {', '.join(sorted(reserved))}"
+            raise ValueError(f"config.task.tests: found {name + equals + path!r}, expected {expected}")
+        _require("tests", path)
+    if settings.ratios[2] == 0 and not named:
+        raise ValueError(
+            "config.task.tests: found none, expected 'name=path' where ratios leave no share for a test set"
+        )
+    return {name: path for name, _, path in named}
+
+
+def _require(setting: str, path: str) -> None:
+    try:
+        corpus.require(path)
+    except (FileNotFoundError, ValueError) as error:
+        raise type(error)(f"config.task.{setting}: {error}; {REMEDIES}") from None
+
+
+def clean(examples: Examples, max_length: int, *, whole: bool) -> tuple[Examples, dict[str, int]]:
+    """Every input once, but for what is ambiguous or too long; and how many sentences were read and went."""
+    once, counts = corpus.unique(examples)
+    fitting = encoding.fitting(once, max_length, whole=whole)
+    return fitting, {"read": examples.size, **counts, "too_long": once.size - fitting.size}
+
+
+def check_left(sets: Mapping[str, Examples], removed: Mapping[str, Mapping[str, int]]) -> None:
+    """Raises ValueError for a set in which nothing is left."""
+    for name, examples in sets.items():
+        if examples.size == 0:
+            raise ValueError(f"no sentence is left in the set {name!r}; removed: {removed}; see ratios, max_length")
+
+
+def task_of(
+    name: str,
+    settings: Any,
+    *,
+    sets: Mapping[str, Examples],
+    vocab: Vocabulary,
+    max_length: int,
+    limits: Mapping[str, Mapping[str, int]],
+    removed: Mapping[str, Mapping[str, int]],
+) -> Task:
+    """The task of these sets, train first; its facts say what they are and what was removed from each."""
+    if vocab.whole:
+        sets, removed = _askable(sets, vocab, removed)
+    data = {key: dataset(key, sets[key], vocab, max_length, limits[key]) for key in sets}
+    tests = {key: data[key] for key in sets if key not in ("train", "validation")}
+    fitted = baselines.fit(sets["train"])
+    facts = {
+        "settings": asdict(settings),
+        "vocabulary_size": vocab.size,
+        "max_length": max_length,
+        "removed": removed,
+        "sets": {key: _set_facts(sets[key], data[key], vocab, limits[key]) for key in sets},
+        "baselines": {key: baselines.baseline_accuracies(fitted, sets[key], tests[key].groups) for key in tests},
+    }
+    return Task(
+        name,
+        data["train"],
+        data["validation"],
+        tests,
+        num_classes=None if vocab.whole else len(NUMBERS),
+        input_digest=hashlib.sha256(json.dumps(vocab.ids).encode()).hexdigest(),
+        facts=facts,
+    )
+
+
+def _askable(
+    sets: Mapping[str, Examples], vocab: Vocabulary, removed: Mapping[str, Mapping[str, int]]
+) -> tuple[dict[str, Examples], dict[str, Mapping[str, int]]]:
+    """The sets, all but the training set without items whose verb's forms are not known, and what was removed."""
+    asked, counts = {"train": sets["train"]}, dict(removed)
+    for key in [key for key in sets if key != "train"]:
+        asked[key], unknown = language.with_known_forms(sets[key], vocab)
+        counts[key] = {**removed.get(key, {}), "verb_form_unknown": unknown}
+        if not asked[key].size:
+            raise ValueError(f"no sentence of {key!r} has a verb whose two forms are in the vocabulary; see min_count")
+    return asked, counts
+
+
+def dataset(key: str, examples: Examples, vocab: Vocabulary, max_length: int, limits: Mapping[str, int]) -> Dataset:
+    """The set `key` ("train" is shown, the others are asked) in the set-up of the vocabulary."""
+    if not vocab.whole:
+        return encoding.dataset(examples, vocab, max_length, **limits)
+    build_set = language.training_set if key == "train" else language.evaluation_set
+    return build_set(examples, vocab, max_length, **limits)
+
+
+def _set_facts(examples: Examples, data: Dataset, vocab: Vocabulary, limits: Mapping[str, int]) -> dict[str, Any]:
+    return {
+        "size": examples.size,
+        "labels": _by_number(examples.label),
+        "coverage": encoding.coverage(data.inputs["tokens"], vocab),
+        "uncounted": int(np.sum(examples.n_intervening == UNCOUNTED)),
+        "limits": dict(limits),
+        "groups": {name: _group_sizes(column, examples.label) for name, column in data.groups.items()},
+        "examples": [_marked(examples, i) for i in range(min(3, examples.size))],
+    }
+
+
+def _by_number(label: np.ndarray) -> dict[str, int]:
+    return {name: int(np.sum(label == k)) for k, name in enumerate(NUMBERS)}
+
+
+def _group_sizes(column: np.ndarray, label: np.ndarray) -> dict[str, dict[str, int]]:
+    """The size of every group of a column, by number; keys are strings, as JSON has it."""
+    return {str(value): _by_number(label[column == value]) for value in np.unique(column[column >= 0])}
+
+
+def _marked(examples: Examples, i: int) -> str:
+    """Sentence `i` with its verb in brackets."""
+    words = list(examples.sentences[i])
+    words[examples.verb_index[i]] = f"[{words[examples.verb_index[i]]}]"
+    return " ".join(words)

@@ -1,0 +1,254 @@
+"""Real text that need not fit into memory: read block by block, encoded once, and mapped from files after that.
+
+Three passes over the training text. The first takes a digest of every input; they decide, without the words, which
+inputs are repeated or ambiguous and which set each one belongs to, so that a repetition can never be in another set.
+The second counts the words of the training set and picks up the small sets. The third encodes. What grows with the
+text in memory is a byte a sentence, and the number of distinct words.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kdib.config import known
+from kdib.tasks import columns
+from kdib.tasks.agreement import corpus, encoding, sets
+from kdib.tasks.agreement.encoding import Examples, Vocabulary
+from kdib.tasks.base import Dataset, Task
+
+CACHE = Path.home() / ".cache" / "kdib" / "sets"
+BLOCK = 10_000  # sentences in memory at a time
+SLICES = 16  # parts of all digests that are sorted, one after another
+CHUNK = 2**20  # digests that are looked at together
+NOWHERE, TRAIN, VALIDATION, TEST = range(4)
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """Real text, as CorpusSettings has it, of any size.
+
+    `train`, `tests`, `ratios`, `vocabulary_size`, `min_count` and `max_length` are those of CorpusSettings. Which set
+    an input is in depends on its own words and `seed` only. `max_per_set` caps every set but the training set, and the
+    sample of it to which the baselines are fitted and that the facts describe. The encoded sets are kept in `cache`
+    (by default in the user's cache folder), made anew for other settings or other text, and checked when opened.
+    """
+
+    train: tuple[str, ...]
+    tests: tuple[str, ...] = ()
+    ratios: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    vocabulary_size: int = 10_000
+    min_count: int = 2
+    max_length: int = 40
+    max_per_set: int = 10_000
+    seed: int = 0
+    setup: str = "classification"
+    cache: str = ""
+
+    def __post_init__(self):
+        known("config.task.setup", self.setup, sets.SETUPS)
+        if self.max_per_set < 1:
+            raise ValueError(
+                f"config.task.max_per_set must be at least 1: these sets are in memory, got {self.max_per_set}"
+            )
+
+    @property
+    def whole(self) -> bool:
+        """Whether a model is shown whole sentences."""
+        return self.setup == "language_model"
+
+
+def build(settings: StreamSettings) -> Task:
+    """The task of these settings, its training inputs mapped from files.
+
+    Raises:
+        FileNotFoundError: a path is missing; the message names the setting and the remedies.
+        ValueError: as `corpus.read`, or for a setting out of range, an empty set, or a cache that is damaged.
+    """
+    tests = sets.paths(settings)
+    corpus.check_ratios(settings.ratios)
+    described = {name: value for name, value in asdict(settings).items() if name != "cache"}
+    about = {"settings": described, "sources": [corpus.key(path) for path in (*settings.train, *tests.values())]}
+    cache = Path(settings.cache).expanduser() if settings.cache else CACHE
+    return columns.kept(cache, about, lambda folder: _prepare(settings, tests, folder))
+
+
+def _prepare(settings: StreamSettings, tests: dict[str, str], folder: Path) -> Task:
+    """Writes the training inputs into `folder`; they are empty in the task that is returned."""
+    counts = _write_keys(settings, folder / "keys")
+    keys_M = (
+        np.memmap(folder / "keys", np.uint64, "r") if counts["read"] > counts["too_long"] else np.zeros(0, np.uint64)
+    )
+    part_M, doubled = divide(keys_M, settings.ratios)
+    _cap(part_M, settings)
+    parts, seen = _pick(settings, part_M)
+    vocab = encoding.vocabulary_of(
+        seen, size=settings.vocabulary_size, min_count=settings.min_count, whole=settings.whole
+    )
+    removed = {"training_text": counts | doubled} | {name: {} for name in parts if name != "train"}
+    for name, path in tests.items():
+        parts[name], removed[name] = _other(path, settings, keys_M, part_M)
+    (folder / "keys").unlink()
+    sets.check_left(parts, removed)
+
+    wanted = {row for name in parts if name != "train" for row in _rows(parts[name], vocab, settings)}
+    found: set[bytes] = set()
+    n_train = int(np.sum(part_M == TRAIN))
+    columns.write(folder, "train", n_train, _encoded(settings, part_M, vocab, wanted, found))
+    validation = set(_rows(parts["validation"], vocab, settings)) - found
+    for name in [name for name in parts if name != "train"]:
+        taken = found if name == "validation" else found | validation
+        rows = [i for i, row in enumerate(_rows(parts[name], vocab, settings)) if row not in taken]
+        removed[name]["tokens_seen_in_training"] = parts[name].size - len(rows)
+        parts[name] = encoding.take(parts[name], rows)
+    sets.check_left(parts, removed)
+
+    limits = dict.fromkeys(parts, sets.PUBLISHED_LIMITS)
+    task = sets.task_of(
+        "agreement/stream",
+        settings,
+        sets=parts,
+        vocab=vocab,
+        max_length=settings.max_length,
+        limits=limits,
+        removed=removed,
+    )
+    train_facts = {**task.facts["sets"]["train"], "size": n_train, "described": parts["train"].size}
+    facts = {**task.facts, "sets": {**task.facts["sets"], "train": train_facts}}
+    return task._replace(train=Dataset({}, {}), facts=facts)
+
+
+# ---- the first pass: which sentence goes where
+
+
+def _blocks(settings: StreamSettings) -> Iterator[tuple[Examples, int]]:
+    """The training text in blocks, without what is too long, and how many sentences were read for each."""
+    for path in settings.train:
+        for block in corpus.blocks(path, BLOCK):
+            yield encoding.fitting(block, settings.max_length, whole=settings.whole), block.size
+
+
+def keys_of(examples: Examples, seed: int) -> np.ndarray:
+    """63 bits of a digest of the words before the verb, and the label in the lowest bit: [N] uint64."""
+    salt = seed.to_bytes(8, "little", signed=True)
+    texts = (" ".join(examples.prefix(i)).encode() for i in range(examples.size))
+    digests = b"".join(hashlib.blake2b(text, digest_size=8, salt=salt).digest() for text in texts)
+    return np.frombuffer(digests, np.uint64) >> 1 << 1 | examples.label.astype(np.uint64)
+
+
+def _write_keys(settings: StreamSettings, file: Path) -> dict[str, int]:
+    n_read = n_fitting = 0
+    with open(file, "wb") as stream:
+        for block, size in _blocks(settings):
+            stream.write(keys_of(block, settings.seed).tobytes())
+            n_read, n_fitting = n_read + size, n_fitting + block.size
+    return {"read": n_read, "too_long": n_read - n_fitting}
+
+
+def divide(keys_M: np.ndarray, ratios: Sequence[float]) -> tuple[np.ndarray, dict[str, int]]:
+    """The set of every sentence [M] uint8, NOWHERE where its input is ambiguous or repeats another; and their counts.
+
+    As `corpus.unique`: the first of a repeated input is kept, and one attested with both numbers is in no set. The
+    share of [0, 1) in which a digest lies is its set.
+    """
+    part_M = np.zeros(len(keys_M), np.uint8)
+    n_clear = 0
+    for number in range(SLICES):
+        rows = np.concatenate(
+            [np.zeros(0, np.int64)]
+            + [
+                start + np.flatnonzero(keys_M[start : start + CHUNK] >> 60 == number)
+                for start in range(0, len(keys_M), CHUNK)
+            ]
+        )
+        rows = rows[np.argsort(keys_M[rows] >> 1, kind="stable")]
+        digest, label = keys_M[rows] >> 1, keys_M[rows] & 1
+        starts = np.flatnonzero(np.diff(digest, prepend=~digest[:1]))
+        if not len(starts):
+            continue
+        clear = np.minimum.reduceat(label, starts) == np.maximum.reduceat(label, starts)
+        n_clear += int(np.diff(starts, append=len(rows))[clear].sum())
+        share = digest[starts[clear]] / 2.0**63
+        part_M[rows[starts[clear]]] = TRAIN + np.searchsorted(np.cumsum(ratios)[:-1], share, side="right")
+    kept = int(np.count_nonzero(part_M))
+    return part_M, {"repeated": n_clear - kept, "ambiguous": len(keys_M) - n_clear}
+
+
+def _cap(part_M: np.ndarray, settings: StreamSettings) -> None:
+    """Puts into no set what exceeds `max_per_set` of validation and test."""
+    rng = np.random.default_rng(settings.seed)
+    for part in (VALIDATION, TEST):
+        part_M[rng.permutation(np.flatnonzero(part_M == part))[settings.max_per_set :]] = NOWHERE
+
+
+# ---- the second: words, and what is small
+
+
+def _divided(settings: StreamSettings, part_M: np.ndarray) -> Iterator[tuple[Examples, np.ndarray]]:
+    """The blocks again, each with its share of `part_M`."""
+    start = 0
+    for block, _ in _blocks(settings):
+        yield block, part_M[start : start + block.size]
+        start += block.size
+
+
+def _pick(settings: StreamSettings, part_M: np.ndarray) -> tuple[dict[str, Examples], Counter[tuple[str, str]]]:
+    """A sample of the training set, validation and test as they are; and how often training has every (word, tag)."""
+    n_train, seen = int(np.sum(part_M == TRAIN)), Counter()
+    size = min(n_train, settings.max_per_set)
+    sample = np.random.default_rng(settings.seed).choice(n_train, size, replace=False)
+    picked: dict[int, list[Examples]] = {part: [] for part in (TRAIN, VALIDATION, TEST)}
+    first = 0
+    for block, part_B in _divided(settings, part_M):
+        training = encoding.take(block, np.flatnonzero(part_B == TRAIN))
+        seen.update(encoding.pairs(training, whole=settings.whole))
+        ranks = first + np.arange(training.size)
+        picked[TRAIN].append(encoding.take(training, np.flatnonzero(np.isin(ranks, sample))))
+        first += training.size
+        for part in (VALIDATION, TEST):
+            picked[part].append(encoding.take(block, np.flatnonzero(part_B == part)))
+    names = {"train": TRAIN, "validation": VALIDATION} | ({"test": TEST} if settings.ratios[2] > 0 else {})
+    return {name: encoding.join(picked[part]) for name, part in names.items()}, seen
+
+
+def _other(
+    path: str, settings: StreamSettings, keys_M: np.ndarray, part_M: np.ndarray
+) -> tuple[Examples, dict[str, int]]:
+    """A set out of distribution without what training or validation have; and what was removed."""
+    fitting, counts = sets.clean(corpus.read(path), settings.max_length, whole=settings.whole)
+    keys = keys_of(fitting, settings.seed) >> 1
+    known_N = np.zeros(len(keys), bool)
+    for start in range(0, len(keys_M), CHUNK):
+        used = np.isin(part_M[start : start + CHUNK], (TRAIN, VALIDATION))
+        known_N |= np.isin(keys, keys_M[start : start + CHUNK][used] >> 1)
+    rows = np.random.default_rng(settings.seed).permutation(np.flatnonzero(~known_N))[: settings.max_per_set]
+    return encoding.take(fitting, np.sort(rows)), {**counts, "words_seen_in_training": int(known_N.sum())}
+
+
+# ---- the third: tokens
+
+
+def _encoded(
+    settings: StreamSettings, part_M: np.ndarray, vocab: Vocabulary, wanted: set[bytes], found: set[bytes]
+) -> Iterator[dict[str, np.ndarray]]:
+    """The training inputs in blocks; those of `wanted` that are met go into `found`."""
+    first = 0
+    for block, part_B in _divided(settings, part_M):
+        training = encoding.take(block, np.flatnonzero(part_B == TRAIN))
+        inputs = dict(_inputs(training, vocab, settings))
+        found |= wanted.intersection(row.tobytes() for row in inputs["tokens"])
+        inputs["id"] = inputs["id"] + np.int32(first)
+        first += training.size
+        yield inputs
+
+
+def _inputs(examples: Examples, vocab: Vocabulary, settings: StreamSettings):
+    return sets.dataset("train", examples, vocab, settings.max_length, sets.PUBLISHED_LIMITS).inputs
+
+
+def _rows(examples: Examples, vocab: Vocabulary, settings: StreamSettings) -> list[bytes]:
+    """What a model sees of every sentence, to compare."""
+    return [row.tobytes() for row in _inputs(examples, vocab, settings)["tokens"]]
