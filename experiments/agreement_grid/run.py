@@ -10,7 +10,7 @@ resume when called again and leave their rows in results/. `--report-only` write
 """
 
 import runpy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
