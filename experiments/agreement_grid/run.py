@@ -1,8 +1,9 @@
 """Which architecture teaches which? Every pair of four networks, as classifiers and as language models.
 
     python experiments/agreement_grid/run.py classification --workdir=runs/grid_classification
-    python experiments/agreement_grid/run.py language --workdir=runs/grid_language
     python experiments/agreement_grid/run.py text --data=FOLDER --workdir=runs/grid_text
+    python experiments/agreement_grid/run.py language_text --data=FOLDER --workdir=runs/grid_language_text
+    python experiments/agreement_grid/run.py language --workdir=runs/grid_language
     python experiments/agreement_grid/run.py --report-only
 
 The studies are configs/agreement_grid.py with the changes below; FOLDER is that of experiments/agreement_transfer. They
@@ -22,7 +23,7 @@ HERE = Path(__file__).parent
 CONFIG = HERE.parent.parent / "configs" / "agreement_grid.py"
 ROWS = runpy.run_path(str(HERE.parent / "rows.py"))
 TRANSFER = runpy.run_path(str(HERE.parent / "agreement_transfer" / "run.py"))
-STUDIES = ("classification", "language", "text")
+STUDIES = {"classification": "", "text": "corpus", "language_text": "language,corpus", "language": "language"}
 Values = Mapping[int, float]  # by seed
 minus, combined = ROWS["minus"], ROWS["combined"]
 METRICS = {
@@ -41,14 +42,30 @@ class Claim(NamedTuple):
 
 def study_config(name: str, data: Path | None) -> dict[str, Any]:
     """The configuration of a study."""
-    if name != "text":
-        return load_config(str(CONFIG), "language" if name == "language" else "").to_dict()
-    if data is None:
-        raise SystemExit("text needs --data=FOLDER")
-    config = load_config(str(CONFIG), "corpus").to_dict()
-    config["task"] |= TRANSFER["text_paths"](data)
-    config["title"] += ", real text"
+    config = load_config(str(CONFIG), STUDIES[name]).to_dict()
+    if name.endswith("text"):
+        if data is None:
+            raise SystemExit(f"{name} needs --data=FOLDER")
+        config["task"] |= TRANSFER["text_paths"](data)
+        config["title"] += ", real text"
+    if name.startswith("language"):
+        _only(("lstm", "transformer"), config)
+        config["train"] |= {"steps": 1_400, "learning_rate": 4e-3}
+    if name == "language_text":
+        config["task"]["vocabulary_size"] = 2_000
     return config
+
+
+def _only(networks: tuple[str, ...], config: dict[str, Any]) -> None:
+    """Leaves out the other networks and their cells: of the language models the two small ones."""
+    config["models"] = {name: config["models"][name] for name in networks}
+    config["fits"] = {name: fit for name, fit in config["fits"].items() if fit["model"] in networks}
+    config["fits"] = {name: fit for name, fit in config["fits"].items() if not _outside(fit["teacher"], config)}
+    config["grid"] = {name: {c: config["grid"][name][c] for c in ("alone", *networks)} for name in networks}
+
+
+def _outside(teacher: str, config: dict[str, Any]) -> bool:
+    return bool(teacher) and teacher not in config["fits"]
 
 
 def tables(workdir: Path) -> str:
@@ -130,4 +147,4 @@ def redraw(name: str) -> None:
 
 
 if __name__ == "__main__":
-    ROWS["main"](__doc__, HERE, STUDIES, study_config, redraw)
+    ROWS["main"](__doc__, HERE, tuple(STUDIES), study_config, redraw)
