@@ -65,7 +65,6 @@ def main() -> None:
     for _ in range(args.rounds):
         for (name, side), spent in times.items():
             spent.append(sides[name][side](args.steps) / args.runs)
-    print("compiled again while timing:", train_chunk._cache_size() - compiled)
     print(f"{'':42}{'':16}{'ms a run and step':>18}{'tokens/s':>10}{'torch/kdib':>14}")
     for (name, side), spent in times.items():
         best, middle = min(spent), statistics.median(spent)
