@@ -1,4 +1,4 @@
-"""The inner loops that decide the speed of training: the LSTM's recurrence, and dropout."""
+"""The inner loops that decide the speed of training: an LSTM's layer, a language model's output, dropout."""
 
 import math
 
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-# --- The recurrence of an LSTM ---------------------------------------------------------------------------------
+# --- A layer of an LSTM -----------------------------------------------------------------------------------------
 
 
 def lstm_gates(z_BxG: jax.Array) -> jax.Array:
@@ -18,40 +18,44 @@ def lstm_gates(z_BxG: jax.Array) -> jax.Array:
 
 
 @jax.custom_vjp
-def lstm_recurrence(w_HxG: jax.Array, z_TxBxG: jax.Array, keep_BxH: jax.Array) -> jax.Array:
+def lstm_layer(input_DxG: jax.Array, recurrent_HxG: jax.Array, bias_G: jax.Array, x_TxBxD: jax.Array, keep_BxH):
     """All hidden states [T, B, H] of an LSTM that starts from zero.
 
     c_t = f * c_{t-1} + i * g and h_t = o * tanh(c_t), where i, f, g, o (G = 4H) are the gates of
-    z_t + (keep * h_{t-1}) @ w; `z_TxBxG` is the projected input with its bias, `keep_BxH` the recurrent dropout mask,
-    the same at every step and without a gradient (ones: no dropout).
+    x_t @ input + (keep * h_{t-1}) @ recurrent + bias; `keep_BxH` is the recurrent dropout mask, the same at every step
+    and without a gradient (ones: no dropout).
 
-    The derivative is written by hand because automatic differentiation adds up w's gradient step by step inside the
-    loop, where here it is one product after it. It works in reverse mode and forward over reverse (Hessian-vector
-    products); `jax.jvp` of the layer itself is refused by JAX.
+    Input and state are multiplied in one product a step, forwards and backwards: on a CPU the wider product is the
+    faster one, more than projecting all inputs at once saves. The derivative is written by hand because automatic
+    differentiation adds up the weights' gradient step by step inside the loop, where here it is one product after it.
+    It works in reverse mode and forward over reverse (Hessian-vector products); `jax.jvp` of the layer itself is
+    refused by JAX.
 
     Reference: Hochreiter & Schmidhuber (1997), with the forget gate of Gers et al. (2000); the mask of Gal &
     Ghahramani (2016).
     """
-    return _recurrence_forward(w_HxG, z_TxBxG, keep_BxH)[0]
+    return _layer_forward(input_DxG, recurrent_HxG, bias_G, x_TxBxD, keep_BxH)[0]
 
 
-def _recurrence_forward(w_HxG, z_TxBxG, keep_BxH):
-    def step(carry, z_BxG):
+def _layer_forward(input_DxG, recurrent_HxG, bias_G, x_TxBxD, keep_BxH):
+    w_CxG = jnp.concatenate([input_DxG, recurrent_HxG])  # C = D + H
+
+    def step(carry, x_BxD):
         h, c = carry
-        gates = lstm_gates(z_BxG + (keep_BxH * h) @ w_HxG)
+        gates = lstm_gates(jnp.concatenate([x_BxD, keep_BxH * h], axis=-1) @ w_CxG + bias_G[None])
         i, f, g, o = jnp.split(gates, 4, axis=-1)
         c = f * c + i * g
         h = o * jnp.tanh(c)
         return (h, c), (h, c, gates)
 
-    zero_BxH = jnp.zeros_like(z_TxBxG[0, :, : w_HxG.shape[0]])
-    _, (h_TxBxH, c_TxBxH, gates_TxBxG) = lax.scan(step, (zero_BxH, zero_BxH), z_TxBxG)
-    return h_TxBxH, (w_HxG, keep_BxH, h_TxBxH, c_TxBxH, gates_TxBxG)
+    zero_BxH = jnp.zeros_like(keep_BxH)
+    _, (h_TxBxH, c_TxBxH, gates_TxBxG) = lax.scan(step, (zero_BxH, zero_BxH), x_TxBxD)
+    return h_TxBxH, (w_CxG, x_TxBxD, keep_BxH, h_TxBxH, c_TxBxH, gates_TxBxG)
 
 
-def _recurrence_backward(saved, dh_TxBxH):
-    w_HxG, keep_BxH, h_TxBxH, c_TxBxH, gates_TxBxG = saved
-    w_GxH = w_HxG.T
+def _layer_backward(saved, dh_TxBxH):
+    w_CxG, x_TxBxD, keep_BxH, h_TxBxH, c_TxBxH, gates_TxBxG = saved
+    w_GxC, size = w_CxG.T, x_TxBxD.shape[-1]
 
     def step(carry, inputs):
         dh_later, dc = carry
@@ -62,13 +66,15 @@ def _recurrence_backward(saved, dh_TxBxH):
         dc = dc + dh * o * (1 - tanh_c**2)
         di, df, dg, do = dc * g, dc * c_before, dc * i, dh * tanh_c
         dz = jnp.concatenate([di * i * (1 - i), df * f * (1 - f), dg * (1 - g**2), do * o * (1 - o)], axis=-1)
-        return (keep_BxH * (dz @ w_GxH), dc * f), dz
+        dx, dh = jnp.split(dz @ w_GxC, [size], axis=-1)
+        return (keep_BxH * dh, dc * f), (dz, dx)
 
-    zero_BxH = jnp.zeros_like(h_TxBxH[0])
+    zero_BxH = jnp.zeros_like(keep_BxH)
     inputs = (dh_TxBxH, c_TxBxH, _before(c_TxBxH), gates_TxBxG)
-    _, dz_TxBxG = lax.scan(step, (zero_BxH, zero_BxH), inputs, reverse=True)
-    dw_HxG = jnp.einsum("tbh,tbg->hg", keep_BxH[None] * _before(h_TxBxH), dz_TxBxG)
-    return dw_HxG, dz_TxBxG, jnp.zeros_like(keep_BxH)
+    _, (dz_TxBxG, dx_TxBxD) = lax.scan(step, (zero_BxH, zero_BxH), inputs, reverse=True)
+    seen_TxBxC = jnp.concatenate([x_TxBxD, keep_BxH[None] * _before(h_TxBxH)], axis=-1)
+    dinput_DxG, drecurrent_HxG = jnp.split(jnp.einsum("tbc,tbg->cg", seen_TxBxC, dz_TxBxG), [size])
+    return dinput_DxG, drecurrent_HxG, dz_TxBxG.sum((0, 1)), dx_TxBxD, jnp.zeros_like(keep_BxH)
 
 
 def _before(states_TxBxH):
@@ -76,7 +82,33 @@ def _before(states_TxBxH):
     return jnp.concatenate([jnp.zeros_like(states_TxBxH[:1]), states_TxBxH[:-1]])
 
 
-lstm_recurrence.defvjp(_recurrence_forward, _recurrence_backward)
+lstm_layer.defvjp(_layer_forward, _layer_backward)
+
+
+# --- The tied output of a language model -------------------------------------------------------------------------
+
+
+@jax.custom_vjp
+def word_products(x_BxLxD: jax.Array, word_VxD: jax.Array) -> jax.Array:
+    """The products [B, L, V] of states with every word: x @ word.T.
+
+    XLA:CPU multiplies with the left factor's contracted axis last and copies it where it is not. The gradient of the
+    words as JAX derives it has that of the logits on the left, the largest array of the step; here it is the states'.
+    """
+    return x_BxLxD @ word_VxD.T
+
+
+def _word_products_forward(x_BxLxD, word_VxD):
+    return x_BxLxD @ word_VxD.T, (x_BxLxD, word_VxD)
+
+
+def _word_products_backward(saved, dlogits_BxLxV):
+    x_BxLxD, word_VxD = saved
+    x_NxD, dlogits_NxV = (a.reshape(-1, a.shape[-1]) for a in (x_BxLxD, dlogits_BxLxV))
+    return dlogits_BxLxV @ word_VxD, (x_NxD.T @ dlogits_NxV).T
+
+
+word_products.defvjp(_word_products_forward, _word_products_backward)
 
 
 # --- Dropout ---------------------------------------------------------------------------------------------------

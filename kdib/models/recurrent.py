@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from kdib.models.base import Batch, Outputs
-from kdib.models.kernels import Dropout, lstm_recurrence
+from kdib.models.kernels import Dropout, lstm_layer, word_products
 
 
 class LSTM(nn.Module):
@@ -51,7 +51,7 @@ class LSTM(nn.Module):
         if self.num_classes is None:
             x_BxTxD = jnp.where(real_TxB[:, :, None], x_TxBxD, 0).swapaxes(0, 1)
             projected_BxTxE = nn.Dense(self.embedding_size, name="projection")(x_BxTxD)
-            logits_BxTxV = embed.attend(Dropout(self.dropout)(projected_BxTxE, train=train))
+            logits_BxTxV = word_products(Dropout(self.dropout)(projected_BxTxE, train=train), embed.embedding)
             return Outputs(logits_BxTxV.astype(jnp.float32), {**hidden, "penultimate": x_BxTxD})
         last_B = jnp.maximum(length_B - 1, 0)
         penultimate_BxH = x_TxBxD[last_B, jnp.arange(len(last_B))]
@@ -67,7 +67,7 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(self, x_TxBxD: jax.Array, *, train: bool) -> jax.Array:
-        """Project all inputs in one product; only the recurrence itself is a loop."""
+        """Draw the recurrent mask and run the kernel over time."""
         gates = 4 * self.hidden_size
         input_DxG = self.param("input", nn.initializers.glorot_uniform(), (x_TxBxD.shape[-1], gates))
         recurrent_HxG = self.param("recurrent", nn.initializers.orthogonal(), (self.hidden_size, gates))
@@ -75,7 +75,7 @@ class Layer(nn.Module):
 
         ones_BxH = jnp.ones((x_TxBxD.shape[1], self.hidden_size), x_TxBxD.dtype)
         keep_BxH = Dropout(self.recurrent_dropout)(ones_BxH, train=train)
-        return lstm_recurrence(recurrent_HxG, x_TxBxD @ input_DxG + bias_G[None, None, :], keep_BxH)
+        return lstm_layer(input_DxG, recurrent_HxG, bias_G, x_TxBxD, keep_BxH)
 
 
 def forget_one(key: jax.Array, shape: tuple[int], dtype=jnp.float32) -> jax.Array:

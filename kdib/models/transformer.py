@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from kdib.models.base import Batch, Outputs
-from kdib.models.kernels import Dropout
+from kdib.models.kernels import Dropout, word_products
 
 MASKED = -1e30  # finite, so that a row without any real key stays finite too
 
@@ -111,7 +111,7 @@ class Embedding(nn.Module):
 
     def attend(self, x_BxLxD: jax.Array) -> jax.Array:
         """The products [B, L, V] with every word."""
-        return x_BxLxD @ self.word_VxD.T
+        return word_products(x_BxLxD, self.word_VxD)
 
 
 class Block(nn.Module):

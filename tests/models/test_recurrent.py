@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kdib.models import build, kernels
-from kdib.models.kernels import Dropout, bernoulli, lstm_recurrence
+from kdib.models.kernels import Dropout, bernoulli, lstm_layer, word_products
 
 VOCAB, L = 40, 9
 SIZES = {"vocab_size": VOCAB, "num_classes": 2, "max_length": L}
@@ -58,45 +58,59 @@ def test_equals_a_plain_numpy_recurrence():
         np.testing.assert_allclose(outputs.logits[b], logits, atol=1e-6)
 
 
-def plain_recurrence(w_HxG, z_TxBxG, keep_BxH):
-    def step(carry, z):
+def plain_layer(inputs, recurrent, bias, x_TxBxD, keep_BxH):
+    def step(carry, x):
         h, c = carry
-        i, f, g, o = jnp.split(z + (keep_BxH * h) @ w_HxG, 4, axis=-1)
+        i, f, g, o = jnp.split(x @ inputs + (keep_BxH * h) @ recurrent + bias[None], 4, axis=-1)
         c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
         h = jax.nn.sigmoid(o) * jnp.tanh(c)
         return (h, c), h
 
-    zeros = jnp.zeros((z_TxBxG.shape[1], w_HxG.shape[0]))
-    return jax.lax.scan(step, (zeros, zeros), z_TxBxG)[1]
+    zeros = jnp.zeros((x_TxBxD.shape[1], recurrent.shape[0]))
+    return jax.lax.scan(step, (zeros, zeros), x_TxBxD)[1]
 
 
 @pytest.fixture
-def recurrence_inputs():
+def layer_inputs():
+    """Input, recurrent weights, bias and x of an input of 5 and a state of 4; the mask; weights of the outputs."""
     rng = np.random.default_rng(0)
     draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
     keep = jnp.asarray(rng.integers(0, 2, (3, 4)) * 2, jnp.float32)
-    return draw(4, 16), draw(7, 3, 16), keep, draw(7, 3, 4)
+    return (draw(5, 16), draw(4, 16), draw(16), draw(7, 3, 5)), keep, draw(7, 3, 4)
 
 
-def test_hand_written_derivative_equals_autodiff(recurrence_inputs):
-    w, z, keep, weights = recurrence_inputs
-    loss = lambda layer: lambda w, z: jnp.sum(weights * layer(w, z, keep))  # noqa: E731
+def test_hand_written_derivative_equals_autodiff(layer_inputs):
+    arrays, keep, weights = layer_inputs
+    loss = lambda layer: lambda *arrays: jnp.sum(weights * layer(*arrays, keep))  # noqa: E731
     for ours, plain in zip(
-        jax.jit(jax.value_and_grad(loss(lstm_recurrence), (0, 1)))(w, z),
-        jax.jit(jax.value_and_grad(loss(plain_recurrence), (0, 1)))(w, z),
+        jax.jit(jax.value_and_grad(loss(lstm_layer), (0, 1, 2, 3)))(*arrays),
+        jax.jit(jax.value_and_grad(loss(plain_layer), (0, 1, 2, 3)))(*arrays),
         strict=True,
     ):
-        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=5e-6, rtol=1e-5), ours, plain)
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5, rtol=1e-5), ours, plain)
+    np.testing.assert_allclose(lstm_layer(*arrays, keep), plain_layer(*arrays, keep), atol=1e-6)
 
 
-def test_hessian_vector_product(recurrence_inputs):
-    w, z, keep, weights = recurrence_inputs
+def test_hessian_vector_product(layer_inputs):
+    arrays, keep, weights = layer_inputs
 
     @functools.partial(jax.jit, static_argnums=0)
     def product(layer):
-        return jax.jvp(jax.grad(lambda w: jnp.sum(weights * layer(w, z, keep))), (w,), (w,))[1]
+        gradient = jax.grad(lambda arrays: jnp.sum(weights * layer(*arrays, keep)))
+        return jax.jvp(gradient, (arrays,), (arrays,))[1]
 
-    np.testing.assert_allclose(product(lstm_recurrence), product(plain_recurrence), atol=1e-4, rtol=1e-4)
+    compare = functools.partial(np.testing.assert_allclose, atol=5e-4, rtol=5e-4)
+    jax.tree.map(compare, product(lstm_layer), product(plain_layer))
+
+
+def test_word_products_equal_the_plain_product():
+    rng = np.random.default_rng(0)
+    x, words, weights = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((2, 3, 5), (7, 5), (2, 3, 7)))
+    plain = lambda x, words: x @ words.T  # noqa: E731
+    loss = lambda product: lambda x, words: jnp.sum(weights * jnp.sin(product(x, words)))  # noqa: E731
+    np.testing.assert_allclose(word_products(x, words), plain(x, words), atol=1e-6)
+    ours, expected = (jax.jit(jax.grad(loss(f), (0, 1)))(x, words) for f in (word_products, plain))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours, expected)
 
 
 def test_causal_by_gradients():

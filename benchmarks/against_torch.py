@@ -1,0 +1,134 @@
+"""A full training step of kdib, several a call as a study runs them, against PyTorch eager in the same process.
+
+    GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python benchmarks/against_torch.py
+    GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python benchmarks/against_torch.py --runs 3 --only "transformer, dropout"
+
+128 sentences of up to 32 words, width 128, 2 layers: forward, backward, clipping, AdamW. Rounds are interleaved: read
+the ratios, best / median over the rounds. Tokens are positions, padding included, for both. With `--runs` R runs train
+in a group divided over R devices, and one after another; torch trains one after another.
+"""
+
+import argparse
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import torch
+import torch_peers as peers
+from cases import BATCH, LENGTH, VOCAB, Trained, pages, parameters, sentences
+
+from kdib.models import build
+from kdib.models.base import Model, table
+from kdib.step import train_chunk
+
+WIDTH, LAYERS, N = 128, 2, 40 * BATCH
+
+
+class Case(NamedTuple):
+    """A network, its dropout, and where its targets come from: "" (labels), "live" or "stored"."""
+
+    network: str
+    dropout: float
+    language: bool = False
+    teacher: str = ""
+
+
+CASES = {
+    "lstm": Case("lstm", 0.0),
+    "transformer": Case("transformer", 0.0),
+    "transformer, dropout": Case("transformer", 0.1),
+    "transformer, dropout, live lstm teacher": Case("transformer", 0.1, teacher="live"),
+    "transformer, dropout, stored answers": Case("transformer", 0.1, teacher="stored"),
+    "lstm language model": Case("lstm", 0.0, language=True),
+    "transformer language model, dropout": Case("transformer", 0.1, language=True),
+}
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=CASES, nargs="*", default=list(CASES))
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=5, help="in a call, and in a round")
+    parser.add_argument("--runs", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(2)
+    jax.config.update("jax_num_cpu_devices", args.runs)
+    sides = {name: competitors(CASES[name], args.runs) for name in args.only}
+    compiled = train_chunk._cache_size()
+    print(f"{platform.machine()}, jax {jax.__version__}, torch {torch.__version__}, {pages()}")
+    print(f"{args.runs} runs; {len(args.only)} cases, {compiled} compilations of train_chunk")
+    times = {(name, side): [] for name, forms in sides.items() for side in forms}
+    for _ in range(args.rounds):
+        for (name, side), spent in times.items():
+            spent.append(sides[name][side](args.steps) / args.runs)
+    print(f"{'':42}{'':16}{'ms a run and step':>18}{'tokens/s':>10}{'torch/kdib':>14}")
+    for (name, side), spent in times.items():
+        best, middle = min(spent), statistics.median(spent)
+        ours = times[name, "kdib"]
+        ratio = f"{best / min(ours):.2f} / {middle / statistics.median(ours):.2f}" if side.startswith("torch") else ""
+        print(f"{name:42}{side:16}{best:9.1f} /{middle:7.1f}{1000 * BATCH * LENGTH / middle:10.0f}{ratio:>14}")
+
+
+def competitors(case: Case, runs: int) -> dict[str, Callable[[int], float]]:
+    """What is timed: each takes a number of steps and answers milliseconds a step (of all runs)."""
+    data = sentences(N, language=case.language)
+    arrays = {name: values for name, values in data.items() if name != "id"}
+    begin = time.perf_counter()
+    group = Trained(network(case), data, runs=runs, teacher=_teacher(case, data))
+    group.milliseconds(2)
+    ours: dict[str, Callable[[int], float]] = {"kdib": group.milliseconds}
+    if runs > 1:
+        single = Trained(network(case), data, teacher=_teacher(case, data))
+        single.milliseconds(2)
+        ours["kdib, in turn"] = lambda steps: sum(single.milliseconds(steps) for _ in range(runs))
+    seconds = time.perf_counter() - begin
+    reads = (False, True) if case.network == "transformer" and not case.language else (False,)
+    for read_one in reads:
+        step = peers.training_step(peer(case, read_one), arrays, BATCH, _torch_teacher(case))
+        step()
+        forms = lambda steps, step=step: sum(peers.milliseconds(step, steps) for _ in range(runs))  # noqa: E731
+        ours["torch, reads one" if read_one else "torch"] = forms
+    sizes = parameters(group.population.state.params) // runs, sum(p.numel() for p in peer(case, False).parameters())
+    print(f"{case}: parameters {sizes[0]} and {sizes[1]}; kdib's start and compilation {seconds:.1f} s", flush=True)
+    return ours
+
+
+def network(case: Case) -> Model:
+    """The network of kdib."""
+    sizes = {"vocab_size": VOCAB, "num_classes": None if case.language else 2, "max_length": LENGTH, "layers": LAYERS}
+    if case.network == "lstm":
+        rates = {"input_dropout": case.dropout, "dropout": case.dropout}
+        return build("lstm_small", **sizes, embedding_size=WIDTH, hidden_size=WIDTH, **rates)
+    rates = {"dropout": case.dropout, "embedding_dropout": case.dropout, "attention_dropout": case.dropout}
+    return build("transformer_seq_small" if case.language else "transformer_small", **sizes, width=WIDTH, **rates)
+
+
+def peer(case: Case, read_one: bool) -> torch.nn.Module:
+    """The same in torch."""
+    classes = None if case.language else 2
+    if case.network == "lstm":
+        return peers.LSTM(VOCAB, classes, WIDTH, LAYERS, case.dropout)
+    return peers.Transformer(VOCAB, classes, WIDTH, LAYERS, case.dropout, max_length=LENGTH, read_one=read_one)
+
+
+def _teacher(case: Case, data):
+    if case.teacher == "live":
+        model = network(Case("lstm", 0.0))
+        return model, model.init(jax.random.key(9), {name: values[:1] for name, values in data.items()})
+    if case.teacher == "stored":
+        return table(), {"params": {"logits": jax.random.normal(jax.random.key(9), (N, 2))}}
+    return None
+
+
+def _torch_teacher(case: Case):
+    if case.teacher == "live":
+        return peer(Case("lstm", 0.0), False)
+    return torch.randn(N, 2) if case.teacher == "stored" else None
+
+
+if __name__ == "__main__":
+    main()
