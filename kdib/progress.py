@@ -12,12 +12,15 @@ class Progress:
     """Counts the study's run-steps, estimates when it ends, and remembers SIGTERM and SIGINT. A context manager.
 
     Rates are kept per fit, since architectures differ in cost; a fit not seen yet is assumed to run at the mean rate.
+    Its first chunk has the compilation in it, so it says nothing about the rate, and what it took beyond that is
+    expected once more for every fit that has not begun.
     """
 
     def __init__(self, run_steps: Mapping[str, int], *, stream=None):
         self._left = dict(run_steps)  # fit -> run-steps to do
         self._total = max(sum(run_steps.values()), 1)
-        self._rates: dict[str, tuple[int, float]] = {}  # fit -> run-steps done here, seconds they took
+        self._first: dict[str, tuple[int, float]] = {}  # fit -> run-steps of its first chunk, seconds it took
+        self._rates: dict[str, tuple[int, float]] = {}  # the same of all its later chunks
         self._stream = stream or sys.stdout
         self._fit, self._runs, self._step, self._label = "", 1, 0, ""
         self._clock, self._last_line = time.monotonic(), 0.0
@@ -34,8 +37,11 @@ class Progress:
     def reached(self, step: int) -> None:
         """The group has reached `step`."""
         done, now = (step - self._step) * self._runs, time.monotonic()
-        steps, seconds = self._rates.get(self._fit, (0, 0.0))
-        self._rates[self._fit] = (steps + done, seconds + now - self._clock)
+        if self._fit in self._first:
+            steps, seconds = self._rates.get(self._fit, (0, 0.0))
+            self._rates[self._fit] = (steps + done, seconds + now - self._clock)
+        else:
+            self._first[self._fit] = (done, now - self._clock)
         self._left[self._fit] -= done
         self._step, self._clock = step, now
         self._show(self._label)
@@ -48,13 +54,19 @@ class Progress:
             print(text, file=self._stream, flush=True)
 
     def eta_seconds(self) -> float | None:
-        """Seconds of training left; None before the first chunk."""
-        steps = sum(rate[0] for rate in self._rates.values())
+        """Seconds of training left; 0 with nothing left, None before a fit has done two chunks."""
+        if not sum(self._left.values()):
+            return 0.0
+        steps = sum(n for n, _ in self._rates.values())
         if not steps:
             return None
-        mean = sum(rate[1] for rate in self._rates.values()) / steps
+        mean = sum(seconds for _, seconds in self._rates.values()) / steps
         cost = {fit: seconds / n for fit, (n, seconds) in self._rates.items() if n}
-        return sum(left * cost.get(fit, mean) for fit, left in self._left.items())
+        starts = [max(0.0, seconds - n * cost.get(fit, mean)) for fit, (n, seconds) in self._first.items()]
+        to_begin = sum(left > 0 and fit not in self._first for fit, left in self._left.items())
+        return to_begin * sum(starts) / len(starts) + sum(
+            left * cost.get(fit, mean) for fit, left in self._left.items()
+        )
 
     def _show(self, label: str, *, force: bool = False) -> None:
         self._label = label

@@ -13,19 +13,24 @@ from kdib.records import RunSpec
 RUN = RunSpec("alone", 0, 0, 0, None)
 
 
-def test_the_estimate_goes_by_the_rate_of_each_fit(monkeypatch):
+def test_the_estimate_goes_by_the_rate_of_each_fit_and_its_compilation(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(progress_lib.time, "monotonic", lambda: clock[0])
-    progress = Progress({"slow": 20, "fast": 30, "unseen": 10}, stream=io.StringIO())
-    assert progress.eta_seconds() is None
+    progress = Progress({"slow": 30, "fast": 50, "unseen": 10}, stream=io.StringIO())
+
+    def reached(step, seconds):
+        clock[0] += seconds
+        progress.reached(step)
+
     progress.start_group("slow", ["seed0"], 0)
-    clock[0] = 40.0
-    progress.reached(10)  # 4 s a step
+    reached(10, 70.0)  # 30 s of them compiling
+    assert progress.eta_seconds() is None
+    reached(20, 40.0)  # 4 s a step
     progress.start_group("fast", ["seed0", "seed1"], 0)
-    clock[0] = 50.0
-    progress.reached(5)  # 10 run-steps, 1 s each
-    # left: 10 slow at 4 s, 20 fast at 1 s, 10 unseen at the mean of 50 s over 20 steps
-    assert progress.eta_seconds() == 10 * 4 + 20 * 1 + 10 * 2.5
+    reached(5, 20.0)  # 10 s of them compiling
+    reached(15, 20.0)  # 20 run-steps, 1 s each
+    # left: 10 slow at 4 s, 20 fast at 1 s, 10 unseen at the mean of 60 s over 30 steps, after a compilation of 20 s
+    assert progress.eta_seconds() == 10 * 4 + 20 * 1 + 10 * 2.0 + 20.0
 
 
 def test_steps_done_before_a_resume_are_not_left():
