@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -33,7 +34,40 @@ def data_dir() -> pathlib.Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A finished study of two seeds; tests copy it before they change anything."""
+    from miniature import tiny
+
+    from kdib import study
+
+    workdir = tmp_path_factory.mktemp("study") / "run"
+    page = study.run(tiny(), workdir)
+    assert page.is_file()
+    return workdir
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    """A finished study to change."""
+    return pathlib.Path(shutil.copytree(finished, tmp_path / "copy"))
+
+
+@pytest.fixture
+def no_page(request, monkeypatch, finished):
+    """The page takes most of a miniature study's time; `finished` and the tests that read it draw it."""
+    from kdib import study
+
+    if "draws" not in request.fixturenames:
+        monkeypatch.setattr(study.report, "write", lambda workdir: workdir / "report" / "index.html")
+
+
+@pytest.fixture
+def draws():
+    """Asks for the real page."""
+
+
 def pytest_collection_modifyitems(items):
     """The slowest files first, so that no worker is left with one of them at the end."""
-    slow = ("test_study.py", "test_processes.py")
+    slow = ("test_study.py", "test_processes.py", "test_teaching.py")
     items.sort(key=lambda item: item.path.name not in slow)

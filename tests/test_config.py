@@ -7,15 +7,31 @@ import pytest
 
 from kdib import config as config_lib
 from kdib.config import difference, flatten, parse, topological
+from kdib.study import check_names
 
-PATH = pathlib.Path(__file__).parent.parent / "configs" / "lstm_to_transformer.py"
+CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 
 
-def load(variants=""):
-    spec = importlib.util.spec_from_file_location("config_under_test", PATH)
+def loaded(name):
+    spec = importlib.util.spec_from_file_location("config_under_test", CONFIGS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.get_config(variants).to_dict()
+    return module
+
+
+def load(variants="", name="lstm_to_transformer"):
+    return loaded(name).get_config(variants).to_dict()
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
+def test_every_config_and_each_of_its_variants_holds_together(path, tmp_path):
+    variants = loaded(path.stem).VARIANTS
+    assert "smoke" in variants
+    for variant in ("", *variants, *(f"{name},smoke" for name in variants)):
+        config = load(variant, path.stem)
+        if config["task"]["source"] != "grammar":
+            config["task"]["train"] = (str(tmp_path),)
+        check_names(parse(config))
 
 
 @pytest.mark.parametrize("variants", ["", "full", "corpus", "smoke", "full,smoke", "corpus,smoke", "smoke,corpus,full"])
