@@ -13,38 +13,15 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import torch
 import torch_peers as peers
-from cases import BATCH, LENGTH, VOCAB, Trained, pages, parameters, sentences
+from cases import BATCH, CASES, LENGTH, Case, N, pages, sentences
+from trained import Trained, network, parameters
 
-from kdib.models import build
-from kdib.models.base import Model, table
+from kdib.models.base import table
 from kdib.step import train_chunk
-
-WIDTH, LAYERS, N = 128, 2, 40 * BATCH
-
-
-class Case(NamedTuple):
-    """A network, its dropout, and where its targets come from: "" (labels), "live" or "stored"."""
-
-    network: str
-    dropout: float
-    language: bool = False
-    teacher: str = ""
-
-
-CASES = {
-    "lstm": Case("lstm", 0.0),
-    "transformer": Case("transformer", 0.0),
-    "transformer, dropout": Case("transformer", 0.1),
-    "transformer, dropout, live lstm teacher": Case("transformer", 0.1, teacher="live"),
-    "transformer, dropout, stored answers": Case("transformer", 0.1, teacher="stored"),
-    "lstm language model": Case("lstm", 0.0, language=True),
-    "transformer language model, dropout": Case("transformer", 0.1, language=True),
-}
 
 
 def main() -> None:
@@ -88,31 +65,13 @@ def competitors(case: Case, runs: int) -> dict[str, Callable[[int], float]]:
     seconds = time.perf_counter() - begin
     reads = (False, True) if case.network == "transformer" and not case.language else (False,)
     for read_one in reads:
-        step = peers.training_step(peer(case, read_one), arrays, BATCH, _torch_teacher(case))
+        step = peers.training_step(peers.of(case, read_one), arrays, BATCH, _torch_teacher(case))
         step()
         forms = lambda steps, step=step: sum(peers.milliseconds(step, steps) for _ in range(runs))  # noqa: E731
         ours["torch, reads one" if read_one else "torch"] = forms
-    sizes = parameters(group.population.state.params) // runs, sum(p.numel() for p in peer(case, False).parameters())
+    sizes = parameters(group.population.state.params) // runs, sum(p.numel() for p in peers.of(case).parameters())
     print(f"{case}: parameters {sizes[0]} and {sizes[1]}; kdib's start and compilation {seconds:.1f} s", flush=True)
     return ours
-
-
-def network(case: Case) -> Model:
-    """The network of kdib."""
-    sizes = {"vocab_size": VOCAB, "num_classes": None if case.language else 2, "max_length": LENGTH, "layers": LAYERS}
-    if case.network == "lstm":
-        rates = {"input_dropout": case.dropout, "dropout": case.dropout}
-        return build("lstm_small", **sizes, embedding_size=WIDTH, hidden_size=WIDTH, **rates)
-    rates = {"dropout": case.dropout, "embedding_dropout": case.dropout, "attention_dropout": case.dropout}
-    return build("transformer_seq_small" if case.language else "transformer_small", **sizes, width=WIDTH, **rates)
-
-
-def peer(case: Case, read_one: bool) -> torch.nn.Module:
-    """The same in torch."""
-    classes = None if case.language else 2
-    if case.network == "lstm":
-        return peers.LSTM(VOCAB, classes, WIDTH, LAYERS, case.dropout)
-    return peers.Transformer(VOCAB, classes, WIDTH, LAYERS, case.dropout, max_length=LENGTH, read_one=read_one)
 
 
 def _teacher(case: Case, data):
@@ -126,7 +85,7 @@ def _teacher(case: Case, data):
 
 def _torch_teacher(case: Case):
     if case.teacher == "live":
-        return peer(Case("lstm", 0.0), False)
+        return peers.of(Case("lstm", 0.0))
     return torch.randn(N, 2) if case.teacher == "stored" else None
 
 

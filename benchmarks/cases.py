@@ -1,23 +1,32 @@
-"""What the benchmarks share: random data, and a population of kdib under train_chunk as a study runs it."""
+"""What is trained in the benchmarks: sizes, cases and random data. Without jax or torch, so that each can be alone."""
 
 import os
-import time
-from collections.abc import Mapping
-from typing import Any
+from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
-from kdib.losses import from_config
-from kdib.models.base import Model, nothing
-from kdib.optimizer import make_optimizer, with_learning_rate
-from kdib.step import Architecture, Population, divided, healthy, init_state, train_chunk
+BATCH, LENGTH, VOCAB, WIDTH, LAYERS = 128, 32, 1000, 128, 2
+N = 40 * BATCH
 
-BATCH, LENGTH, VOCAB = 128, 32, 1000
-LABELS = {"ce": {"fn": "cross_entropy", "weight": 1.0}}
-DISTILLED = {"kl": {"fn": "softened_kl", "weight": 1.0}}
+
+class Case(NamedTuple):
+    """A network, its dropout, and where its targets come from: "" (labels), "live" or "stored"."""
+
+    network: str
+    dropout: float
+    language: bool = False
+    teacher: str = ""
+
+
+CASES = {
+    "lstm": Case("lstm", 0.0),
+    "transformer": Case("transformer", 0.0),
+    "transformer, dropout": Case("transformer", 0.1),
+    "transformer, dropout, live lstm teacher": Case("transformer", 0.1, teacher="live"),
+    "transformer, dropout, stored answers": Case("transformer", 0.1, teacher="stored"),
+    "lstm language model": Case("lstm", 0.0, language=True),
+    "transformer language model, dropout": Case("transformer", 0.1, language=True),
+}
 
 
 def sentences(n: int, *, language: bool, shortest: int = 5) -> dict[str, np.ndarray]:
@@ -32,64 +41,6 @@ def sentences(n: int, *, language: bool, shortest: int = 5) -> dict[str, np.ndar
     return {**data, "label": rng.integers(0, 2, n).astype(np.int32)}
 
 
-class Trained:
-    """R runs of one network on random data, some steps a call."""
-
-    def __init__(self, model: Model, data: Mapping[str, np.ndarray], *, runs: int = 1, teacher=None, edges=()):
-        """`teacher` is None, or a Model with its variables."""
-        teacher_model, variables = teacher or (nothing(), {"params": {}})
-        tx = make_optimizer(
-            "adamw",
-            steps=10_000,
-            warmup_steps=50,
-            schedule={"name": "cosine"},
-            weight_decay=1e-2,
-            clip_norm=1.0,
-        )
-        self.arch, self.edges, self.at = Architecture(model, teacher_model, (), tx), edges, 0
-        layout = divided(runs)
-        self.data = jax.device_put(dict(data), NamedSharding(layout.mesh, PartitionSpec()))
-        self.steps_per_epoch = len(data["label"]) // BATCH
-        loss = from_config(DISTILLED if teacher else LABELS)
-        if "mask" in data:
-            loss = from_config({n: {**t, "where": "batch.mask"} for n, t in (DISTILLED if teacher else LABELS).items()})
-        stack = lambda tree: jax.tree.map(lambda leaf: jnp.stack([leaf] * runs), tree)  # noqa: E731
-        start = jax.jit(init_state, static_argnames="arch")
-        one = {name: values[:1] for name, values in data.items()}
-        keys = [jax.random.split(jax.random.key(seed)) for seed in range(runs)]
-        states = [start(init, run, one, variables, arch=self.arch) for init, run in keys]
-        states = [state._replace(opt_state=with_learning_rate(state.opt_state, 1e-3)) for state in states]
-        states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-        self.population, self.variables, self.loss = jax.device_put(
-            (Population(states, healthy(runs)), stack(variables), stack(loss)), layout
-        )
-
-    def milliseconds(self, steps: int) -> float:
-        """Wall time a step of `steps` in one call, within an epoch."""
-        if self.at + steps > self.steps_per_epoch:
-            self.at = 0
-        begin = time.perf_counter()
-        self.population, report = train_chunk(
-            self.population,
-            self.variables,
-            self.loss,
-            self.data,
-            jnp.int32(self.at),
-            jnp.int32(self.at + steps),
-            batch_size=BATCH,
-            arch=self.arch,
-            edges=self.edges,
-        )
-        jax.block_until_ready((self.population, report))
-        self.at += steps
-        return 1000 * (time.perf_counter() - begin) / steps
-
-
 def pages() -> str:
     """Whether malloc was told to use huge pages, which is set before the process starts."""
     return f"huge pages {'on' if 'hugetlb=1' in os.environ.get('GLIBC_TUNABLES', '') else 'off'}"
-
-
-def parameters(tree: Any) -> int:
-    """How many numbers a tree holds."""
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))

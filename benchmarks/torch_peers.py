@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from cases import LAYERS, LENGTH, VOCAB, WIDTH, Case
 from torch import nn
 from torch.nn import functional as F
 
@@ -93,6 +94,14 @@ class Transformer(nn.Module):
         if self.classes is None:
             return self.norm(x) @ self.embedding.weight.T
         return self.head(self.norm(x[:, 0]))
+
+
+def of(case: Case, read_one: bool = False) -> nn.Module:
+    """The network of a case; `read_one` as in Transformer."""
+    classes = None if case.language else 2
+    if case.network == "lstm":
+        return LSTM(VOCAB, classes, WIDTH, LAYERS, case.dropout)
+    return Transformer(VOCAB, classes, WIDTH, LAYERS, case.dropout, max_length=LENGTH, read_one=read_one)
 
 
 def training_step(network: nn.Module, data: dict[str, np.ndarray], batch_size: int, teacher=None) -> Callable:

@@ -93,7 +93,11 @@ def config(n_seeds: int, fits: Sequence[str]) -> dict:
         "models": {"lstm": {"preset": "lstm_small"}, "transformer": {"preset": "transformer_small"}},
         "losses": {"labels": {"cross_entropy": {"weight": 1.0}}, "kd": {"softened_kl": {"temperature": 1.0}}},
         "fits": {
-            fit: {"model": "transformer" if kind != "teacher" else "lstm", "teacher": TEACHERS.get(kind, "")}
+            fit: {
+                "model": "transformer" if kind != "teacher" else "lstm",
+                "teacher": TEACHERS.get(kind, ""),
+                "ensemble": "",
+            }
             for kind, fit in names.items()
         },
         "roles": {role: names[role] for role in ("teacher", "alone", "self", "distilled")},

@@ -260,6 +260,15 @@ def test_missing_seeds_are_named_and_their_absence_is_quiet(small, document):
     assert "rows are left out" in text
 
 
+def test_students_of_an_ensemble_are_said_to_share_their_teacher(small, document):
+    said = "All seeds of self share one teacher"
+    assert said not in document.text
+    config = json.loads((small / "config.json").read_text())
+    config["fits"]["self"]["ensemble"] = "mean_logit"
+    (small / "config.json").write_text(json.dumps(config))
+    assert said in draw(small).text
+
+
 def test_undecided_is_printed_plainly(small):
     rows, _ = Records(small / "rows.jsonl", Row).read()
     (small / "rows.jsonl").unlink()

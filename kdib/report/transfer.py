@@ -47,6 +47,7 @@ def transfer_blocks(view: View) -> list[Block]:
     blocks: list[Block] = [
         _table(view, primary, "Declared before the run.", _primary_caption(view), declared=True),
         Text(RELATIONAL_NOTE, "note"),
+        *_ensemble_note(view),
     ]
     if elsewhere:
         note = "The primary metrics on the other test sets. p values are not corrected: read them as hints."
@@ -56,6 +57,16 @@ def transfer_blocks(view: View) -> list[Block]:
         table = _table(view, others, "Exploratory: other metrics.", note, declared=False)
         blocks.append(Details(f"Exploratory: {len(others)} other metrics in distribution", [table]))
     return blocks
+
+
+def _ensemble_note(view: View) -> list[Block]:
+    students = [name for name, fit in view.material.config["fits"].items() if fit["ensemble"]]
+    if not students:
+        return []
+    note = (
+        "All seeds of {} share one teacher, an ensemble: intervals over them cover the students’ seeds, not teachers."
+    )
+    return [Text(note.format(" and of ".join(students)), "note")]
 
 
 def _primary_caption(view: View) -> str:
