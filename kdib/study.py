@@ -68,8 +68,10 @@ def check_names(study: Study) -> None:
         if taken := {*METRICS, "parameters"} & spec.keys():
             raise ValueError(f"config.losses.{name}: a step reports {', '.join(taken)} itself; call the term otherwise")
     for name, fit in study.fits.items():
-        _check_set_up(f"config.fits.{name}", fit, task.setup)
-        _check_loss(f"config.fits.{name}", fit, losses.from_config(study.losses[fit.loss]))
+        spec = losses.from_config(study.losses[fit.loss])
+        if task.setup == "language_model":
+            _check_language_model(f"config.fits.{name}", fit, spec)
+        _check_loss(f"config.fits.{name}", fit, spec)
     for name in study.properties:
         known("config.properties", name, PROPERTIES)
         if name == "perplexity" and task.setup != "language_model":
@@ -81,11 +83,16 @@ def check_names(study: Study) -> None:
         schedule(**study.train.snapshots, total_steps=steps_of(study, name), steps_per_epoch=1)
 
 
-def _check_set_up(where: str, fit: Fit, setup: str) -> None:
-    if setup == "language_model" and (fit.match_entropy or (fit.teacher and fit.answers == "table")):
+def _check_language_model(where: str, fit: Fit, spec: losses.LossSpec) -> None:
+    if fit.match_entropy or (fit.teacher and fit.answers == "table"):
         raise ValueError(
             f"{where}: stored answers of a language model would be a vocabulary at every word; "
             "use answers='live', and no match_entropy"
+        )
+    if padded := [name for name, term in spec.items() if term.where is None]:
+        raise ValueError(
+            f"{where}.loss={fit.loss!r} would learn from the padding after a sentence ({', '.join(padded)}): "
+            "give its terms where='batch.mask'"
         )
 
 

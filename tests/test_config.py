@@ -106,6 +106,13 @@ def test_a_control_that_cannot_be_is_named(fields, message):
         parse(config)
 
 
+def test_a_language_model_that_would_learn_padding_is_refused():
+    config = load("language", "agreement_losses")
+    del config["losses"]["kd"]["kl"]["where"]
+    with pytest.raises(ValueError, match=r"loss='kd' would learn from the padding .*\(kl\).*where='batch.mask'"):
+        check_names(parse(config))
+
+
 def test_a_missing_field_is_named():
     config = load()
     del config["train"]["steps"]

@@ -212,6 +212,14 @@ def test_answers_do_not_depend_on_the_padding_of_the_last_batch(lab):
     np.testing.assert_allclose(part, whole[:7], atol=1e-6)
 
 
+def test_answers_of_several_blocks_are_those_of_one(lab, monkeypatch):
+    plan, job = job_of(lab, "distilled", answers="live")
+    inputs = {name: values[:50] for name, values in lab.task.train.inputs.items()}
+    whole = answer(plan.arch.teacher, job.teacher_variables, inputs).logits
+    monkeypatch.setattr("kdib.answers.BLOCK", 17)
+    np.testing.assert_allclose(answer(plan.arch.teacher, job.teacher_variables, inputs).logits, whole, atol=1e-6)
+
+
 def test_summary_is_the_closed_form():
     logits = np.log(np.array([[0.8, 0.2], [0.4, 0.6], [0.9, 0.1]], np.float32))
     got = summary(Answers(logits), {"label": np.array([0, 1, 1])})

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ import numpy as np
 
 from kdib.tasks.base import Dataset, Task
 
-FORMAT = 1  # of the folder, and of how tasks are made: raise it when either changes
 MANIFEST = "manifest.json"
 FIELDS = ("name", "num_classes", "input_digest", "facts")  # of a Task, as they are in the manifest
 
@@ -31,7 +31,7 @@ def kept(cache: Path, about: Mapping[str, Any], prepare: Callable[[Path], Task])
     Raises:
         ValueError: the folder is damaged, or it was made for something else; it is named.
     """
-    key = hashlib.sha256(json.dumps([FORMAT, about], sort_keys=True).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps([_code(), about], sort_keys=True).encode()).hexdigest()
     folder, partial = cache / key[:16], cache / f"{key[:16]}.partial"
     cache.mkdir(parents=True, exist_ok=True)
     with open(cache / f"{key[:16]}.lock", "w") as lock:
@@ -39,23 +39,42 @@ def kept(cache: Path, about: Mapping[str, Any], prepare: Callable[[Path], Task])
         if not folder.exists():
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
-            _store(partial, key, prepare(partial))
+            try:
+                _store(partial, key, prepare(partial))
+            except BaseException:
+                shutil.rmtree(partial)
+                raise
             os.replace(partial, folder)
     return _open(folder, key)
 
 
 def write(folder: Path, stem: str, size: int, blocks: Iterable[Mapping[str, np.ndarray]]) -> None:
-    """Columns [size, ...] as `<stem>.<name>.npy`, from blocks of consecutive rows, one in memory at a time."""
+    """Columns [size, ...] as `<stem>.<name>.npy`, from blocks of consecutive rows, one in memory at a time.
+
+    Raises ValueError for another number of rows.
+    """
     with contextlib.ExitStack() as stack:
         files: dict[str, Any] = {}
+        written: Counter[str] = Counter()
         for block in blocks:
             for name, values in block.items():
+                written[name] += len(values)
                 if name not in files:
                     files[name] = stack.enter_context(open(folder / f"{stem}.{name}.npy", "wb"))
                     shape, kind = (size, *values.shape[1:]), np.lib.format.dtype_to_descr(values.dtype)
                     header = {"descr": kind, "fortran_order": False, "shape": shape}
                     np.lib.format.write_array_header_1_0(files[name], header)
                 files[name].write(values.tobytes())
+    if wrong := {name: rows for name, rows in written.items() if rows != size}:
+        raise ValueError(f"{folder}: found columns {stem}.* of {wrong} rows, expected {size}: did the text change?")
+
+
+def _code() -> str:
+    """A hash of the code that makes tasks: what another version has kept is made anew."""
+    sha = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.rglob("*.py")):
+        sha.update(file.read_bytes())
+    return sha.hexdigest()
 
 
 def _store(folder: Path, key: str, task: Task) -> None:

@@ -1,6 +1,5 @@
 """Text of any size: divided by digests, encoded block by block, kept in files that are checked."""
 
-import contextlib
 import copy
 import gzip
 import itertools
@@ -128,8 +127,33 @@ def test_the_sets_have_their_shares_and_a_set_does_not_depend_on_what_else_is_re
 def test_slices_and_chunks_change_nothing(monkeypatch):
     keys_M = np.random.default_rng(0).integers(0, 2**63, 500, dtype=np.uint64)[np.arange(900) % 500] << 1
     expected = divide(keys_M, (0.7, 0.2, 0.1))
-    monkeypatch.setattr(stream, "CHUNK", 37)
-    np.testing.assert_array_equal(divide(keys_M, (0.7, 0.2, 0.1))[0], expected[0])
+    for bits in (1, 4, 7):
+        monkeypatch.setattr(stream, "CHUNK", 37)
+        monkeypatch.setattr(stream, "SLICE_BITS", bits)
+        part_M, counts = divide(keys_M, (0.7, 0.2, 0.1))
+        np.testing.assert_array_equal(part_M, expected[0])
+        assert counts == expected[1]
+
+
+@pytest.mark.parametrize("rows", [9, 11])
+def test_columns_of_another_length_are_refused(tmp_path, rows):
+    with pytest.raises(ValueError, match=rf"train.\* of {{'x': {rows}}} rows, expected 10: did the text change"):
+        columns.write(tmp_path, "train", 10, [{"x": np.arange(4)}, {"x": np.arange(rows - 4)}])
+
+
+def test_text_that_changes_while_it_is_read_is_refused_and_leaves_nothing(text, tmp_path, monkeypatch):
+    changing, pick = table(tmp_path / "c.tsv", lines(60)), stream._pick
+
+    def meanwhile(settings, part_M):
+        picked = pick(settings, part_M)
+        table(changing, [row.replace("here", "there") for row in lines(60)])
+        return picked
+
+    monkeypatch.setattr(stream, "_pick", meanwhile)
+    settings = settings_of(text, tmp_path / "cache", train=(str(changing),), tests=())
+    with pytest.raises(ValueError, match="changed while it was read"):
+        stream.build(settings)
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"]
 
 
 # ---- the sets
@@ -223,18 +247,12 @@ def test_a_folder_made_for_something_else_is_refused(text, tmp_path):
         stream.build(settings_of(text, tmp_path, tests=()))
 
 
-def test_a_preparation_that_was_killed_is_not_taken_for_a_whole_one(text, tmp_path, monkeypatch):
-    write = columns.write
-
-    def killed(folder, stem, *rest):
-        write(folder, stem, *rest)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(columns, "write", killed)
-    with contextlib.suppress(KeyboardInterrupt):
-        stream.build(settings_of(text, tmp_path))
-    assert folder_of(tmp_path).name.endswith(".partial")
-    monkeypatch.undo()
+def test_what_a_killed_preparation_left_is_not_taken_for_a_whole_one(text, tmp_path):
+    build = "from kdib.tasks.agreement import stream; from kdib.tasks.agreement.stream import *; import os\n"
+    build += "stream.columns._store = lambda *_: os._exit(9)\n"
+    build += f"stream.build({settings_of(text, tmp_path)!r})"
+    assert subprocess.run([sys.executable, "-c", build], check=False).returncode == 9
+    assert folder_of(tmp_path).name.endswith(".partial") and list(folder_of(tmp_path).glob("train.*.npy"))
     assert stream.build(settings_of(text, tmp_path)).train.size > 100
     assert not folder_of(tmp_path).name.endswith(".partial")
 

@@ -3,7 +3,7 @@
 Three passes over the training text. The first takes a digest of every input; they decide, without the words, which
 inputs are repeated or ambiguous and which set each one belongs to, so that a repetition can never be in another set.
 The second counts the words of the training set and picks up the small sets. The third encodes. What grows with the
-text in memory is a byte a sentence, and the number of distinct words.
+text in memory is a few bytes a sentence (its set, and a sixteenth of the digests at a time), and the distinct words.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from kdib.tasks.base import Dataset, Task
 
 CACHE = Path.home() / ".cache" / "kdib" / "sets"
 BLOCK = 10_000  # sentences in memory at a time
-SLICES = 16  # parts of all digests that are sorted, one after another
+SLICE_BITS = 4  # of a digest: those that begin alike are sorted together, one slice after another
 CHUNK = 2**20  # digests that are looked at together
 NOWHERE, TRAIN, VALIDATION, TEST = range(4)
 
@@ -32,7 +32,8 @@ class StreamSettings:
     """Real text, as CorpusSettings has it, of any size.
 
     `train`, `tests`, `ratios`, `vocabulary_size`, `min_count` and `max_length` are those of CorpusSettings. Which set
-    an input is in depends on its own words and `seed` only. `max_per_set` caps every set but the training set, and the
+    an input is in depends on its own words and `seed` only, but for what `max_per_set` leaves out. What is too long is
+    dropped before repetitions are looked for. `max_per_set` caps every set but the training set, and the
     sample of it to which the baselines are fitted and that the facts describe. The encoded sets are kept in `cache`
     (by default in the user's cache folder), made anew for other settings or other text, and checked when opened.
     """
@@ -71,9 +72,19 @@ def build(settings: StreamSettings) -> Task:
     tests = sets.paths(settings)
     corpus.check_ratios(settings.ratios)
     described = {name: value for name, value in asdict(settings).items() if name != "cache"}
-    about = {"settings": described, "sources": [corpus.key(path) for path in (*settings.train, *tests.values())]}
     cache = Path(settings.cache).expanduser() if settings.cache else CACHE
-    return columns.kept(cache, about, lambda folder: _prepare(settings, tests, folder))
+
+    def sources() -> list[str]:
+        return [corpus.key(path) for path in (*settings.train, *tests.values())]
+
+    def prepare(folder: Path) -> Task:
+        task = _prepare(settings, tests, folder)
+        if sources() != about["sources"]:  # the passes would not have read the same sentences
+            raise ValueError(f"config.task: a file of {settings.train} or the tests changed while it was read")
+        return task
+
+    about = {"settings": described, "sources": sources()}
+    return columns.kept(cache, about, prepare)
 
 
 def _prepare(settings: StreamSettings, tests: dict[str, str], folder: Path) -> Task:
@@ -156,11 +167,11 @@ def divide(keys_M: np.ndarray, ratios: Sequence[float]) -> tuple[np.ndarray, dic
     """
     part_M = np.zeros(len(keys_M), np.uint8)
     n_clear = 0
-    for number in range(SLICES):
+    for number in range(2**SLICE_BITS):
         rows = np.concatenate(
             [np.zeros(0, np.int64)]
             + [
-                start + np.flatnonzero(keys_M[start : start + CHUNK] >> 60 == number)
+                start + np.flatnonzero(keys_M[start : start + CHUNK] >> (64 - SLICE_BITS) == number)
                 for start in range(0, len(keys_M), CHUNK)
             ]
         )
@@ -193,6 +204,8 @@ def _divided(settings: StreamSettings, part_M: np.ndarray) -> Iterator[tuple[Exa
     for block, _ in _blocks(settings):
         yield block, part_M[start : start + block.size]
         start += block.size
+    if start != len(part_M):
+        raise ValueError(f"found {start} sentences, expected {len(part_M)} as before: did the text change?")
 
 
 def _pick(settings: StreamSettings, part_M: np.ndarray) -> tuple[dict[str, Examples], Counter[tuple[str, str]]]:
