@@ -4,6 +4,7 @@ import pathlib
 
 from kdib.main import load_config
 from kdib.snapshots import SnapshotIndex
+from kdib.tasks.agreement import corpus, grammar
 
 CONFIG = pathlib.Path(__file__).parent.parent / "configs" / "lstm_to_transformer.py"
 
@@ -22,3 +23,23 @@ def prints(workdir):
         with SnapshotIndex(folder, read_only=True) as index:
             out |= {f"{folder.parent.relative_to(workdir)}@{s}": index.fingerprint(s) for s in index.steps()}
     return out
+
+
+def table(path, n):
+    """`n` generated sentences as a table in the columns of Linzen et al."""
+    columns = ("sentence", *corpus.NEEDED)
+    examples, lines = grammar.sample(n, seed=0, n_intervening=1, n_attractors=1), ["\t".join(columns)]
+    for i, words in enumerate(examples.sentences):
+        verb = int(examples.verb_index[i])
+        row = {
+            "sentence": " ".join(words),
+            "pos_sentence": " ".join(examples.tags[i]),
+            "verb_pos": examples.tags[i][verb],
+            "verb_index": verb + 1,
+            "n_intervening": examples.n_intervening[i],
+            "n_diff_intervening": examples.n_diff[i],
+            "distance": examples.distance[i],
+        }
+        lines.append("\t".join(str(row[name]) for name in columns))
+    path.write_text("\n".join(lines) + "\n")
+    return path

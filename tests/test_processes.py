@@ -7,23 +7,35 @@ import sys
 import time
 
 import pytest
-from miniature import CONFIG, prints
+from miniature import CONFIG, prints, table
+
+SMALL = ["train.steps=40", "train.save_every=4", "train.chunk=2", "train.snapshots.n=10"]
+GENERATED = ["task.n_train=600", "task.n_validation=40", "task.n_test_per_group=10"]
 
 
-def command(workdir, *more):
-    overrides = ["task.n_train=600", "task.n_validation=40", "task.n_test_per_group=10", "train.steps=40"]
-    overrides += ["train.save_every=4", "train.chunk=2", "train.snapshots.n=10"]
+FEW = f"""
+import runpy
+
+def get_config(variants):
+    config = runpy.run_path({str(CONFIG)!r})["get_config"](variants).unlock()
+    del config.fits["peer"], config.fits["self"]
+    config.roles.self = "alone"
+    return config.lock()
+"""
+
+
+def command(workdir, *overrides, config=f"{CONFIG}:smoke"):
     return [
-        *(sys.executable, "-m", "kdib.main", f"--config={CONFIG}:smoke", f"--workdir={workdir}"),
-        *(f"--config.{override}" for override in (*overrides, *more)),
+        *(sys.executable, "-m", "kdib.main", f"--config={config}", f"--workdir={workdir}"),
+        *(f"--config.{override}" for override in (*SMALL, *overrides)),
     ]
 
 
-def killed(cut, *more, times):
+def killed(command, cut, *, times):
     """The same command until it is done, after it was killed several times, each with some snapshots more."""
     rng = random.Random(0)
     for _ in range(times):
-        process = subprocess.Popen(command(cut, *more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         deadline = time.monotonic() + 60
         steps = len(prints(cut)) if cut.exists() else 0
         while time.monotonic() < deadline and len(list(cut.glob("fits/*/*/snapshots/*"))) < steps + rng.randint(2, 6):
@@ -31,21 +43,27 @@ def killed(cut, *more, times):
         process.send_signal(signal.SIGKILL)
         process.wait()
         process.stdout.close()
-    done = subprocess.run(command(cut, *more), capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
-def test_a_study_fed_by_windows_and_killed_ends_with_the_same_bits(tmp_path):
-    windows = ("train.window=160", "seeds=1", "properties=('accuracy',)")  # five steps of 32; saves come within them
-    subprocess.run(command(tmp_path / "whole", *windows), check=True, capture_output=True)
-    killed(tmp_path / "cut", *windows, times=1)
+def test_a_stream_in_windows_and_buckets_that_was_killed_ends_with_the_same_bits(tmp_path):
+    text = table(tmp_path / "text.tsv", 600)
+    stream = [f"task.train=('{text}',)", f"task.cache={tmp_path / 'cache'}", "task.min_count=1"]
+    stream += ["train.window=160", "train.buckets=(8,)", "seeds=1"]  # five steps of 32; saves come within them
+    (tmp_path / "few.py").write_text(FEW)
+    run = [command(tmp_path / name, *stream, config=tmp_path / "few.py:stream,smoke") for name in ("whole", "cut")]
+    subprocess.run(run[0], check=True, capture_output=True)
+    killed(run[1], tmp_path / "cut", times=1)
     assert prints(tmp_path / "cut") == prints(tmp_path / "whole")
+    rows = [(tmp_path / name / "rows.jsonl").read_text().splitlines() for name in ("whole", "cut")]
+    assert sorted(rows[0]) == sorted(rows[1])
 
 
 def test_a_study_killed_at_random_moments_ends_with_the_same_bits(tmp_path):
-    subprocess.run(command(tmp_path / "whole"), check=True, capture_output=True)
+    subprocess.run(command(tmp_path / "whole", *GENERATED), check=True, capture_output=True)
     cut = tmp_path / "cut"
-    killed(cut, times=3)
+    killed(command(cut, *GENERATED), cut, times=3)
     assert prints(cut) == prints(tmp_path / "whole")
     for name in ("rows.jsonl", "subjects.jsonl"):
         assert sorted((cut / name).read_text().splitlines()) == sorted(
@@ -54,7 +72,7 @@ def test_a_study_killed_at_random_moments_ends_with_the_same_bits(tmp_path):
 
     # SIGTERM saves, says how to go on, and a finished study is not touched by the same command
     process = subprocess.Popen(
-        command(tmp_path / "stopped"),
+        command(tmp_path / "stopped", *GENERATED),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
