@@ -46,6 +46,18 @@ class Tables(NamedTuple):
                 out.setdefault(who[row.subject].fit, {})[who[row.subject].seed] = row.value
         return out
 
+    def likeness(self, key: tuple[str, str, str], teacher: str) -> dict[str, Values]:
+        """{fit: {seed: value}} of a relation to the run of `teacher` with the same seed, in distribution."""
+        who, cell = {subject.id: subject for subject in self.subjects}, (*key, self.tests[0])
+        out: dict[str, dict[int, float]] = {}
+        for row in self.rows:
+            if (row.property, row.metric, row.group, row.split) != cell or row.coords or row.value is None:
+                continue
+            one, other = who[row.subject], who[str(row.other)]
+            if (other.fit, other.seed) == (teacher, one.seed):
+                out.setdefault(one.fit, {})[one.seed] = row.value
+        return out
+
 
 def read(workdir: Path) -> Tables:
     """The tables of a workdir."""
@@ -124,7 +136,9 @@ def redraw(workdir: Path, figures: Path) -> None:
 def fill(readme: Path, name: str, text: str) -> None:
     """Replaces what stands between the README's two marks of a study."""
     begin, end = f"<!-- {name}: written by run.py -->", f"<!-- {name}: end -->"
-    before, rest = readme.read_text().split(begin)
+    before, found, rest = readme.read_text().partition(begin)
+    if not found or end not in rest:
+        raise ValueError(f"{readme}: found no place for {name!r}, expected the lines {begin!r} and {end!r}")
     readme.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}")
 
 
@@ -148,8 +162,12 @@ def main(
     studies: Sequence[str],
     study_config: Callable[[str, Path | None], dict[str, Any]],
     redraw_study: Callable[[str], None],
+    after: Callable[[Path, Path], None] = lambda workdir, target: None,
 ) -> None:
-    """The command line: run a study and keep its rows in `here`/results, or not; then redraw all that are kept."""
+    """The command line: run a study and keep its rows in `here`/results, or not; then redraw all that are kept.
+
+    `after(workdir, target)` may measure what no property does, and keep it beside the rows.
+    """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", nargs="?", choices=studies)
     parser.add_argument("--data", type=Path)
@@ -160,7 +178,9 @@ def main(
         if arguments.study is None or arguments.workdir is None:
             parser.error("name a study and its --workdir, or give --report-only")
         config = study_config(arguments.study, arguments.data)
-        run(config, arguments.workdir, here / "results" / arguments.study, data=arguments.data)
+        target = here / "results" / arguments.study
+        run(config, arguments.workdir, target, data=arguments.data)
+        after(arguments.workdir, target)
     for name in studies:
         if (here / "results" / name).exists():
             redraw_study(name)
