@@ -91,16 +91,18 @@ def claims(grid: Mapping[str, Mapping[str, str]], values: Mapping[str, Mapping[s
         for s in grid
     ]
     if "perplexity" in values:
-        found += [
-            Claim(
-                f"learning from an LSTM worsens the perplexity of {s} (alone, in perplexity)",
-                _minus(values["perplexity"], grid[s]["lstm"], s),
-            )
-            for s in students
-        ]
+        found += [claim for s in students for claim in _worse_words_better_agreement(s, grid[s]["lstm"], values)]
     pairs = [(s, t) for s in grid for t in grid if s != t]
     nearer = [_nearer(ece, grid[s][t], s, t) for s, t in pairs]
     return [*found, Claim("students come nearer to their teacher's ECE (mean over the pairs)", _mean(nearer))]
+
+
+def _worse_words_better_agreement(student: str, taught: str, values: Mapping[str, Mapping[str, Values]]) -> list[Claim]:
+    """That perplexity can worsen while A-accuracy rises holds where both of these do."""
+    return [
+        Claim(f"{student} has more perplexity from an LSTM than alone", _minus(values["perplexity"], taught, student)),
+        Claim(f"{student} has more A-accuracy from an LSTM than alone", _minus(values["A-accuracy"], taught, student)),
+    ]
 
 
 def _minus(values: Mapping[str, Values], a: str, b: str) -> Values:
