@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 from kdib import config as config_lib
-from kdib.config import difference, flatten, parse, topological
+from kdib.config import Fit, difference, flatten, parse, topological
 from kdib.study import check_names
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
@@ -70,6 +70,10 @@ def test_an_unknown_variant_lists_the_known_ones():
         (("tune", "learning_rates"), ("a",), r"learning_rates\[0\] must be float"),
         (("seeds",), 0, r"config\.seeds must be at least 1, got 0"),
         (("train", "save_every"), 0, r"config\.train\.save_every must be at least 1"),
+        (("train", "learning_rate"), True, r"config\.train\.learning_rate must be float, got True"),
+        (("train", "window"), 8, r"config\.train\.window must be 0 or at least batch_size=64, got 8"),
+        (("train", "buckets"), (20, 10), r"config\.train\.buckets must be increasing lengths, got \(20, 10\)"),
+        (("train", "buckets"), (0, 10), r"config\.train\.buckets must be increasing lengths"),
     ],
 )
 def test_what_is_wrong_is_named(path, value, message):
@@ -131,12 +135,18 @@ def test_teachers_come_before_their_students():
     order = topological(dict(reversed(fits.items())))
     for name, fit in fits.items():
         assert not fit.teacher or order.index(fit.teacher) < order.index(name)
-        assert not fit.match_entropy or order.index(fit.match_entropy) < order.index(name)
+    smoothed = Fit("transformer", "smoothing", match_entropy="soft")
+    assert topological({"smoothed": smoothed, "soft": Fit("lstm", "labels")}) == ["soft", "smoothed"]
 
 
 def test_only_what_no_run_depends_on_may_change():
     old = config_lib.as_dict(parse(load()))
-    new = load() | {"seeds": 5, "title": "other", "properties": ("accuracy",)}
+    new = load() | {
+        "seeds": 5,
+        "title": "other",
+        "properties": ("accuracy",),
+        "published": {"source": "none", "rows": {}},
+    }
     assert difference(old, config_lib.as_dict(parse(new))) == []
     new["train"]["steps"] = 7
     assert difference(old, config_lib.as_dict(parse(new))) == [f"train.steps: {old['train']['steps']} -> 7"]
