@@ -24,7 +24,14 @@ def get_config(variants):
 """
 
 
-def command(workdir, *overrides, config=f"{CONFIG}:smoke"):
+@pytest.fixture
+def few(tmp_path):
+    """A configuration of three fits: most of the time goes into compiling."""
+    (tmp_path / "few.py").write_text(FEW)
+    return tmp_path / "few.py"
+
+
+def command(config, workdir, *overrides):
     return [
         *(sys.executable, "-m", "kdib.main", f"--config={config}", f"--workdir={workdir}"),
         *(f"--config.{override}" for override in (*SMALL, *overrides)),
@@ -47,12 +54,11 @@ def killed(command, cut, *, times):
     assert done.returncode == 0, done.stderr
 
 
-def test_a_stream_in_windows_and_buckets_that_was_killed_ends_with_the_same_bits(tmp_path):
+def test_a_stream_in_windows_and_buckets_that_was_killed_ends_with_the_same_bits(few, tmp_path):
     text = table(tmp_path / "text.tsv", 600)
     stream = [f"task.train=('{text}',)", f"task.cache={tmp_path / 'cache'}", "task.min_count=1"]
     stream += ["train.window=160", "train.buckets=(8,)", "seeds=1"]  # five steps of 32; saves come within them
-    (tmp_path / "few.py").write_text(FEW)
-    run = [command(tmp_path / name, *stream, config=tmp_path / "few.py:stream,smoke") for name in ("whole", "cut")]
+    run = [command(f"{few}:stream,smoke", tmp_path / name, *stream) for name in ("whole", "cut")]
     subprocess.run(run[0], check=True, capture_output=True)
     killed(run[1], tmp_path / "cut", times=1)
     assert prints(tmp_path / "cut") == prints(tmp_path / "whole")
@@ -60,10 +66,10 @@ def test_a_stream_in_windows_and_buckets_that_was_killed_ends_with_the_same_bits
     assert sorted(rows[0]) == sorted(rows[1])
 
 
-def test_a_study_killed_at_random_moments_ends_with_the_same_bits(tmp_path):
-    subprocess.run(command(tmp_path / "whole", *GENERATED), check=True, capture_output=True)
+def test_a_study_killed_at_random_moments_ends_with_the_same_bits(few, tmp_path):
+    subprocess.run(command(f"{few}:smoke", tmp_path / "whole", *GENERATED), check=True, capture_output=True)
     cut = tmp_path / "cut"
-    killed(command(cut, *GENERATED), cut, times=3)
+    killed(command(f"{few}:smoke", cut, *GENERATED), cut, times=3)
     assert prints(cut) == prints(tmp_path / "whole")
     for name in ("rows.jsonl", "subjects.jsonl"):
         assert sorted((cut / name).read_text().splitlines()) == sorted(
@@ -72,7 +78,7 @@ def test_a_study_killed_at_random_moments_ends_with_the_same_bits(tmp_path):
 
     # SIGTERM saves, says how to go on, and a finished study is not touched by the same command
     process = subprocess.Popen(
-        command(tmp_path / "stopped", *GENERATED),
+        command(f"{few}:smoke", tmp_path / "stopped", *GENERATED),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
