@@ -3,11 +3,12 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from kdib.config import known
 from kdib.tasks.agreement import baselines, corpus, encoding, language
 from kdib.tasks.agreement.encoding import UNCOUNTED, Examples, Vocabulary
 from kdib.tasks.base import Dataset, Task
@@ -20,6 +21,34 @@ REMEDIES = (
 )
 NUMBERS = ("singular", "plural")
 SETUPS = ("classification", "language_model")
+
+
+@dataclass(frozen=True)
+class CorpusSettings:
+    """Real text. `train` are paths; `tests` are "name=path", out of distribution, in the report's order.
+
+    A path is what `corpus.read` takes, "tfds:kdib_agreement@FOLDER" too. `ratios` divide the training text into
+    train, validation and the test set "test", which comes first. With no share for it, the first of `tests` is
+    the one in distribution. The `vocabulary_size` most common words that occur at least `min_count` times are
+    known to the models. Inputs of more than `max_length` tokens, end included, are left out and counted; so are, in
+    the language-model set-up, test items whose verb is not known in both numbers. `max_per_set` > 0 caps each set by
+    a random choice. `seed` rules the splits and that choice.
+    """
+
+    train: tuple[str, ...]
+    tests: tuple[str, ...] = ()
+    ratios: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    vocabulary_size: int = 10_000
+    min_count: int = 2
+    max_length: int = 40
+    max_per_set: int = 0
+    seed: int = 0
+    setup: str = "classification"
+
+    def __post_init__(self):
+        known("config.task.setup", self.setup, SETUPS)
+
+
 # The limits of the published analysis hold for natural text.
 PUBLISHED_LIMITS = {"max_intervening": 4, "max_distance": 16}
 

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 
-from kdib.config import known
 from kdib.tasks import columns
 from kdib.tasks.agreement import corpus, encoding, sets
 from kdib.tasks.agreement.encoding import Examples, Vocabulary
@@ -28,29 +27,20 @@ NOWHERE, TRAIN, VALIDATION, TEST = range(4)
 
 
 @dataclass(frozen=True)
-class StreamSettings:
-    """Real text, as CorpusSettings has it, of any size.
+class StreamSettings(sets.CorpusSettings):
+    """Real text of any size.
 
-    `train`, `tests`, `ratios`, `vocabulary_size`, `min_count` and `max_length` are those of CorpusSettings. Which set
-    an input is in depends on its own words and `seed` only, but for what `max_per_set` leaves out. What is too long is
-    dropped before repetitions are looked for. `max_per_set` caps every set but the training set, and the
+    Which set an input is in depends on its own words and `seed` only, but for what `max_per_set` leaves out. What is
+    too long is dropped before repetitions are looked for. `max_per_set` caps every set but the training set, and the
     sample of it to which the baselines are fitted and that the facts describe. The encoded sets are kept in `cache`
     (by default in the user's cache folder), made anew for other settings or other text, and checked when opened.
     """
 
-    train: tuple[str, ...]
-    tests: tuple[str, ...] = ()
-    ratios: tuple[float, float, float] = (0.8, 0.1, 0.1)
-    vocabulary_size: int = 10_000
-    min_count: int = 2
-    max_length: int = 40
     max_per_set: int = 10_000
-    seed: int = 0
-    setup: str = "classification"
     cache: str = ""
 
     def __post_init__(self):
-        known("config.task.setup", self.setup, sets.SETUPS)
+        super().__post_init__()
         if self.max_per_set < 1:
             raise ValueError(
                 f"config.task.max_per_set must be at least 1: these sets are in memory, got {self.max_per_set}"

@@ -12,7 +12,7 @@ import numpy as np
 from kdib.config import known
 from kdib.tasks.agreement import corpus, encoding, grammar, stream
 from kdib.tasks.agreement.encoding import Examples, Vocabulary
-from kdib.tasks.agreement.sets import PUBLISHED_LIMITS, SETUPS, check_left, clean, paths, task_of
+from kdib.tasks.agreement.sets import PUBLISHED_LIMITS, SETUPS, CorpusSettings, check_left, clean, paths, task_of
 from kdib.tasks.agreement.stream import StreamSettings
 from kdib.tasks.base import Task
 
@@ -31,32 +31,6 @@ class GrammarSettings:
     n_validation: int = 4_000
     n_test_per_group: int = 1_000
     attractor_shares: tuple[float, ...] = (0.95, 0.04, 0.007, 0.002, 0.0005)
-    setup: str = "classification"
-
-    def __post_init__(self):
-        known("config.task.setup", self.setup, SETUPS)
-
-
-@dataclass(frozen=True)
-class CorpusSettings:
-    """Real text. `train` are paths; `tests` are "name=path", out of distribution, in the report's order.
-
-    A path is what `corpus.read` takes, "tfds:kdib_agreement@FOLDER" too. `ratios` divide the training text into
-    train, validation and the test set "test", which comes first. With no share for it, the first of `tests` is
-    the one in distribution. The `vocabulary_size` most common words that occur at least `min_count` times are
-    known to the models. Inputs of more than `max_length` tokens, end included, are left out and counted; so are, in
-    the language-model set-up, test items whose verb is not known in both numbers. `max_per_set` > 0 caps each set by
-    a random choice. `seed` rules the splits and that choice.
-    """
-
-    train: tuple[str, ...]
-    tests: tuple[str, ...] = ()
-    ratios: tuple[float, float, float] = (0.8, 0.1, 0.1)
-    vocabulary_size: int = 10_000
-    min_count: int = 2
-    max_length: int = 40
-    max_per_set: int = 0
-    seed: int = 0
     setup: str = "classification"
 
     def __post_init__(self):
