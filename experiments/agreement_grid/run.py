@@ -47,8 +47,6 @@ def study_config(name: str, data: Path | None) -> dict[str, Any]:
             raise SystemExit(f"{name} needs --data=FOLDER")
         config["task"] |= TRANSFER["text_paths"](data)
         config["title"] += ", real text"
-    if name == "text":
-        _only(("lstm", "transformer_seq", "transformer"), config)
     if name == "language_text":
         _only(("lstm", "transformer"), config)
         config["train"] |= {"steps": 1_000, "learning_rate": 4e-3}
@@ -57,7 +55,7 @@ def study_config(name: str, data: Path | None) -> dict[str, Any]:
 
 
 def _only(networks: tuple[str, ...], config: dict[str, Any]) -> None:
-    """Leaves out the other networks and their cells: of the classifiers UT-seq, of the language models the small."""
+    """Leaves out the other networks and their cells."""
     config["models"] = {name: config["models"][name] for name in networks}
     config["fits"] = {name: fit for name, fit in config["fits"].items() if fit["model"] in networks}
     config["fits"] = {name: fit for name, fit in config["fits"].items() if not _outside(fit["teacher"], config)}
