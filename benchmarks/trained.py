@@ -51,6 +51,8 @@ class Trained:
         loss = from_config(DISTILLED if teacher else LABELS)
         if "mask" in data:
             loss = from_config({n: {**t, "where": "batch.mask"} for n, t in (DISTILLED if teacher else LABELS).items()})
+        self.answers = variables.get("answers")
+        own = {part: value for part, value in variables.items() if part != "answers"}
         stack = lambda tree: jax.tree.map(lambda leaf: jnp.stack([leaf] * runs), tree)  # noqa: E731
         start = jax.jit(init_state, static_argnames="arch")
         one = {name: values[:1] for name, values in data.items()}
@@ -59,7 +61,7 @@ class Trained:
         states = [state._replace(opt_state=with_learning_rate(state.opt_state, 1e-3)) for state in states]
         states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
         self.population, self.variables, self.loss = jax.device_put(
-            (Population(states, healthy(runs)), stack(variables), stack(loss)), layout
+            (Population(states, healthy(runs)), stack(own), stack(loss)), layout
         )
 
     def milliseconds(self, steps: int) -> float:
@@ -74,6 +76,7 @@ class Trained:
             self.data,
             jnp.int32(self.at),
             jnp.int32(self.at + steps),
+            self.answers,
             batch_size=BATCH,
             arch=self.arch,
             edges=self.edges,

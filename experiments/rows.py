@@ -142,6 +142,24 @@ def fill(readme: Path, name: str, text: str) -> None:
     readme.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}")
 
 
+class Claim(NamedTuple):
+    """A published claim as a mean over seeds that is positive where the claim holds."""
+
+    text: str
+    by_seed: Values
+
+
+def claim_table(found: Sequence[Claim]) -> str:
+    """The claims with their estimates, intervals and verdicts, as Markdown."""
+    head = ("claim", "estimate [95 %]", "seeds", "verdict")
+    return markdown(head, [(c.text, signed(c.by_seed), str(len(c.by_seed)), _decided(c)) for c in found])
+
+
+def _decided(claim: Claim) -> str:
+    mean = spread(claim.by_seed)
+    return "holds here" if mean.low > 0 else "the opposite holds here" if mean.high < 0 else "undecided"
+
+
 def folded(title: str, text: str) -> str:
     """Markdown that is folded away at first."""
     return f"<details><summary>{title}</summary>\n\n{text}\n\n</details>"

@@ -140,6 +140,24 @@ def shuffled_within_class(key: jax.Array, logits_NxK: np.ndarray, labels_N: np.n
     return out_NxK
 
 
+def matched_temperature(logits_NxK: np.ndarray, entropy: float) -> float:
+    """The temperature at which softmax(logits / temperature) has a given mean entropy, in nats.
+
+    The control for a weaker teacher: a strong one that is as soft on average. Raises ValueError if no temperature in
+    [0.01, 100] gives this entropy.
+    """
+    from scipy.optimize import root_scalar
+
+    def excess(log_temperature: float) -> float:
+        return mean_entropy(logits_NxK / np.exp(log_temperature)) - entropy
+
+    ends = np.log(0.01), np.log(100.0)
+    if not excess(ends[0]) <= 0 <= excess(ends[1]):
+        within = [f"{excess(end) + entropy:.3g}" for end in ends]
+        raise ValueError(f"a mean entropy of {entropy:.3g} is outside of what temperatures give: {' to '.join(within)}")
+    return float(np.exp(root_scalar(excess, bracket=ends, xtol=1e-9).root))
+
+
 def matched_epsilon(logits_NxK: np.ndarray) -> float:
     """The epsilon at which (1-epsilon) onehot + epsilon/K has the mean entropy of softmax(logits).
 

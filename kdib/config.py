@@ -45,13 +45,22 @@ class Fit:
     model: str
     loss: str
     teacher: str = ""  # another fit; "" learns from labels
-    ensemble: str = ""  # mean_probability, mean_logit: all seeds of the teacher teach every seed as one; "": paired
+    teacher_steps: tuple[int, ...] = ()  # its snapshots: one after another, or with `ensemble` as one; (): its last
+    ensemble: str = ""  # mean_probability, mean_logit: all seeds of the teacher (or, if several, its snapshots) as one
     answers: str = "table"  # table: teacher asked once, beforehand; live: at every step; online: it learns beside
     shuffle: bool = False  # permute the teacher's answers within a class (needs answers="table")
+    as_soft_as: int = -1  # a step: the answers are tempered to the mean entropy of this snapshot's (needs a table)
+    augment: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # {"name": one of the task's, **knobs}
     match_entropy: str = ""  # a fit: label_smoothing's epsilon is set so that its targets have that fit's entropy
     seeds: str = "main"  # main, or peer: initial values disjoint from every main run's
+    snapshots: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of itself; {}: those of train
     budget: float = 1.0  # its steps as a multiple of train.steps; 2.0: its own and as many again as a teacher had
     path: str = ""  # a fit folder of another workdir: its runs are opened instead of trained
+
+    @property
+    def learns_from_all_seeds(self) -> bool:
+        """Whether its teacher is an ensemble of seeds, and not the paired one."""
+        return bool(self.ensemble) and len(self.teacher_steps) < 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +187,7 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
     The number of seeds may not change where it is the size of an ensemble: finished students had another teacher.
     """
-    ensembles = any(fit["ensemble"] for fit in new["fits"].values())
+    ensembles = any(fit["ensemble"] and len(fit["teacher_steps"]) < 2 for fit in new["fits"].values())
     may_change = [name for name in MAY_CHANGE if not (ensembles and name == "seeds")]
     before, after = flatten(old), flatten(new)
     names = sorted(before.keys() | after.keys())
@@ -224,8 +233,16 @@ def _check_fit(name: str, fit: Fit, study: Study) -> None:
         raise ValueError(f"{where}.answers='online' needs a teacher to take the architecture of, and no ensemble")
     if fit.ensemble and not fit.teacher:
         raise ValueError(f"{where}.ensemble={fit.ensemble!r} needs a teacher, whose seeds then teach together")
-    if fit.shuffle and (not fit.teacher or fit.answers != "table"):
-        raise ValueError(f"{where}.shuffle needs a teacher whose answers are 'table', got {fit.answers!r}")
+    for field, used in {"shuffle": fit.shuffle, "as_soft_as": fit.as_soft_as >= 0}.items():
+        if used and (not fit.teacher or fit.answers != "table"):
+            raise ValueError(f"{where}.{field} needs a teacher whose answers are 'table', got {fit.answers!r}")
+    if fit.teacher_steps and (not fit.teacher or fit.answers == "online"):
+        raise ValueError(f"{where}.teacher_steps={fit.teacher_steps} needs a teacher that has been trained before")
+    if fit.augment and fit.teacher and fit.answers == "table":
+        raise ValueError(
+            f"{where}.augment: stored answers are those to the examples as they are, not to what the student sees; "
+            "use answers='live'"
+        )
     teacher = study.fits.get(fit.teacher)
     if teacher and (teacher.model, teacher.seeds) == (fit.model, fit.seeds):
         raise ValueError(

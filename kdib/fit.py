@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from kdib.config import Train
@@ -39,19 +40,22 @@ INIT_STREAM, RUN_STREAM, WINDOW_STREAM = 0, 1, 3
 
 
 class Job(NamedTuple):
-    """One run and what it learns from; equal in structure for all runs of a fit, so that they stack."""
+    """One run and what it learns from; equal in structure for all runs of a plan, so that they stack.
+
+    It learns from its `teachers` one after another, each for an equal share of its steps: the variables of a network,
+    or of a `table` stored logits [N, K] on the host, which runs that share them hold once.
+    """
 
     run: RunSpec
-    teacher_variables: Variables
+    teachers: tuple[Any, ...]
     loss: LossSpec
     learning_rate: float
 
 
 class Plan(NamedTuple):
-    """What all runs of a fit share."""
+    """What runs that may be trained in lockstep share: those of one fit, or of several that differ in leaves only."""
 
-    fit: str
-    folder: Path  # holds a folder a run
+    folder: Path  # of the fits: holds <fit>/<run>
     arch: Architecture
     recipe: Train
     root: jax.Array  # the study's root key
@@ -83,8 +87,8 @@ def train(jobs: Sequence[Job], plan: Plan, progress: Progress, logbook: Logbook)
     Raises:
       Stopped: when `progress` was asked to stop and the runs under way have been saved.
     """
-    todo = [job for job in jobs if not is_finished(plan.folder / job.run.name, plan.recipe.steps)]
-    saved = {job.run: _saved_step(plan.folder / job.run.name) for job in todo}
+    todo = [job for job in jobs if not is_finished(folder_of(job.run, plan), plan.recipe.steps)]
+    saved = {job.run: _saved_step(folder_of(job.run, plan)) for job in todo}
     todo.sort(key=lambda job: -saved[job.run])  # those that stopped together go on together
     begun, fresh = ([job for job in todo if (saved[job.run] >= 0) == state] for state in (True, False))
     size = plan.recipe.group_size
@@ -92,7 +96,12 @@ def train(jobs: Sequence[Job], plan: Plan, progress: Progress, logbook: Logbook)
         with contextlib.ExitStack() as stack_:
             _train_group(group, [_open(plan, job, stack_) for job in group], stack_, plan, progress, logbook)
         for job in group:  # the last snapshot says that the run is finished
-            discard_state(plan.folder / job.run.name)
+            discard_state(folder_of(job.run, plan))
+
+
+def folder_of(run: RunSpec, plan: Plan) -> Path:
+    """Where a run of the plan keeps its files."""
+    return plan.folder / run.fit / run.name
 
 
 def is_finished(folder: Path, last_step: int) -> bool:
@@ -129,7 +138,7 @@ def unstack(tree: Any, n: int) -> list[Any]:
 
 
 def _open(plan: Plan, job: Job, stack_: contextlib.ExitStack) -> _Files:
-    folder = plan.folder / job.run.name
+    folder = folder_of(job.run, plan)
     return _Files(
         folder,
         stack_.enter_context(SnapshotIndex(folder / "snapshots")),
@@ -139,23 +148,24 @@ def _open(plan: Plan, job: Job, stack_: contextlib.ExitStack) -> _Files:
 
 def _train_group(jobs: Sequence[Job], files: Sequence[_Files], stack_, plan: Plan, progress: Progress, logbook):
     runs = divided(len(jobs))
-    states, first_step = _restore_or_init(jobs, files, plan, progress)
-    population, teacher_variables, loss = jax.device_put(
-        (
-            Population(states, healthy(len(jobs))),
-            stack([job.teacher_variables for job in jobs]),
-            stack([job.loss for job in jobs]),
-        ),
-        runs,
+    everywhere = NamedSharding(runs.mesh, PartitionSpec())
+    tables = _tables(jobs)
+    answers = jax.device_put(np.stack(tables), everywhere) if tables else None
+    states, first_step = _restore_or_init(jobs, files, tables, plan, progress)
+    population, loss = jax.device_put(
+        (Population(states, healthy(len(jobs))), stack([job.loss for job in jobs])), runs
     )
-    feed = stack_.enter_context(contextlib.closing(_feed(plan, NamedSharding(runs.mesh, PartitionSpec()))))
+    feed = stack_.enter_context(contextlib.closing(_feed(plan, everywhere)))
     if first_step == 0:
         _save(0, population, feed, jobs, files, plan, progress, logbook)
     else:
         _resume(feed, first_step, files)
     pending = None
-    progress.start_group(plan.fit, [job.run.name for job in jobs], first_step)
-    for start, stop in _chunks(first_step, plan):
+    progress.start_group([(job.run.fit, job.run.name) for job in jobs], first_step)
+    phases, teacher_variables = None, None
+    for start, stop in _chunks(first_step, jobs, plan):
+        if phases != (phases := _phases(start, jobs, plan)):  # held on the devices for as long as they teach
+            teacher_variables = jax.device_put(_teachers(phases, jobs, tables), runs)
         population, report = train_chunk(
             population,
             teacher_variables,
@@ -163,6 +173,7 @@ def _train_group(jobs: Sequence[Job], files: Sequence[_Files], stack_, plan: Pla
             feed.at(start),
             jnp.int32(start),
             jnp.int32(stop),
+            answers,
             batch_size=plan.recipe.batch_size,
             arch=plan.arch,
             edges=plan.edges,
@@ -181,18 +192,41 @@ def _train_group(jobs: Sequence[Job], files: Sequence[_Files], stack_, plan: Pla
             raise Stopped
 
 
-def _chunks(start: int, plan: Plan) -> Iterator[tuple[int, int]]:
-    """(start, stop) of every call: never across an epoch or window, and the same cuts whether resumed or not."""
+def _tables(jobs: Sequence[Job]) -> list[np.ndarray]:
+    """The stored answers [N, K] that a group learns from, each once."""
+    return list({id(t): t for job in jobs for t in job.teachers if isinstance(t, np.ndarray)}.values())
+
+
+def _phases(step: int, jobs: Sequence[Job], plan: Plan) -> list[int]:
+    """Which of its teachers each run learns from at `step`."""
+    return [step * len(job.teachers) // plan.recipe.steps for job in jobs]
+
+
+def _teachers(phases: Sequence[int], jobs: Sequence[Job], tables: Sequence[np.ndarray]) -> Variables:
+    """The variables of every run's teacher, stacked; of a table without its answers, which the runs share."""
+    return stack([_own(job.teachers[phase], tables) for phase, job in zip(phases, jobs, strict=True)])
+
+
+def _own(teacher: Any, tables: Sequence[np.ndarray]) -> Variables:
+    if not isinstance(teacher, np.ndarray):
+        return teacher
+    return {"params": {"teacher": jnp.int32([table is teacher for table in tables].index(True))}}
+
+
+def _chunks(start: int, jobs: Sequence[Job], plan: Plan) -> Iterator[tuple[int, int]]:
+    """(start, stop) of every call: never across an epoch, window or change of teacher; the same cuts when resumed."""
     recipe, total = plan.recipe, plan.recipe.steps
     steps = steps_per_window(len(plan.data["label"]), recipe.batch_size, recipe.window)
     marks = {*plan.snapshot_steps, total}
     for every in (recipe.chunk, recipe.save_every, steps):
         marks.update(range(0, total, every))
+    for n in {len(job.teachers) for job in jobs}:
+        marks.update(-(-phase * total // n) for phase in range(n))
     return itertools.pairwise(sorted(mark for mark in marks if mark >= start))
 
 
-def _restore_or_init(jobs, files: Sequence[_Files], plan: Plan, progress: Progress) -> tuple[TrainState, int]:
-    first = [_first_state(job, plan) for job in jobs]
+def _restore_or_init(jobs, files: Sequence[_Files], tables, plan: Plan, progress) -> tuple[TrainState, int]:
+    first = [_first_state(job, tables, plan) for job in jobs]
     common = set.intersection(*(set(run_files.states.steps()) for run_files in files))
     if not common:
         return stack(first), 0
@@ -235,10 +269,12 @@ def layout(n_runs: int) -> dict[str, str]:
     return {"runs_on_a_device": str(shared), "backend": jax.default_backend(), **environment()}
 
 
-def _first_state(job: Job, plan: Plan) -> TrainState:
+def _first_state(job: Job, tables: Sequence[np.ndarray], plan: Plan) -> TrainState:
     init_key = jax.random.fold_in(jax.random.fold_in(plan.root, INIT_STREAM), job.run.init)
     run_key = jax.random.fold_in(jax.random.fold_in(plan.root, RUN_STREAM), job.run.order)
-    state = _jitted_init(init_key, run_key, gather(plan.data, slice(0, 1)), job.teacher_variables, arch=plan.arch)
+    answers = {"answers": np.stack([table[:1] for table in tables])} if tables else {}  # for the shapes of heads
+    teacher_variables = {**_own(job.teachers[0], tables), **answers}
+    state = _jitted_init(init_key, run_key, gather(plan.data, slice(0, 1)), teacher_variables, arch=plan.arch)
     return state._replace(opt_state=with_learning_rate(state.opt_state, job.learning_rate))
 
 
@@ -259,7 +295,7 @@ def _save(step, population: Population, feed, jobs, files: Sequence[_Files], pla
                 _fail(step, "validation", job, run_files, plan, progress)
                 continue
             run_files.snapshots.save(step, variables, metrics=metrics, meta=plan.meta)
-            logbook.write(plan.fit, job.run, step, "validation", metrics)
+            logbook.write(job.run, step, "validation", metrics)
     for run_files, state in zip(files, states, strict=True):
         if step < plan.recipe.steps:
             meta = {"layout": layout(len(jobs)), "feed": feed.state(step)}
@@ -273,13 +309,13 @@ def _log(step: int, report, jobs, files, plan: Plan, progress: Progress, logbook
     for r, (job, run_files) in enumerate(zip(jobs, files, strict=True)):
         if health.step[r] < 0:
             values = {name: float(mean.sum[r] / mean.count[r]) for name, mean in metrics.items()}
-            logbook.write(plan.fit, job.run, step, "train", values)
+            logbook.write(job.run, step, "train", values)
         elif not (run_files.folder / "failure.json").exists():
             _fail(int(health.step[r]), checked_names(metrics)[health.metric[r]], job, run_files, plan, progress)
 
 
 def _fail(step: int, metric: str, job: Job, run_files: _Files, plan: Plan, progress: Progress) -> None:
     """Records for good that a run went non-finite, in what and where."""
-    record = {"fit": plan.fit, "run": job.run.name, "step": step, "metric": metric}
+    record = {"fit": job.run.fit, "run": job.run.name, "step": step, "metric": metric}
     write_json(run_files.folder / "failure.json", record)
-    progress.note(f"{plan.fit}/{job.run.name} went non-finite in {metric} at step {step}; it is left out from here on")
+    progress.note(f"{job.run.fit}/{job.run.name} went non-finite in {metric} at step {step}; it is left out from here on")

@@ -7,6 +7,8 @@ from typing import Any
 
 from kdib.records import RunSpec
 
+OPEN_FILES = 32  # writers at a time; each has a thread
+
 
 class Logbook:
     """Appends to `workdir/metrics.jsonl` and `workdir/tensorboard/<fit>/<run>`; a context manager.
@@ -23,13 +25,13 @@ class Logbook:
         self._tensorboard = workdir / "tensorboard"
         self._writers: dict[Path, Any] = {}
 
-    def write(self, fit: str, run: RunSpec, step: int, split: str, metrics: Mapping[str, float]) -> None:
+    def write(self, run: RunSpec, step: int, split: str, metrics: Mapping[str, float]) -> None:
         """The metrics of one run at one step, on "train" or "validation"."""
-        events = self._events(self._tensorboard / fit / run.name)
+        events = self._events(self._tensorboard / run.fit / run.name)
         for metric, value in metrics.items():
             line = {
-                "run": f"{fit}/{run.name}",
-                "fit": fit,
+                "run": f"{run.fit}/{run.name}",
+                "fit": run.fit,
                 "seed": run.seed,
                 "step": step,
                 "split": split,
@@ -41,10 +43,10 @@ class Logbook:
         self._file.flush()
 
     def _events(self, folder: Path) -> Any:
-        """The writer of one run's events; those of one fit stay open together."""
+        """The writer of one run's events; a group's stay open together."""
         from tensorboardX import SummaryWriter
 
-        if any(other.parent != folder.parent for other in self._writers):
+        if folder not in self._writers and len(self._writers) >= OPEN_FILES:
             self._close_events()
         if folder not in self._writers:
             self._writers[folder] = SummaryWriter(str(folder))

@@ -3,6 +3,7 @@
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 HEARTBEAT_SECONDS = 10.0
@@ -22,29 +23,37 @@ class Progress:
         self._first: dict[str, tuple[int, float]] = {}  # fit -> run-steps of its first chunk, seconds it took
         self._rates: dict[str, tuple[int, float]] = {}  # the same of all its later chunks
         self._stream = stream or sys.stdout
-        self._fit, self._runs, self._step, self._label = "", 1, 0, ""
+        self._group: Counter[str] = Counter()  # fit -> runs of the group under way
+        self._step, self._label = 0, ""
         self._clock, self._last_line = time.monotonic(), 0.0
         self._bar = None
         self.stop_requested = False
 
-    def start_group(self, fit: str, runs: Sequence[str], step: int) -> None:
-        """A group of runs of `fit` goes on from `step`."""
-        self._fit, self._runs, self._step = fit, len(runs), step
-        self._left[fit] -= step * len(runs)
+    def start_group(self, runs: Sequence[tuple[str, str]], step: int) -> None:
+        """A group of runs, each (fit, name), goes on from `step`."""
+        self._group, self._step = Counter(fit for fit, _ in runs), step
+        for fit, n in self._group.items():
+            self._left[fit] -= step * n
         self._clock = time.monotonic()
-        self._show(f"{fit} {' '.join(runs)}", force=True)
+        names = {fit: " ".join(name for own, name in runs if own == fit) for fit in self._group}
+        self._show(", ".join(f"{fit} {names[fit]}" for fit in names), force=True)
 
     def reached(self, step: int) -> None:
         """The group has reached `step`."""
-        done, now = (step - self._step) * self._runs, time.monotonic()
-        if self._fit in self._first:
-            steps, seconds = self._rates.get(self._fit, (0, 0.0))
-            self._rates[self._fit] = (steps + done, seconds + now - self._clock)
-        else:
-            self._first[self._fit] = (done, now - self._clock)
-        self._left[self._fit] -= done
+        now = time.monotonic()
+        for fit, n in self._group.items():
+            self._count(fit, (step - self._step) * n, (now - self._clock) * n / self._group.total())
         self._step, self._clock = step, now
         self._show(self._label)
+
+    def _count(self, fit: str, done: int, seconds: float) -> None:
+        """`done` more run-steps of a fit, in its share of the time."""
+        if fit in self._first:
+            steps, so_far = self._rates.get(fit, (0, 0.0))
+            self._rates[fit] = (steps + done, so_far + seconds)
+        else:
+            self._first[fit] = (done, seconds)
+        self._left[fit] -= done
 
     def note(self, text: str) -> None:
         """One line of its own."""

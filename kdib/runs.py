@@ -18,6 +18,17 @@ def trained_fits(study: Study) -> list[str]:
     return [name for name in topological(study.fits) if not study.fits[name].path]
 
 
+def generations(study: Study) -> list[list[str]]:
+    """The fits that this study trains, those first that need no other: what is in one list needs nothing from it."""
+    depth: dict[str, int] = {}
+    for name in topological(study.fits):
+        fit = study.fits[name]
+        needed = [depth[other] for other in (fit.teacher, fit.match_entropy) if other]
+        depth[name] = 1 + max(needed, default=-1)
+    trained = trained_fits(study)
+    return [[name for name in trained if depth[name] == d] for d in sorted({depth[name] for name in trained})]
+
+
 def steps_of(study: Study, fit: str) -> int:
     """How long a fit trains."""
     return round(study.train.steps * study.fits[fit].budget)
@@ -40,7 +51,8 @@ def development_runs(study: Study, fit: str) -> list[RunSpec]:
 def _run(study: Study, fit: str, seed: int, sweep: tuple[tuple[str, float], ...] = ()) -> RunSpec:
     # Every fit of a seed, a peer too, has one order of examples: no student's teacher saw what another's did not.
     init = seed + (PEER_SEEDS if study.fits[fit].seeds == "peer" else 0)
-    paired = study.fits[fit].teacher and not study.fits[fit].ensemble and study.fits[fit].answers != "online"
+    own = study.fits[fit]
+    paired = own.teacher and not own.learns_from_all_seeds and own.answers != "online"
     return RunSpec(fit, seed, init=init, order=seed, teacher=seed if paired else None, sweep=sweep)
 
 
@@ -69,10 +81,10 @@ def teacher_folder(study: Study, teacher: str, run: RunSpec, workdir: Path) -> P
 
 
 def teacher_folders(study: Study, run: RunSpec, workdir: Path) -> list[Path]:
-    """The runs that teach `run`: none, the paired one, or in an ensemble all seeds (main, or development)."""
+    """The runs that teach `run`: none, the paired one, or in an ensemble of seeds all (main, or development)."""
     fit = study.fits[run.fit]
     seeds = [run.seed] if fit.teacher and fit.answers != "online" else []
-    if fit.ensemble:
+    if fit.learns_from_all_seeds:
         first, n = (DEVELOPMENT_SEEDS, study.tune.seeds) if run.sweep else (0, study.seeds)
         seeds = range(first, first + n)
     return [teacher_folder(study, fit.teacher, run._replace(seed=seed), workdir) for seed in seeds]

@@ -1,7 +1,7 @@
 """One training step as a pure function, its population form, and the forward pass. Only this file differentiates."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +14,7 @@ from kdib.losses import LossSpec, Mean, combine, terms
 from kdib.models.base import Batch, Model, Outputs, Variables, split
 
 METRICS = frozenset({"loss", "accuracy", "gradient_norm"})  # what a step reports beside the terms of its loss
-ORDER_STREAM, NOISE_STREAM = 0, 1  # what a run's key is folded with, before the epoch and before the step
+ORDER_STREAM, NOISE_STREAM, VIEW_STREAM = 0, 1, 2  # what a run's key is folded with, before the epoch or the step
 
 
 class TrainState(NamedTuple):
@@ -46,12 +46,16 @@ class Population(NamedTuple):
 
 
 class Architecture(NamedTuple):
-    """What a step is compiled for. All static; equal architectures share one compilation."""
+    """What a step is compiled for. All static; equal architectures share one compilation.
+
+    `augment(key, batch) -> batch` makes what student and teacher see of a batch; None: the examples as they are.
+    """
 
     model: Model
     teacher: Model
     heads: tuple[tuple[str, Model], ...]
     tx: optax.GradientTransformation
+    augment: Callable[[jax.Array, Batch], Batch] | None = None
 
 
 def init_state(init_key, run_key, batch: Batch, teacher_variables: Variables, *, arch: Architecture) -> TrainState:
@@ -169,6 +173,11 @@ def epoch_order(key: jax.Array, epoch: jax.Array, n_examples: int) -> jax.Array:
     return jax.random.permutation(jax.random.fold_in(jax.random.fold_in(key, ORDER_STREAM), epoch), n_examples)
 
 
+def _view_key(key: jax.Array, epoch: jax.Array) -> jax.Array:
+    """What a run's augmentations draw from in `epoch`; each folds in an example's id, so that a view can be replayed."""
+    return jax.random.fold_in(jax.random.fold_in(key, VIEW_STREAM), epoch)
+
+
 def bucketed_order(
     key: jax.Array, epoch: jax.Array, length_N: jax.Array, *, edges: tuple[int, ...], batch_size: int
 ) -> tuple[jax.Array, jax.Array]:
@@ -206,6 +215,7 @@ def train_chunk(
     data: Mapping[str, jax.Array],
     start: jax.Array,
     stop: jax.Array,
+    answers: jax.Array | None = None,
     *,
     batch_size: int,
     arch: Architecture,
@@ -214,7 +224,7 @@ def train_chunk(
     """Takes R runs from step `start` to step `stop`, which must lie in one epoch; one compilation for every length.
 
     The runs are divided over the devices of `runs_mesh(R)`, which do not talk to each other: a CPU of several cores is
-    several devices if JAX is told so. `data` are arrays [N, ...] shared by the runs. A run whose metrics or parameters
+    several devices if JAX is told so. The runs share `data`, arrays [N, ...], and the `answers` [T, N, K] of a `table`. A run whose metrics or parameters
     turn non-finite is frozen as it was before that step and its Health says where; the others go on. Metrics are merged
     over the steps, with a leading axis of R, and leave out what a frozen run would have added. Metrics and Health may
     be fetched after the next call: unlike the population they are not donated. With `edges` the batches are those of
@@ -226,14 +236,16 @@ def train_chunk(
     advance = jax.shard_map(
         functools.partial(_advance, batch_size=batch_size, arch=arch, edges=edges),
         mesh=runs.mesh,
-        in_specs=(each, each, each, every, every, every),
+        in_specs=(each, each, each, every, every, every, every),
         out_specs=each,
         check_vma=False,  # the loop's sums start as constants
     )
-    return advance(population, teacher_variables, loss, data, start, stop)
+    return advance(population, teacher_variables, loss, data, start, stop, answers)
 
 
-def _advance(population: Population, teacher_variables, loss: LossSpec, data, start, stop, *, batch_size, arch, edges):
+def _advance(
+    population: Population, teacher_variables, loss: LossSpec, data, start, stop, answers, *, batch_size, arch, edges
+):
     """The runs of one device."""
     n_examples = data["label"].shape[0]
     epoch, first = start // (n_examples // batch_size), start % (n_examples // batch_size)
@@ -242,7 +254,12 @@ def _advance(population: Population, teacher_variables, loss: LossSpec, data, st
         order_RxN, bucket_Rxb = jax.vmap(lambda key: ordered(key, epoch))(population.state.key)
     else:
         order_RxN = jax.vmap(lambda key: epoch_order(key, epoch, n_examples))(population.state.key)
-    learn = functools.partial(_guarded_step, arch=arch)
+    shared = {} if answers is None else {"answers": answers}
+
+    def learn(population, sums, batch, own, loss):
+        if arch.augment is not None:
+            batch = arch.augment(_view_key(population.state.key, epoch), batch)
+        return _guarded_step(population, sums, batch, {**own, **shared}, loss, arch=arch)
 
     def at_length(inputs, carry, rows_RxB):
         population, sums = carry

@@ -1,5 +1,6 @@
 """A study, told in order: train every fit, measure every subject, write the report."""
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,21 @@ from kdib.runs import (
 from kdib.snapshots import schedule
 from kdib.step import METRICS
 from kdib.tasks.base import gather
-from kdib.teaching import Lab, check_opened_by_path, jobs_of, load_last, model_of, open_lab, optimizer, plan_of
+from kdib.teaching import (
+    Lab,
+    check_opened_by_path,
+    check_teachers,
+    jobs_of,
+    load_last,
+    model_of,
+    open_lab,
+    optimizer,
+    plan_of,
+    trains_alike,
+)
 from kdib.workdir import claimed, sign
+
+PORTION = 8  # subjects that a property measures before their rows are written
 
 
 def run(config: Mapping[str, Any], workdir: Path) -> Path:
@@ -51,9 +65,12 @@ def run(config: Mapping[str, Any], workdir: Path) -> Path:
                 raise ValueError(f"config.train.batch_size is {study.train.batch_size}, of {task.train.size} examples")
             if task.train.size < study.train.window:
                 raise ValueError(f"config.train.window is {study.train.window}, of {task.train.size} examples")
+            if study.train.buckets and "max_length" not in task.shapes:
+                raise ValueError(f"config.train.buckets={study.train.buckets}: {task.name} has no lengths; use ()")
             write_json(workdir / "task.json", dict(task.facts))
             lab = open_lab(study, task, workdir)
             check_opened_by_path(lab)
+            check_teachers(lab)
             train(lab)
             measure(lab)
         return report.write(workdir)
@@ -72,6 +89,7 @@ def check_names(study: Study) -> None:
         if task.setup == "language_model":
             _check_language_model(f"config.fits.{name}", fit, spec)
         _check_loss(f"config.fits.{name}", fit, spec)
+        tasks.augmentation(study.task["name"], fit.augment)
     for name in study.properties:
         known("config.properties", name, PROPERTIES)
         if name == "perplexity" and task.setup != "language_model":
@@ -80,7 +98,8 @@ def check_names(study: Study) -> None:
             )
     for name in study.fits:
         optimizer(study, name)
-        schedule(**study.train.snapshots, total_steps=steps_of(study, name), steps_per_epoch=1)
+        own = study.fits[name].snapshots or study.train.snapshots
+        schedule(**own, total_steps=steps_of(study, name), steps_per_epoch=1)
 
 
 def _check_language_model(where: str, fit: Fit, spec: losses.LossSpec) -> None:
@@ -137,8 +156,9 @@ def train(lab: Lab) -> None:
     for fit in {study.fits[fit].model: fit for fit in runs}.values():
         print(overview(fit, lab))
     with Progress({fit: steps_of(study, fit) * n for fit, n in left.items()}) as progress, Logbook(workdir) as logbook:
-        for fit in runs:
-            _train_fit(fit, lab, progress, logbook)
+        for generation in generations(study):
+            for names in _alike(generation, lab):
+                _train_together(names, lab, progress, logbook)
     write_json(workdir / "failures.json", failures(study, workdir))
 
 
@@ -150,13 +170,24 @@ def overview(fit: str, lab: Lab) -> str:
     return f"{lab.study.fits[fit].model}\n{parameter_overview.get_parameter_overview(params, include_stats=False)}"
 
 
-def _train_fit(fit: str, lab: Lab, progress: Progress, logbook: Logbook) -> None:
-    """The development runs, the choice of the learning rate, then the main runs."""
-    plan, grid = plan_of(fit, lab), development_runs(lab.study, fit)
-    if grid:
-        fits.train(jobs_of(grid, plan, lab), plan, progress, logbook)
-        write_json(plan.folder / "tuning.json", choose_learning_rate(grid, plan.folder, plan.recipe.steps))
-    fits.train(jobs_of(main_runs(lab.study, fit), plan, lab), plan, progress, logbook)
+def _alike(names: list[str], lab: Lab) -> list[list[str]]:
+    """The fits that one program trains, together: students of many snapshots, say, or at many alphas."""
+    populations: dict[Any, list[str]] = {}
+    for name in names:
+        populations.setdefault(trains_alike(name, plan_of(name, lab), lab), []).append(name)
+    return list(populations.values())
+
+
+def _train_together(names: list[str], lab: Lab, progress: Progress, logbook: Logbook) -> None:
+    """The development runs of the fits, the choice of their learning rates, then the main runs."""
+    study, plan = lab.study, plan_of(names[0], lab)
+    grids = {name: grid for name in names if (grid := development_runs(study, name))}
+    if grids:
+        fits.train(jobs_of([run for grid in grids.values() for run in grid], plan, lab), plan, progress, logbook)
+    for name, grid in grids.items():
+        folder = fit_folder(study, name, lab.workdir)
+        write_json(folder / "tuning.json", choose_learning_rate(grid, folder, plan.recipe.steps))
+    fits.train(jobs_of([run for name in names for run in main_runs(study, name)], plan, lab), plan, progress, logbook)
 
 
 def measure(lab: Lab) -> None:
@@ -167,19 +198,25 @@ def measure(lab: Lab) -> None:
     done_path = lab.workdir / "measured.json"
     done = read_json(done_path) if done_path.exists() else {}
     rows = Records(lab.workdir / "rows.jsonl", Row)
-    ask = _asker(lab)
+    network = _network(lab)
+    ask = _asker(network, lab)
     for name in lab.study.properties:
         wanted = _units(name, everyone, lab.study)
-        missing = {unit: value for unit, value in wanted.items() if unit not in done.setdefault(name, [])}
-        if not missing:
-            continue
-        pairs = [pair for pair in missing.values() if len(pair) == 2]
-        alone = [pair[0] for pair in missing.values() if len(pair) == 1]
-        evidence = Evidence(lab.task.tests, lambda *of: ask(*of).logits, pairs, lambda *of: ask(*of).nll)
-        stored = {row.key for row in rows.read()[0]}  # a crash between the rows and `measured.json` leaves some
-        rows.append([row for row in PROPERTIES[name].measure(alone, evidence) if row.key not in stored])
-        done[name] += list(missing)
-        write_json(done_path, done)
+        missing = [unit for unit in wanted if unit not in done.setdefault(name, [])]
+        for units in _portions(missing, name):
+            pairs = [wanted[unit] for unit in units if len(wanted[unit]) == 2]
+            alone = [wanted[unit][0] for unit in units if len(wanted[unit]) == 1]
+            evidence = Evidence(lab.task.tests, lambda *of: ask(*of).logits, pairs, lambda *of: ask(*of).nll, network)
+            stored = {row.key for row in rows.read()[0]}  # a crash between the rows and `measured.json` leaves some
+            rows.append([row for row in PROPERTIES[name].measure(alone, evidence) if row.key not in stored])
+            done[name] += units
+            write_json(done_path, done)
+
+
+def _portions(units: list[str], name: str) -> list[list[str]]:
+    """What is measured and written at a time: some subjects, but all pairs, which have subjects in common."""
+    size = PORTION if PROPERTIES[name].kind == "scalar" else max(len(units), 1)
+    return [units[first : first + size] for first in range(0, len(units), size)]
 
 
 def _units(name: str, everyone: list[Subject], study: Study) -> dict[str, tuple[Subject, ...]]:
@@ -199,17 +236,23 @@ def _pairs(everyone: list[Subject], study: Study) -> list[tuple[Subject, Subject
     ]
 
 
-def _asker(lab: Lab):
-    """Answers to (subject, name of a test set), each computed once."""
-    answers, variables = {}, {}
+def _network(lab: Lab):
+    """(model, variables) of a subject; those asked for last are kept."""
 
+    @functools.lru_cache(maxsize=PORTION)
+    def network(subject: Subject):
+        folder = fit_folder(lab.study, subject.fit, lab.workdir) / subject.run
+        return model_of(subject.fit, lab), load_last(folder, lab)
+
+    return network
+
+
+def _asker(network, lab: Lab):
+    """Answers to (subject, name of a test set), each computed once."""
+
+    @functools.cache
     def ask(subject: Subject, split: str):
-        if (subject.id, split) not in answers:
-            if subject.id not in variables:
-                variables[subject.id] = load_last(fit_folder(lab.study, subject.fit, lab.workdir) / subject.run, lab)
-            model = model_of(subject.fit, lab)
-            answers[subject.id, split] = answer(model, variables[subject.id], lab.task.tests[split].inputs)
-        return answers[subject.id, split]
+        return answer(*network(subject), lab.task.tests[split].inputs)
 
     return ask
 

@@ -9,14 +9,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdib import losses, models
-from kdib.answers import answer, matched_epsilon, shuffled_within_class, summary
+from kdib import losses, models, tasks
+from kdib.answers import (
+    answer,
+    matched_epsilon,
+    matched_temperature,
+    mean_entropy,
+    shuffled_within_class,
+    summary,
+)
 from kdib.config import Fit, Study, parse
 from kdib.feed import steps_per_epoch
-from kdib.fit import Job, Plan, discard_state, is_finished
+from kdib.fit import Job, Plan, discard_state, folder_of, is_finished
 from kdib.losses import LossSpec
 from kdib.models.base import Model, Variables, nothing, table
 from kdib.models.combinators import PARTS, RULES, ensemble, pair
+from kdib.models.heads import projector
 from kdib.optimizer import make_optimizer
 from kdib.records import RunSpec, read_json, write_json
 from kdib.runs import fit_folder, learning_rate, main_runs, steps_of, teacher_folder, teacher_folders
@@ -24,6 +32,7 @@ from kdib.snapshots import SnapshotError, SnapshotIndex, schedule
 from kdib.step import Architecture
 from kdib.tasks.base import Task
 
+LAST = -1  # the step of a run's last snapshot
 SHUFFLE_STREAM = 2  # what the root key is folded with for permutations; fit.py has 0 and 1
 
 
@@ -35,7 +44,7 @@ class Lab(NamedTuple):
     data: Mapping[str, Any]  # on the device, or with train.window where the task has them
     root: jax.Array
     workdir: Path
-    answers: dict[Path, np.ndarray]  # of teachers on the training set, by run: several fits ask the same one
+    answers: dict[Path, np.ndarray]  # of teachers on the training set, by snapshot: several fits ask the same one
 
 
 def open_lab(study: Study, task: Task, workdir: Path) -> Lab:
@@ -54,33 +63,59 @@ def model_of(fit: str, lab: Lab) -> Model:
 
 
 def _sized(model: str, lab: Lab) -> Model:
-    _, length = lab.task.train.inputs["tokens"].shape
-    return models.build(
-        **lab.study.models[model],
-        vocab_size=lab.task.facts["vocabulary_size"],
-        num_classes=lab.task.num_classes,
-        max_length=length,
-    )
+    return models.build(**lab.study.models[model], num_classes=lab.task.num_classes, **lab.task.shapes)
 
 
 def plan_of(fit: str, lab: Lab) -> Plan:
-    """What all runs of a fit share."""
+    """What all runs of a fit share, and those of any fit that `trains_alike`."""
     study, model = lab.study, model_of(fit, lab)
-    recipe = replace(study.train, steps=steps_of(study, fit))
-    validation = lab.task.validation.inputs
-    epoch = steps_per_epoch(lab.task.train.size, recipe.batch_size, recipe.window)
+    own, recipe = study.fits[fit], replace(study.train, steps=steps_of(study, fit))
     return Plan(
-        fit=fit,
-        folder=fit_folder(study, fit, lab.workdir),
-        arch=Architecture(model, _teacher_model(study.fits[fit], lab), heads=(), tx=optimizer(study, fit)),
+        folder=lab.workdir / "fits",
+        arch=Architecture(
+            model,
+            _teacher_model(own, lab),
+            heads=_heads(own, study),
+            tx=optimizer(study, fit),
+            augment=tasks.augmentation(study.task["name"], own.augment),
+        ),
         recipe=recipe,
         root=lab.root,
         data=lab.data,
-        edges=tuple(edge for edge in recipe.buckets if edge < lab.task.train.inputs["tokens"].shape[1]),
-        snapshot_steps=schedule(**recipe.snapshots, total_steps=recipe.steps, steps_per_epoch=epoch),
-        validate=lambda variables: summary(answer(model, variables, validation), validation),
+        edges=tuple(edge for edge in recipe.buckets if edge < lab.task.shapes["max_length"]),
+        snapshot_steps=snapshot_steps(fit, lab),
+        validate=lambda variables: _validation(model, variables, lab.task),
         meta={"inputs": lab.task.input_digest},
     )
+
+
+def snapshot_steps(fit: str, lab: Lab) -> tuple[int, ...]:
+    """The steps at which a fit of this study is saved."""
+    recipe, own = lab.study.train, lab.study.fits[fit]
+    epoch = steps_per_epoch(lab.task.train.size, recipe.batch_size, recipe.window)
+    return schedule(
+        **(own.snapshots or recipe.snapshots), total_steps=steps_of(lab.study, fit), steps_per_epoch=epoch
+    )
+
+
+def _validation(model: Model, variables: Variables, task: Task) -> dict[str, float]:
+    """The metrics of a snapshot: of the validation set, and under their name those of what else is watched."""
+    found = summary(answer(model, variables, task.validation.inputs), task.validation.inputs)
+    for name, data in task.watched.items():
+        metrics = summary(answer(model, variables, data.inputs), data.inputs)
+        found |= {f"{name}_{metric}": value for metric, value in metrics.items()}
+    return found
+
+
+def trains_alike(fit: str, plan: Plan, lab: Lab) -> tuple[Any, ...]:
+    """Equal for fits whose runs differ in leaves only (weights, temperatures, teachers): one program trains them."""
+    spec = losses.from_config(lab.study.losses[lab.study.fits[fit].loss])
+    return plan.arch, plan.recipe.steps, plan.snapshot_steps, jax.tree.structure(spec)
+
+
+def _heads(fit: Fit, study: Study) -> tuple[tuple[str, Model], ...]:
+    """A projector for every term of the loss that asks for one."""
+    return tuple((name, projector(*of)) for name, of in losses.projectors(study.losses[fit.loss]).items())
 
 
 def optimizer(study: Study, fit: str):
@@ -103,14 +138,15 @@ def jobs_of(runs: Sequence[RunSpec], plan: Plan, lab: Lab) -> list[Job]:
     """The unfinished runs with what they learn from. A run whose teacher failed is recorded as failed."""
     jobs = []
     for run in runs:
-        if is_finished(plan.folder / run.name, plan.recipe.steps):
-            discard_state(plan.folder / run.name)
+        folder = folder_of(run, plan)
+        if is_finished(folder, plan.recipe.steps):
+            discard_state(folder)
             continue
         failed = _failed_teacher(run, lab)
         if failed:
             record = {"fit": run.fit, "run": run.name, "step": 0, "metric": f"its teacher {failed} went non-finite"}
-            (plan.folder / run.name).mkdir(parents=True, exist_ok=True)
-            write_json(plan.folder / run.name / "failure.json", record)
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / "failure.json", record)
         else:
             jobs.append(_job(run, lab))
     return jobs
@@ -129,8 +165,8 @@ def _job(run: RunSpec, lab: Lab) -> Job:
     loss = losses.from_config(lab.study.losses[fit.loss])
     if fit.match_entropy:
         folder = teacher_folder(lab.study, fit.match_entropy, run, lab.workdir)
-        loss = with_epsilon(loss, matched_epsilon(_stored_answers(fit.match_entropy, folder, lab)))
-    return Job(run, _teacher_variables(fit, run, lab), loss, learning_rate(lab.study, run, lab.workdir))
+        loss = with_epsilon(loss, matched_epsilon(_stored_answers(fit.match_entropy, folder, LAST, lab)))
+    return Job(run, _teachers(fit, run, lab), loss, learning_rate(lab.study, run, lab.workdir))
 
 
 def with_epsilon(spec: LossSpec, epsilon: float) -> LossSpec:
@@ -152,26 +188,54 @@ def _teacher_model(fit: Fit, lab: Lab) -> Model:
     return ensemble((model,), fit.ensemble) if fit.ensemble else model
 
 
-def _teacher_variables(fit: Fit, run: RunSpec, lab: Lab) -> Variables:
+def _teachers(fit: Fit, run: RunSpec, lab: Lab) -> tuple[Any, ...]:
+    """Whom a run learns from, one after another: variables, or of a table logits [N, K]."""
     if not fit.teacher or fit.answers == "online":
-        return {"params": {}}
+        return ({"params": {}},)
     folders = teacher_folders(lab.study, run, lab.workdir)
+    members = [(folder, step) for folder in folders for step in fit.teacher_steps or (LAST,)]
     if fit.answers == "live":
-        members = tuple(load_last(folder, lab) for folder in folders)
-        return {"params": members} if fit.ensemble else members[0]
-    logits_ExNxK = np.stack([_stored_answers(fit.teacher, folder, lab) for folder in folders])
-    logits_NxK = np.array(RULES[fit.ensemble](jnp.asarray(logits_ExNxK))) if fit.ensemble else logits_ExNxK[0]
+        networks = tuple(load(folder, step, lab) for folder, step in members)
+        return ({"params": networks},) if fit.ensemble else networks
+    tables = [_softened(fit, folder, step, lab) for folder, step in members]
+    if fit.ensemble:
+        tables = [np.array(RULES[fit.ensemble](jnp.asarray(np.stack(tables))))]
     if fit.shuffle:
         key = jax.random.fold_in(jax.random.fold_in(lab.root, SHUFFLE_STREAM), run.order)
-        logits_NxK = shuffled_within_class(key, logits_NxK, lab.task.train.inputs["label"])
-    return {"params": {"logits": jnp.asarray(logits_NxK)}}
+        tables = [shuffled_within_class(key, table, lab.task.train.inputs["label"]) for table in tables]
+    return tuple(tables)
 
 
-def _stored_answers(teacher: str, folder: Path, lab: Lab) -> np.ndarray:
-    """The logits [N, K] on the training set of the teacher's run in `folder`."""
-    if folder not in lab.answers:
-        lab.answers[folder] = answer(model_of(teacher, lab), load_last(folder, lab), lab.task.train.inputs).logits
-    return lab.answers[folder]
+def _softened(fit: Fit, folder: Path, step: int, lab: Lab) -> np.ndarray:
+    """A snapshot's stored answers, as soft as another snapshot's where the fit says so."""
+    logits_NxK = _stored_answers(fit.teacher, folder, step, lab)
+    if fit.as_soft_as < 0:
+        return logits_NxK
+    target = mean_entropy(_stored_answers(fit.teacher, folder, fit.as_soft_as, lab))
+    return logits_NxK / np.float32(matched_temperature(logits_NxK, target))
+
+
+def _stored_answers(teacher: str, folder: Path, step: int, lab: Lab) -> np.ndarray:
+    """The logits [N, K] on the training set of a snapshot of the teacher's run in `folder`."""
+    place = folder / str(step)
+    if place not in lab.answers:
+        lab.answers[place] = answer(model_of(teacher, lab), load(folder, step, lab), lab.task.train.inputs).logits
+    return lab.answers[place]
+
+
+def check_teachers(lab: Lab) -> None:
+    """That every snapshot which is to teach will be there, so that a wrong step is found before hours of training.
+
+    Raises:
+      ValueError: for a step at which a teacher is not saved, with those at which it is.
+    """
+    for name, fit in lab.study.fits.items():
+        wanted = {*fit.teacher_steps, *([fit.as_soft_as] if fit.as_soft_as >= 0 else [])}
+        if not wanted or lab.study.fits[fit.teacher].path:
+            continue
+        saved = snapshot_steps(fit.teacher, lab)
+        if absent := sorted(wanted - {*saved}):
+            raise ValueError(f"config.fits.{name}: {fit.teacher} is not saved at steps {absent}; it is at {saved}")
 
 
 def check_opened_by_path(lab: Lab) -> None:
@@ -200,13 +264,18 @@ def _steps_there(folder: Path) -> int:
 
 
 def load_last(run_folder: Path, lab: Lab) -> Variables:
-    """The last snapshot of a run, if it was trained on inputs that mean the same as this study's.
+    """The last snapshot of a run; raises as `load`."""
+    return load(run_folder, LAST, lab)
+
+
+def load(run_folder: Path, step: int, lab: Lab) -> Variables:
+    """A snapshot of a run, if it was trained on inputs that mean the same as this study's.
 
     Raises:
-      SnapshotError: if the snapshot is damaged, or its inputs (the vocabulary, say) were numbered otherwise.
+      SnapshotError: if the snapshot is absent or damaged, or its inputs (the vocabulary, say) were numbered otherwise.
     """
     with SnapshotIndex(run_folder / "snapshots", read_only=True) as index:
-        step = index.steps()[-1]
+        step = index.steps()[-1] if step == LAST else step
         stored = index.meta(step)["inputs"]
         if stored != lab.task.input_digest:
             raise SnapshotError(

@@ -63,8 +63,7 @@ def plan_in(folder, *, group_size=1, validate=lambda variables: {"loss": 0.5}, s
     x = rng.normal(size=(n, D)).astype(np.float32)
     data = {"x": x, "label": (x[:, 0] > 0).astype(np.int32), "id": np.arange(n, dtype=np.int32)}
     return Plan(
-        fit="alone",
-        folder=folder / "fits" / "alone",
+        folder=folder / "fits",
         arch=Architecture(NETWORK, nothing(), (), tx),
         recipe=recipe,
         root=jax.random.key(0),
@@ -78,7 +77,7 @@ def plan_in(folder, *, group_size=1, validate=lambda variables: {"loss": 0.5}, s
 
 def job(seed, weight=1.0, learning_rate=0.05):
     loss = from_config({"ce": {"fn": "cross_entropy", "weight": weight}})
-    return Job(RunSpec("alone", seed, seed, seed, None), {"params": {}}, loss, learning_rate)
+    return Job(RunSpec("alone", seed, seed, seed, None), ({"params": {}},), loss, learning_rate)
 
 
 def train(folder, jobs, stop_after=None, **settings):
@@ -167,7 +166,7 @@ def test_runs_that_share_a_device_agree_to_a_tolerance(tmp_path):
     jobs = [job(seed) for seed in range(5)]  # on four devices, of which only one divides five
     for size in (1, 5):
         plan = train(tmp_path / str(size), jobs, group_size=size)
-        with SnapshotIndex(plan.folder / "seed2" / "snapshots", read_only=True) as index:
+        with SnapshotIndex(plan.folder / "alone" / "seed2" / "snapshots", read_only=True) as index:
             last.append(index.load(STEPS))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *last)
 
@@ -296,16 +295,16 @@ def test_stored_answers_are_read_at_the_rows_of_the_whole_set(tmp_path):
     live = Model(NETWORK.init, lambda params, state, batch, *, train, key: (Outputs(batch["x"][:, 1:], {}), state))
     loss = from_config({"kl": {"fn": "softened_kl", "weight": 1.0}})
 
-    def last(name, teacher, variables):
+    def last(name, teacher, taught):
         plan = plan_in(tmp_path / name, window=24)
         plan = plan._replace(arch=plan.arch._replace(teacher=teacher))
         (tmp_path / name).mkdir()
         with Progress({"alone": STEPS}) as progress, Logbook(tmp_path / name) as logbook:
-            fits.train([job(0)._replace(loss=loss, teacher_variables=variables)], plan, progress, logbook)
-        with SnapshotIndex(plan.folder / "seed0" / "snapshots", read_only=True) as index:
+            fits.train([job(0)._replace(loss=loss, teachers=(taught,))], plan, progress, logbook)
+        with SnapshotIndex(plan.folder / "alone" / "seed0" / "snapshots", read_only=True) as index:
             return np.asarray(index.load(STEPS)["params"]["a"])
 
     asked = last("live", live, {"params": {}})
-    np.testing.assert_allclose(last("stored", table(), {"params": {"logits": logits_NxK}}), asked, atol=1e-5)
-    other = last("rolled", table(), {"params": {"logits": np.roll(logits_NxK, 1, axis=0)}})
+    np.testing.assert_allclose(last("stored", table(), logits_NxK), asked, atol=1e-5)
+    other = last("rolled", table(), np.roll(logits_NxK, 1, axis=0))
     assert abs(other - asked).max() > 1e-2

@@ -22,11 +22,11 @@ def test_the_estimate_goes_by_the_rate_of_each_fit_and_its_compilation(monkeypat
         clock[0] += seconds
         progress.reached(step)
 
-    progress.start_group("slow", ["seed0"], 0)
+    progress.start_group([("slow", "seed0")], 0)
     reached(10, 70.0)  # 30 s of them compiling
     assert progress.eta_seconds() is None
     reached(20, 40.0)  # 4 s a step
-    progress.start_group("fast", ["seed0", "seed1"], 0)
+    progress.start_group([("fast", "seed0"), ("fast", "seed1")], 0)
     reached(5, 20.0)  # 10 s of them compiling
     reached(15, 20.0)  # 20 run-steps, 1 s each
     # left: 10 slow at 4 s, 20 fast at 1 s, 10 unseen at the mean of 60 s over 30 steps, after a compilation of 20 s
@@ -35,7 +35,7 @@ def test_the_estimate_goes_by_the_rate_of_each_fit_and_its_compilation(monkeypat
 
 def test_steps_done_before_a_resume_are_not_left():
     progress = Progress({"alone": 20}, stream=io.StringIO())
-    progress.start_group("alone", ["seed0"], 15)
+    progress.start_group([("alone", "seed0")], 15)
     progress.reached(20)
     assert progress.eta_seconds() == 0
 
@@ -43,7 +43,7 @@ def test_steps_done_before_a_resume_are_not_left():
 def test_without_a_terminal_there_are_plain_lines():
     stream = io.StringIO()
     with Progress({"alone": 10}, stream=stream) as progress:
-        progress.start_group("alone", ["seed0"], 0)
+        progress.start_group([("alone", "seed0")], 0)
         progress.note("[alone] a note with brackets")
     lines = stream.getvalue().splitlines()
     assert lines[0].split() == ["0%", "alone", "seed0", "step", "0", "estimating"]
@@ -67,7 +67,7 @@ def test_a_signal_asks_for_a_stop_once_and_handlers_are_put_back():
 def test_a_line_that_a_crash_cut_off_does_not_swallow_the_next(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"run": "alone/se')
     with Logbook(tmp_path) as logbook:
-        logbook.write("alone", RUN, 5, "train", {"loss": 0.25})
+        logbook.write(RUN, 5, "train", {"loss": 0.25})
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == 2 and json.loads(lines[1])["value"] == 0.25
 
@@ -77,7 +77,7 @@ def test_tensorboard_reads_what_was_written(tmp_path):
 
     with Logbook(tmp_path) as logbook:
         for step in (1, 2):
-            logbook.write("alone", RUN, step, "validation", {"accuracy": step / 4})
+            logbook.write(RUN, step, "validation", {"accuracy": step / 4})
     events = EventAccumulator(str(tmp_path / "tensorboard" / "alone" / "seed0"))
     events.Reload()
     assert [(e.step, e.value) for e in events.Scalars("validation/accuracy")] == [(1, 0.25), (2, 0.5)]

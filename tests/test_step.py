@@ -93,7 +93,8 @@ def test_one_step_of_sgd_is_the_closed_form(data):
 
 def test_a_table_teaches_like_the_live_teacher(data):
     teacher = {"params": {"w": jnp.ones((D, K)) * jnp.array([[1.0, -1.0]])}}
-    stored = {"params": {"logits": data["x"] @ teacher["params"]["w"]}}
+    answers = jnp.stack([jnp.full((len(data["x"]), 2), jnp.nan), data["x"] @ teacher["params"]["w"]])
+    stored = {"params": {"teacher": jnp.int32(1)}, "answers": answers}
     batch = jax.tree.map(lambda leaf: leaf[jnp.array([5, 2, 9])], data)
     live_arch, table_arch = Architecture(LINEAR, LINEAR, (), SGD), Architecture(LINEAR, table(), (), SGD)
     live, _ = train_step(start(data, live_arch, 0, teacher), batch, teacher, from_config(KD), arch=live_arch)

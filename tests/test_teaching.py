@@ -51,14 +51,14 @@ def test_stored_answers_have_nothing_hidden():
 def test_stored_answers_are_the_live_teachers(lab):
     _, stored = job_of(lab, "distilled")
     plan, live = job_of(lab, "distilled", answers="live")
-    logits = answer(plan.arch.teacher, live.teacher_variables, lab.task.train.inputs).logits
-    np.testing.assert_array_equal(stored.teacher_variables["params"]["logits"], logits)
+    logits = answer(plan.arch.teacher, live.teachers[0], lab.task.train.inputs).logits
+    np.testing.assert_array_equal(stored.teachers[0], logits)
 
 
 def test_shuffled_answers_are_the_same_set_within_each_class(lab):
     _, whole = job_of(lab, "distilled")
     _, mixed = job_of(lab, "shuffled_soft")
-    a, b = (np.asarray(job.teacher_variables["params"]["logits"]) for job in (whole, mixed))
+    a, b = (job.teachers[0] for job in (whole, mixed))
     labels = lab.task.train.inputs["label"]
     for label in (0, 1):
         np.testing.assert_array_equal(np.sort(a[labels == label], 0), np.sort(b[labels == label], 0))
@@ -70,7 +70,7 @@ def test_label_smoothing_is_as_soft_as_the_teacher(lab):
     _, distilled = job_of(lab, "distilled")
     epsilon = float(smoothed.loss["smoothed"].hparams["epsilon"])
     p = np.array([1 - epsilon / 2, epsilon / 2])
-    target = mean_entropy(np.asarray(distilled.teacher_variables["params"]["logits"]))
+    target = mean_entropy(distilled.teachers[0])
     np.testing.assert_allclose(-(p * np.log(p)).sum(), target, rtol=1e-5)
 
 
@@ -90,10 +90,10 @@ def test_an_ensemble_is_every_seed_of_the_teacher_stored_or_live(finished, rule)
     _, stored = job_of(lab, "self", ensemble=rule)
     plan, live = job_of(lab, "self", ensemble=rule, answers="live")
     assert [path.name for path in teacher_folders(lab.study, live.run, finished)] == ["seed0"]  # as configured: paired
-    members = [answer(plan.arch.teacher, {"params": (one,)}, inputs).logits for one in live.teacher_variables["params"]]
+    members = [answer(plan.arch.teacher, {"params": (one,)}, inputs).logits for one in live.teachers[0]["params"]]
     assert len(members) == config.seeds == 2 and not np.allclose(*members)
-    together = answer(plan.arch.teacher, live.teacher_variables, inputs).logits
-    np.testing.assert_allclose(stored.teacher_variables["params"]["logits"], together, atol=1e-6)
+    together = answer(plan.arch.teacher, live.teachers[0], inputs).logits
+    np.testing.assert_allclose(stored.teachers[0], together, atol=1e-6)
     np.testing.assert_allclose(together, RULES[rule](np.stack(members)), atol=1e-5)
     assert stored.run.teacher is None and live.run.teacher is None
 
@@ -107,7 +107,7 @@ def test_an_ensemble_with_a_failed_member_teaches_nobody(copy):
     plan = plan_of("self", lab)._replace(folder=copy / "new")
     assert jobs_of(main_runs(config, "self"), plan, lab) == []
     for seed in range(2):
-        failure = read_json(copy / f"new/seed{seed}/failure.json")
+        failure = read_json(copy / f"new/self/seed{seed}/failure.json")
         assert failure["metric"] == "its teacher peer/seed1 went non-finite"
 
 
@@ -207,17 +207,17 @@ def test_the_students_of_an_ensemble_differ_by_their_own_seed_only(controlled):
 def test_answers_do_not_depend_on_the_padding_of_the_last_batch(lab):
     plan, job = job_of(lab, "distilled", answers="live")
     inputs = lab.task.validation.inputs
-    whole = answer(plan.arch.teacher, job.teacher_variables, inputs).logits
-    part = answer(plan.arch.teacher, job.teacher_variables, {name: v[:7] for name, v in inputs.items()}).logits
+    whole = answer(plan.arch.teacher, job.teachers[0], inputs).logits
+    part = answer(plan.arch.teacher, job.teachers[0], {name: v[:7] for name, v in inputs.items()}).logits
     np.testing.assert_allclose(part, whole[:7], atol=1e-6)
 
 
 def test_answers_of_several_blocks_are_those_of_one(lab, monkeypatch):
     plan, job = job_of(lab, "distilled", answers="live")
     inputs = {name: values[:50] for name, values in lab.task.train.inputs.items()}
-    whole = answer(plan.arch.teacher, job.teacher_variables, inputs).logits
+    whole = answer(plan.arch.teacher, job.teachers[0], inputs).logits
     monkeypatch.setattr("kdib.answers.BLOCK", 17)
-    np.testing.assert_allclose(answer(plan.arch.teacher, job.teacher_variables, inputs).logits, whole, atol=1e-6)
+    np.testing.assert_allclose(answer(plan.arch.teacher, job.teachers[0], inputs).logits, whole, atol=1e-6)
 
 
 def test_summary_is_the_closed_form():

@@ -12,7 +12,7 @@ resume when called again and leave their rows in results/. `--report-only` write
 import runpy
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -24,19 +24,12 @@ ROWS = runpy.run_path(str(HERE.parent / "rows.py"))
 TRANSFER = runpy.run_path(str(HERE.parent / "agreement_transfer" / "run.py"))
 STUDIES = {"classification": "", "text": "corpus", "language_text": "language,corpus"}
 Values = Mapping[int, float]  # by seed
-minus, combined = ROWS["minus"], ROWS["combined"]
+minus, combined, Claim = ROWS["minus"], ROWS["combined"], ROWS["Claim"]
 METRICS = {
     "A-accuracy": ROWS["A_ACCURACY"],
     "ECE": ROWS["ECE"],
     "perplexity": ("perplexity", "perplexity", ""),
 }
-
-
-class Claim(NamedTuple):
-    """A published claim as a mean over seeds that is positive where the claim holds."""
-
-    text: str
-    by_seed: Values
 
 
 def study_config(name: str, data: Path | None) -> dict[str, Any]:
@@ -73,10 +66,10 @@ def tables(workdir: Path) -> str:
     values = {label: found for label, found in values.items() if found}
     grid = study.config["grid"]
     scores = [_grid_table(f"{label}, {study.tests[0]}", grid, values[label]) for label in values]
-    return "\n\n".join([_claim_table(claims(grid, values)), *scores])
+    return "\n\n".join([ROWS["claim_table"](claims(grid, values)), *scores])
 
 
-def claims(grid: Mapping[str, Mapping[str, str]], values: Mapping[str, Mapping[str, Values]]) -> list[Claim]:
+def claims(grid: Mapping[str, Mapping[str, str]], values: Mapping[str, Mapping[str, Values]]) -> list[Any]:
     """The published claims that these studies can speak to."""
     accuracy, ece = values["A-accuracy"], values["ECE"]
     students = [student for student in grid if "transformer" in student or student == "ut_seq"]
@@ -97,7 +90,7 @@ def claims(grid: Mapping[str, Mapping[str, str]], values: Mapping[str, Mapping[s
     return [*found, Claim("students come nearer to their teacher's ECE (mean over the pairs)", _mean(nearer))]
 
 
-def _worse_words_better_agreement(student: str, taught: str, values: Mapping[str, Mapping[str, Values]]) -> list[Claim]:
+def _worse_words_better_agreement(student: str, taught: str, values: Mapping[str, Mapping[str, Values]]) -> list[Any]:
     """That perplexity can worsen while A-accuracy rises holds where both of these do."""
     return [
         Claim(f"{student} has more perplexity from an LSTM than alone", _minus(values["perplexity"], taught, student)),
@@ -116,18 +109,6 @@ def _nearer(ece: Mapping[str, Values], taught: str, alone: str, teacher: str) ->
 
 def _mean(parts: Iterable[Values]) -> Values:
     return combined(lambda *xs: float(np.mean(xs)), *parts)
-
-
-def _claim_table(found: Iterable[Claim]) -> str:
-    head = ("claim", "estimate [95 %]", "seeds", "verdict")
-    return ROWS["markdown"](
-        head, [(c.text, ROWS["signed"](c.by_seed), str(len(c.by_seed)), _decided(c)) for c in found]
-    )
-
-
-def _decided(claim: Claim) -> str:
-    mean = ROWS["spread"](claim.by_seed)
-    return "holds here" if mean.low > 0 else "the opposite holds here" if mean.high < 0 else "undecided"
 
 
 def _grid_table(title: str, grid: Mapping[str, Mapping[str, str]], values: Mapping[str, Values]) -> str:

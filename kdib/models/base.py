@@ -47,14 +47,18 @@ def nothing() -> Model:
 
 @functools.cache
 def table() -> Model:
-    """A teacher that was asked beforehand: its params are stored logits [N, K], read at `batch["id"]`."""
+    """A teacher that was asked beforehand: variables are {"params": {"teacher": t}, "answers": logits [T, N, K]}.
+
+    It answers row `batch["id"]` of teacher t. Runs that learn from different teachers, or by different losses from the
+    same one, share the answers and differ in t.
+    """
 
     def apply(params, model_state, batch, *, train=False, key=None):
         del train, key
-        return Outputs(params["logits"][batch["id"]], {}), model_state
+        return Outputs(model_state["answers"][params["teacher"], batch["id"]], {}), model_state
 
     def init(key, batch):
-        raise TypeError("a table has no initial values: its variables are {'params': {'logits': logits_NxK}}")
+        raise TypeError("a table has no initial values: see its docstring for its variables")
 
     return Model(init=init, apply=apply)
 

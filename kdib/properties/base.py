@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from kdib.models.base import Model, Variables
 from kdib.records import Row, Subject
 from kdib.tasks.base import Dataset
 
@@ -34,6 +35,10 @@ class Curve(NamedTuple):
     weight_metric: str | None = None
 
 
+def _no_network(subject: Subject) -> tuple[Model, Variables]:
+    raise TypeError(f"{subject.id}: only its answers are there, and this property asks the network itself")
+
+
 def _no_language_model(subject: Subject, split: str) -> np.ndarray:
     raise TypeError(f"{subject.id} on {split}: only a language model has a likelihood of sentences")
 
@@ -44,12 +49,14 @@ class Evidence(NamedTuple):
     `sets` are the test sets by name, the first in distribution. `logits(subject, name)` answers [N, K] float32 in
     evaluation mode. `pairs` are the (student, teacher) couples a relational property compares, siblings included.
     `nll(subject, name)` is a language model's negative log-likelihood of each sentence [N], in nats.
+    `network(subject)` are its model, one object for an architecture, and its variables.
     """
 
     sets: Mapping[str, Dataset]
     logits: Callable[[Subject, str], np.ndarray]
     pairs: Sequence[tuple[Subject, Subject]]
     nll: Callable[[Subject, str], np.ndarray] = _no_language_model
+    network: Callable[[Subject], tuple[Model, Variables]] = _no_network
 
 
 class Property(NamedTuple):

@@ -1,16 +1,16 @@
 """What is learned: the data of a task, encoded for the models, with the groups that its test items fall into."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from kdib import config as config_lib
 from kdib.tasks.agreement import task as agreement
 from kdib.tasks.base import Task
 
-TASKS = {"agreement": agreement}
+TASKS: dict[str, Any] = {"agreement": agreement}
 
 
-def settings(config: Mapping[str, Any]) -> agreement.Settings:
+def settings(config: Mapping[str, Any]) -> Any:
     """`{"name": task, "source": where its data come from, **the source's fields}` -> checked settings.
 
     Raises:
@@ -29,3 +29,14 @@ def settings(config: Mapping[str, Any]) -> agreement.Settings:
 def build(config: Mapping[str, Any]) -> Task:
     """The task of a configuration."""
     return TASKS[config["name"]].build(settings(config))
+
+
+def augmentation(task: str, config: Mapping[str, Any]) -> Callable[..., Any] | None:
+    """`{"name": one of the task's augmentations, **its knobs}` -> fn(key, batch) -> batch; None without a name.
+
+    Equal arguments give the same object, so that jit recognises it.
+
+    Raises:
+      ValueError: for an unknown augmentation or knob, listing the known ones.
+    """
+    return TASKS[task].augmentation(**config) if config else None

@@ -2,6 +2,7 @@
 
 import mmap
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,7 +51,8 @@ class Task(NamedTuple):
     """Everything a study needs to know of its task.
 
     `tests` maps a name to a test set; the first is in distribution, the others mostly out of it, and none of them
-    may select anything. `input_digest` is a hash of what the inputs mean, such as the numbering of the vocabulary: a
+    may select anything. `watched` are further validation sets, whose metrics every snapshot has. `shapes` is what a
+    network must know of the inputs, as keywords of `kdib.models.build`. `input_digest` is a hash of what the inputs mean, such as the numbering of the vocabulary: a
     network may only be shown inputs of the digest that it was trained on. `num_classes` is None where networks predict
     the next token. `facts` is JSON-able and printed by the
     report: sizes, coverage, baselines, examples.
@@ -63,3 +65,5 @@ class Task(NamedTuple):
     num_classes: int | None
     input_digest: str
     facts: Mapping[str, Any]
+    shapes: Mapping[str, Any]
+    watched: Mapping[str, Dataset] = MappingProxyType({})

@@ -19,7 +19,7 @@ import numpy as np
 from kdib.tasks.base import Dataset, Task
 
 MANIFEST = "manifest.json"
-FIELDS = ("name", "num_classes", "input_digest", "facts")  # of a Task, as they are in the manifest
+FIELDS = ("name", "num_classes", "input_digest", "facts", "shapes")  # of a Task, as they are in the manifest
 
 
 def kept(cache: Path, about: Mapping[str, Any], prepare: Callable[[Path], Task]) -> Task:

@@ -211,15 +211,15 @@ def test_a_resumed_run_equals_an_undisturbed_one(net, tmp_path):
     recipe = Train(steps=8, batch_size=SIZE, optimizer="adam", learning_rate=0.05, **knobs, **cadence)
     arch = Architecture(net(), nothing(), (), make_optimizer("adam", steps=8, **knobs))
     loss = from_config({"ce": {"fn": "cross_entropy", "weight": 1.0}})
-    jobs = [Job(RunSpec("alone", seed, seed, seed, None), {"params": {}}, loss, 0.05) for seed in (0, 1)]
+    jobs = [Job(RunSpec("alone", seed, seed, seed, None), ({"params": {}},), loss, 0.05) for seed in (0, 1)]
 
     def train(folder, stop_after):
-        plan = Plan("alone", folder, arch, recipe, jax.random.key(0), DATA, (0, 8), (), lambda variables: {}, {})
+        plan = Plan(folder, arch, recipe, jax.random.key(0), DATA, (0, 8), (), lambda variables: {}, {})
         quiet = Quiet(stop_after)
         fits.train(jobs, plan, quiet, quiet)
 
     def last(folder):
-        with SnapshotIndex(folder / "seed1" / "snapshots", read_only=True) as index:
+        with SnapshotIndex(folder / "alone/seed1" / "snapshots", read_only=True) as index:
             return index.fingerprint(8)
 
     train(tmp_path / "whole", 9)

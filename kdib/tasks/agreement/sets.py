@@ -126,6 +126,7 @@ def task_of(
         num_classes=None if vocab.whole else len(NUMBERS),
         input_digest=hashlib.sha256(json.dumps(vocab.ids).encode()).hexdigest(),
         facts=facts,
+        shapes={"vocab_size": vocab.size, "max_length": max_length},
     )
 
 

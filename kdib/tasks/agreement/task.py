@@ -48,6 +48,11 @@ def build(settings: Settings) -> Task:
     return grammar_task(settings) if isinstance(settings, GrammarSettings) else corpus_task(settings)
 
 
+def augmentation(name: str, **knobs: float) -> None:
+    """Sentences have no augmentations; raises ValueError."""
+    raise ValueError(f"config.fits: augment={name!r} is unknown: there are no augmentations of sentences")
+
+
 # ---- generated sentences
 
 

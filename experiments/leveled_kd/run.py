@@ -1,0 +1,206 @@
+"""Do weaker teachers, features or a smaller alpha carry more of a CNN's robustness to shifts into an MLP?
+
+    python experiments/leveled_kd/run.py snapshots --data=FOLDER --workdir=runs/leveled_snapshots
+    python experiments/leveled_kd/run.py features --data=FOLDER --workdir=runs/leveled_features
+    python experiments/leveled_kd/run.py long --data=FOLDER --workdir=runs/leveled_long
+    python experiments/leveled_kd/run.py fashion --data=FOLDER --workdir=runs/leveled_fashion
+    python experiments/leveled_kd/run.py --report-only
+
+The studies are configs/leveled_kd.py with the changes below; FOLDER holds mnist/ and fashion_mnist/, each with its four IDX
+files. They resume when called again and leave their rows in results/. `--report-only` writes the README's tables from them.
+"""
+
+import json
+import runpy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kdib.main import load_config
+
+HERE = Path(__file__).parent
+CONFIG = HERE.parent.parent / "configs" / "leveled_kd.py"
+ROWS = runpy.run_path(str(HERE.parent / "rows.py"))
+minus, combined, Claim = ROWS["minus"], ROWS["combined"], ROWS["Claim"]
+STUDIES = {"snapshots": "mnist", "features": "features,mnist", "long": "mnist", "fashion": "fashion"}
+FAR = (500, 2_500, 5_000, 10_000)  # the snapshots that teach in the long study, beside the last
+Values = Mapping[int, float]  # by seed
+METRICS = {  # property, metric, group, test set ("": the one in distribution)
+    "area under the shift curve": ("translation", "area_under_curve", "radius", ""),
+    "accuracy, translated": ("accuracy", "accuracy", "", "translated"),
+    "accuracy": ("accuracy", "accuracy", "", ""),
+    "ECE": ("calibration", "ece", "", ""),
+}
+
+
+def study_config(name: str, data: Path | None) -> dict[str, Any]:
+    """The configuration of a study."""
+    if data is None:
+        raise SystemExit(f"{name} needs --data=FOLDER")
+    config = load_config(str(CONFIG), STUDIES[name]).to_dict()
+    config["task"]["data_dir"] = str(data / config["task"]["source"])
+    if name == "long":
+        _long(config)
+    if name == "fashion":
+        config["seeds"] = 3
+        _keep_students(config, (50, 500, 2_500))
+    return config
+
+
+def _long(config: dict[str, Any]) -> None:
+    """One teacher, 25,000 steps: a look, not a test."""
+    config["seeds"] = 1
+    config["fits"]["teacher"]["budget"] = 25_000 / config["train"]["steps"]
+    config["fits"] |= {f"from_{step}": config["fits"]["from_500"] | {"teacher_steps": (step,)} for step in FAR}
+    for fit in ("curriculum", "snapshot_ensemble"):
+        del config["fits"][fit]
+    config["curves"]["teacher_step"]["x"] = {f"from_{step}": step for step in FAR} | {"distilled": 25_000}
+    _keep_students(config, FAR)
+
+
+def _keep_students(config: dict[str, Any], steps: tuple[int, ...]) -> None:
+    kept = {f"from_{step}" for step in steps}
+    for fit in [fit for fit in config["fits"] if fit.startswith("from_") and fit not in kept]:
+        del config["fits"][fit]
+        config["curves"]["teacher_step"]["x"].pop(fit, None)
+
+
+# ---------------------------------------------------------------------------------------------- what is said
+
+
+def tables(workdir: Path, name: str) -> str:
+    """The claims with their verdicts, then every fit's scores, as Markdown."""
+    study = ROWS["read"](workdir)
+    values = {label: study.by_fit(key, split) for label, (*key, split) in _keys().items()}
+    claims = _feature_claims(values) if name == "features" else _snapshot_claims(values, study, workdir)
+    return "\n\n".join([ROWS["claim_table"](claims), _scores(study.config, values)])
+
+
+def _keys() -> dict[str, tuple[Any, ...]]:
+    return {label: (tuple(key), split) for label, (*key, split) in METRICS.items()}
+
+
+def _scores(config: Mapping[str, Any], values: Mapping[str, Mapping[str, Values]]) -> str:
+    lines = [
+        (fit, *(ROWS["plus_minus"](ROWS["spread"](values[label][fit])) for label in METRICS))
+        for fit in config["fits"]
+        if fit in values["accuracy"]
+    ]
+    return ROWS["markdown"](("fit", *METRICS), lines)
+
+
+# ---------------------------------------------------------------------------------------------- snapshots
+
+
+def _snapshot_claims(values: Mapping[str, Mapping[str, Values]], study: Any, workdir: Path) -> list[Any]:
+    """The first experiment of the poster, and what its best snapshot is when validation chooses it."""
+    shown = study.config["curves"]["teacher_step"]["x"]
+    chosen = _chosen(workdir, shown)
+    found = [
+        Claim(
+            f"the teacher's accuracy (validation) still rises from step {_middle(shown)} on",
+            minus(*(_teacher_validation(workdir, step, study) for step in (max(shown.values()), _middle(shown)))),
+        )
+    ]
+    for label in ("area under the shift curve", "accuracy, translated"):
+        own = values[label]
+        weak = next(fit for fit, step in shown.items() if step == _middle(shown))
+        found.append(
+            Claim(f"a teacher of {_middle(shown)} steps beats the last ({label})", minus(own[weak], own["distilled"]))
+        )
+        for by, fits in chosen.items():
+            best = {seed: own[fit][seed] for seed, fit in fits.items() if seed in own[fit]}
+            found.append(Claim(f"the snapshot chosen on {by} beats the last ({label})", minus(best, own["distilled"])))
+        for fit in ("curriculum", "snapshot_ensemble"):
+            if fit in own:
+                found.append(Claim(f"{fit} beats the last snapshot alone ({label})", minus(own[fit], own["distilled"])))
+        found.append(
+            Claim(f"the last snapshot beats self-distillation ({label})", minus(own["distilled"], own["self"]))
+        )
+        found.append(
+            Claim(
+                f"a snapshot as accurate as the MLP that teaches `self` beats it ({label})",
+                _accuracy_matched(own, shown, workdir),
+            )
+        )
+    return found
+
+
+def _middle(shown: Mapping[str, int]) -> int:
+    """The poster's weak teacher: the snapshot nearest to 2,500 steps."""
+    return min(shown.values(), key=lambda step: abs(step - 2_500))
+
+
+def _validation(workdir: Path) -> dict[tuple[str, int, int, str], float]:
+    """{(fit, seed, step, metric): value} on the validation set."""
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return {(x["fit"], x["seed"], x["step"], x["metric"]): x["value"] for x in lines if x["split"] == "validation"}
+
+
+def _teacher_validation(workdir: Path, step: int, study: Any) -> Values:
+    found = _validation(workdir)
+    return {seed: found["teacher", seed, step, "accuracy"] for seed in range(study.config["seeds"])}
+
+
+def _chosen(workdir: Path, shown: Mapping[str, int]) -> dict[str, dict[int, str]]:
+    """By seed the student with the best validation accuracy, in distribution and, apart, on shifted validation images."""
+    found = _validation(workdir)
+    last = max(step for fit, _, step, _ in found if fit == "distilled")
+    seeds = {seed for fit, seed, *_ in found if fit == "distilled"}
+    return {
+        name: {seed: max(shown, key=lambda fit, seed=seed, m=metric: found[fit, seed, last, m]) for seed in seeds}
+        for name, metric in {"validation": "accuracy", "shifted validation": "shifted_accuracy"}.items()
+    }
+
+
+def _accuracy_matched(own: Mapping[str, Values], shown: Mapping[str, int], workdir: Path) -> Values:
+    """The student of the CNN's snapshot whose validation accuracy is nearest to the peer's, against `self`, by seed."""
+    found = _validation(workdir)
+    last = max(step for fit, _, step, _ in found if fit == "peer")
+
+    def distance(fit: str, seed: int) -> float:
+        return abs(found["teacher", seed, shown[fit], "accuracy"] - found["peer", seed, last, "accuracy"])
+
+    nearest = {seed: min(shown, key=lambda fit, seed=seed: distance(fit, seed)) for seed in own["self"]}
+    return minus({seed: own[fit][seed] for seed, fit in nearest.items()}, own["self"])
+
+
+# ---------------------------------------------------------------------------------------------- features, alphas
+
+
+PAIRS = {
+    "the weak teacher beats the strong one": ("weak", "distilled"),
+    "the weak teacher beats the strong one, softened to its entropy": ("weak", "strong_softened"),
+    "the weak teacher beats the strong one with label smoothing on the student": ("weak", "strong_smoothed"),
+    "the weak teacher beats a strong one trained with label smoothing": ("weak", "from_smoothing"),
+    "features alone (Type 1) beat logits alone, strong teacher": ("strong_type1", "distilled"),
+    "features alone (Type 1) beat both (Type 2), strong teacher": ("strong_type1", "strong_type2"),
+    "features alone (Type 1) beat logits alone, weak teacher": ("weak_type1", "weak"),
+    "features alone (Type 1) beat no distillation": ("strong_type1", "alone"),
+    "logits alone beat no distillation": ("distilled", "alone"),
+    "logits alone beat the same logits shuffled within a class": ("distilled", "shuffled_soft"),
+    "logits alone beat self-distillation": ("distilled", "self"),
+    "a small alpha (0) beats a large one (0.9)": ("alpha_0", "alpha_0_9"),
+    "distillation on shifted images without labels beats labels on shifted images": ("distilled_shift", "alone_shift"),
+    "labels on shifted images beat distillation on the images as they are": ("alone_shift", "distilled"),
+}
+
+
+def _feature_claims(values: Mapping[str, Mapping[str, Values]]) -> list[Any]:
+    labels = ("area under the shift curve", "accuracy, translated", "accuracy")
+    return [
+        Claim(f"{text} ({label})", minus(values[label][a], values[label][b]))
+        for text, (a, b) in PAIRS.items()
+        for label in labels
+    ]
+
+
+def redraw(name: str) -> None:
+    """The report, its figures and the README's tables of a study, from its committed rows alone."""
+    with ROWS["unpacked"](HERE / "results" / name) as workdir:
+        ROWS["redraw"](workdir, HERE / "figures" / name)
+        ROWS["fill"](HERE / "README.md", name, tables(workdir, name))
+
+
+if __name__ == "__main__":
+    ROWS["main"](__doc__, HERE, tuple(STUDIES), study_config, redraw)

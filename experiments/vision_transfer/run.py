@@ -1,0 +1,106 @@
+"""Abnar et al.'s tables on MNIST: CNN and MLP, each alone, from its own kind and from the other; and the controls.
+
+    python experiments/vision_transfer/run.py mnist --data=FOLDER --workdir=runs/vision_mnist
+    python experiments/vision_transfer/run.py --report-only
+
+The study is `:full,mnist` of configs/cnn_to_mlp.py with the changes below; FOLDER holds mnist/ with its four IDX files. It
+resumes when called again and leaves its rows in results/. `--report-only` writes the README's tables from them.
+"""
+
+import runpy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kdib.main import load_config
+
+HERE = Path(__file__).parent
+CONFIG = HERE.parent.parent / "configs" / "cnn_to_mlp.py"
+ROWS = runpy.run_path(str(HERE.parent / "rows.py"))
+minus, Claim = ROWS["minus"], ROWS["Claim"]
+SETS = ("test", "scaled", "translated")
+Values = Mapping[int, float]  # by seed
+PUBLISHED = {  # accuracy on MNIST, scaled, translated; ECE (1,000,000 bins) on the same
+    "CNN": ("teacher", (0.992, 0.962, 0.981, 0.011, 0.060, 0.028)),
+    "MLP": ("alone", (0.985, 0.794, 0.373, 0.015, 0.175, 0.564)),
+    "CNN ← CNN": ("cnn_self", (0.991, 0.951, 0.978, 0.014, 0.068, 0.033)),
+    "CNN ← MLP": ("reverse", (0.990, 0.955, 0.976, 0.013, 0.054, 0.030)),
+    "MLP ← CNN": ("distilled", (0.988, 0.904, 0.510, 0.013, 0.109, 0.432)),
+    "MLP ← MLP": ("self", (0.985, 0.839, 0.395, 0.015, 0.155, 0.555)),
+}
+ACCURACY, ECE = ("accuracy", "accuracy", ""), ("calibration", "ece", "")
+AREA = ("translation", "area_under_curve", "radius")
+
+
+def study_config(name: str, data: Path | None) -> dict[str, Any]:
+    """The configuration of a study."""
+    if data is None:
+        raise SystemExit(f"{name} needs --data=FOLDER")
+    config = load_config(str(CONFIG), "full,mnist").to_dict()
+    config["task"]["data_dir"] = str(data / "mnist")
+    return config
+
+
+def tables(workdir: Path) -> str:
+    """The published table with ours beside it, the claims, and every fit on every set, as Markdown."""
+    study = ROWS["read"](workdir)
+    accuracy = {name: study.by_fit(ACCURACY, name) for name in SETS}
+    ece = {name: study.by_fit(ECE, name) for name in SETS}
+    area = study.by_fit(AREA)
+    return "\n\n".join(
+        [_beside(accuracy, ece), ROWS["claim_table"](_claims(accuracy, ece, area)), _everybody(study, accuracy, area)]
+    )
+
+
+def _beside(accuracy: Mapping[str, Mapping[str, Values]], ece: Mapping[str, Mapping[str, Values]]) -> str:
+    head = ("student ← teacher", *(f"{metric}, {name}" for metric in ("accuracy", "ECE") for name in SETS))
+    lines = []
+    for title, (fit, published) in PUBLISHED.items():
+        ours = [ROWS["plus_minus"](ROWS["spread"](of[name][fit])) for of in (accuracy, ece) for name in SETS]
+        lines.append((title, *(f"{own} ({theirs:.3f})" for own, theirs in zip(ours, published, strict=True))))
+    return ROWS["markdown"](head, lines)
+
+
+def _claims(accuracy: Mapping[str, Any], ece: Mapping[str, Any], area: Mapping[str, Values]) -> list[Any]:
+    """The published claims that the table makes, and the controls' answer to them."""
+    found = []
+    for name in ("translated", "scaled"):
+        of = accuracy[name]
+        for other in ("alone", "self", "shuffled_soft", "label_smoothed"):
+            text = f"MLP ← CNN is more accurate than {other}, {name}"
+            found.append(Claim(text, minus(of["distilled"], of[other])))
+        found.append(Claim(f"MLP ← MLP is more accurate than alone, {name}", minus(of["self"], of["alone"])))
+        found.append(
+            Claim(f"MLP ← CNN has a lower ECE than alone, {name}", minus(ece[name]["alone"], ece[name]["distilled"]))
+        )
+    found += [
+        Claim("MLP ← CNN has more area under the shift curve than MLP ← MLP", minus(area["distilled"], area["self"])),
+        Claim(
+            "CNN ← MLP is less accurate than CNN, translated",
+            minus(accuracy["translated"]["teacher"], accuracy["translated"]["reverse"]),
+        ),
+    ]
+    return found
+
+
+def _everybody(study: Any, accuracy: Mapping[str, Any], area: Mapping[str, Values]) -> str:
+    lines = [
+        (
+            fit,
+            ROWS["plus_minus"](ROWS["spread"](area[fit])),
+            *(ROWS["plus_minus"](ROWS["spread"](accuracy[name][fit])) for name in SETS),
+        )
+        for fit in study.config["fits"]
+    ]
+    return ROWS["markdown"](("fit", "area under the shift curve", *(f"accuracy, {name}" for name in SETS)), lines)
+
+
+def redraw(name: str) -> None:
+    """The report, its figures and the README's tables of a study, from its committed rows alone."""
+    with ROWS["unpacked"](HERE / "results" / name) as workdir:
+        ROWS["redraw"](workdir, HERE / "figures" / name)
+        ROWS["fill"](HERE / "README.md", name, tables(workdir))
+
+
+if __name__ == "__main__":
+    ROWS["main"](__doc__, HERE, ("mnist",), study_config, redraw)
