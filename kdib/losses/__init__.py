@@ -3,10 +3,9 @@
 The functions answer one float32 per example. `from_config`, `terms` and `combine` make a weighted loss of
 them, whose weights and hyper-parameters are traced:
 
->>> import textwrap
 >>> from kdib import losses
 >>> spec = losses.from_config({"kl": {"fn": "softened_kl", "weight": 1.0, "temperature": 4.0}})
->>> print("\\n".join(textwrap.wrap(" ".join(sorted(losses.LOSSES)), 110)))
+>>> print(*sorted(losses.LOSSES))  # doctest: +NORMALIZE_WHITESPACE
 attention_transfer cosine cross_entropy entropy_penalty feature_l1 hard_label hint label_smoothing
 relational_angle relational_distance similarity_preserving soft_cross_entropy softened_kl top_k_kl
 """
@@ -21,6 +20,7 @@ from kdib.losses.divergences import (
     top_k_kl,
 )
 from kdib.losses.features import attention_transfer, cosine, feature_l1, hint
+from kdib.losses.paths import resolve
 from kdib.losses.relations import ExampleMask, relational_angle, relational_distance, similarity_preserving
 from kdib.losses.schedules import (
     SCHEDULES,
@@ -42,7 +42,6 @@ from kdib.losses.spec import (
     combine,
     from_config,
     projectors,
-    resolve,
     terms,
 )
 from kdib.losses.totals import leveled

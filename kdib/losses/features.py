@@ -1,4 +1,4 @@
-"""Losses on hidden activations, example by example: what the student has in a layer against what the teacher has in one.
+"""Losses on hidden activations, example by example: a layer of the student against a layer of the teacher.
 
 Every function answers one float32 per example, computes in float32 whatever the input, and lets no gradient reach the
 teacher. Losses that compare the examples of a batch with each other are in `relations`.

@@ -33,6 +33,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from kdib.losses import divergences, features, relations, schedules
+from kdib.losses.paths import resolve
 
 PROJECTORS = ("linear", "conv")  # heads that bring a student's layer to the shape of its teacher's
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -239,37 +240,6 @@ def _blank(array: jax.Array, where: jax.Array) -> jax.Array:
         raise ValueError(f"the mask's shape {where.shape} must lead the shape of each input, got {array.shape}")
     mask = where.astype(bool).reshape(where.shape + (1,) * (array.ndim - where.ndim))
     return jnp.where(mask, array, jnp.zeros_like(array))
-
-
-def resolve(context: Any, path: str) -> Any:
-    """The value at a dotted path through mapping keys and attributes.
-
-    Raises:
-      ValueError: if it leads nowhere, with what there is where it ends: names, and the shapes of arrays.
-    """
-    node, place = context, "the context"
-    for part in path.split("."):
-        children = _children(node)
-        if part not in children:
-            there = ", ".join(_described(name, child) for name, child in children.items()) or "nothing"
-            raise ValueError(f"no {part!r} in {place} (path {path!r}); there is: {there}")
-        node, place = children[part], repr(part)
-    return node
-
-
-def _described(name: Any, child: Any) -> str:
-    shape = getattr(child, "shape", None)
-    return str(name) if shape is None else f"{name} {list(shape)}"
-
-
-def _children(node: Any) -> Mapping[str, Any]:
-    if isinstance(node, Mapping):
-        return node
-    if hasattr(node, "_asdict"):  # a NamedTuple
-        return node._asdict()
-    if dataclasses.is_dataclass(node):
-        return {field.name: getattr(node, field.name) for field in dataclasses.fields(node)}
-    return {} if isinstance(node, jax.Array) else getattr(node, "__dict__", {})
 
 
 _TERM_FIELDS = ("fn", "inputs", "projector", "schedule", "weight", "where")

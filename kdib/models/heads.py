@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from kdib.losses.spec import PROJECTORS, resolve
+from kdib.losses import PROJECTORS, resolve
 from kdib.models.base import Batch, Model, Outputs, from_linen
 
 
@@ -61,7 +61,7 @@ class Projector(nn.Module):
             raise ValueError(f"projector='conv' needs maps [N, H, W, C], {found}; of vectors take projector='linear'")
         if min(len(student), len(teacher)) < 2 or student[:-1] != teacher[:-1]:
             raise ValueError(
-                f"projector={self.kind!r} changes the last axis only, {found}; choose layers that are alike in the others"
+                f"projector={self.kind!r} changes the last axis only, {found}; choose layers alike in the others"
             )
         return teacher[-1]
 
