@@ -5,8 +5,9 @@ them, whose weights and hyper-parameters are traced:
 
 >>> from kdib import losses
 >>> spec = losses.from_config({"kl": {"fn": "softened_kl", "weight": 1.0, "temperature": 4.0}})
->>> print(*sorted(losses.LOSSES))
-cross_entropy entropy_penalty hard_label label_smoothing similarity_preserving soft_cross_entropy softened_kl top_k_kl
+>>> print(*sorted(losses.LOSSES))  # doctest: +NORMALIZE_WHITESPACE
+attention_transfer cosine cross_entropy entropy_penalty feature_l1 hard_label hint label_smoothing
+relational_angle relational_distance similarity_preserving soft_cross_entropy softened_kl top_k_kl
 """
 
 from kdib.losses.divergences import (
@@ -18,11 +19,12 @@ from kdib.losses.divergences import (
     softened_kl,
     top_k_kl,
 )
-from kdib.losses.features import similarity_preserving
+from kdib.losses.features import attention_transfer, cosine, feature_l1, hint
+from kdib.losses.paths import resolve
+from kdib.losses.relations import ExampleMask, relational_angle, relational_distance, similarity_preserving
 from kdib.losses.schedules import (
     SCHEDULES,
     constant,
-    cosine,
     cosine_restarts,
     exponential,
     hold,
@@ -30,15 +32,30 @@ from kdib.losses.schedules import (
     step,
     step_at,
 )
-from kdib.losses.spec import LOSSES, Loss, LossSpec, Mean, Term, combine, from_config, terms
+from kdib.losses.spec import (
+    LOSSES,
+    PROJECTORS,
+    Loss,
+    LossSpec,
+    Mean,
+    Term,
+    combine,
+    from_config,
+    projectors,
+    terms,
+)
+from kdib.losses.totals import leveled
 
 __all__ = [
     "LOSSES",
+    "PROJECTORS",
     "SCHEDULES",
+    "ExampleMask",
     "Loss",
     "LossSpec",
     "Mean",
     "Term",
+    "attention_transfer",
     "combine",
     "constant",
     "cosine",
@@ -46,11 +63,18 @@ __all__ = [
     "cross_entropy",
     "entropy_penalty",
     "exponential",
+    "feature_l1",
     "from_config",
     "hard_label",
+    "hint",
     "hold",
     "label_smoothing",
+    "leveled",
     "linear",
+    "projectors",
+    "relational_angle",
+    "relational_distance",
+    "resolve",
     "similarity_preserving",
     "soft_cross_entropy",
     "softened_kl",

@@ -1,35 +1,140 @@
-"""Losses on hidden activations: the student's layer may be of another width than the teacher's."""
+"""Losses on hidden activations, example by example: a layer of the student against a layer of the teacher.
+
+Every function answers one float32 per example, computes in float32 whatever the input, and lets no gradient reach the
+teacher. Losses that compare the examples of a batch with each other are in `relations`.
+"""
+
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+Reduce = Literal["sum", "mean"]
+Normalisation = Literal["mean", "half_sum"]
 
-def similarity_preserving(
-    student_features: ArrayLike, teacher_features: ArrayLike, *, where: ArrayLike | None = None
+
+def feature_l1(student_features: ArrayLike, teacher_features: ArrayLike, *, reduce: Reduce = "sum") -> jax.Array:
+    """The absolute differences between two layers of one shape, as their sum or their mean.
+
+    At equality value and gradient are 0. A weight for the sum is not one for the mean: they differ by the number of
+    features. No gradient reaches the teacher.
+
+    >>> import jax.numpy as jnp
+    >>> student, teacher = jnp.array([[1.0, 2.0], [0.0, 0.0]]), jnp.array([[1.0, 0.0], [3.0, -1.0]])
+    >>> print(feature_l1(student, teacher), feature_l1(student, teacher, reduce="mean"))
+    [2. 4.] [1. 2.]
+
+    Args:
+      student_features: [N, ...], any float type.
+      teacher_features: [N, ...] of the same shape.
+      reduce: "sum" over the features, as published, or "mean".
+
+    Returns:
+      [N] float32.
+
+    Raises:
+      ValueError: if the shapes differ or `reduce` is unknown.
+
+    Reference: Wong, Fermin, Zheng, Park and Wang, "Leveled Knowledge Distillation" (poster), L_FM = sum |y - y^|.
+    """
+    student_NxD, teacher_NxD = _matched(student_features, teacher_features)
+    distance_NxD = jnp.abs(student_NxD - teacher_NxD)
+    match reduce:
+        case "sum":
+            return jnp.sum(distance_NxD, axis=-1)
+        case "mean":
+            return jnp.mean(distance_NxD, axis=-1)
+        case _:
+            raise ValueError(f"unknown reduce {reduce!r}; known: {', '.join(get_args(Reduce))}")
+
+
+def hint(
+    student_features: ArrayLike, teacher_features: ArrayLike, *, normalisation: Normalisation = "mean"
 ) -> jax.Array:
-    """1 - the cosine between what an example is similar to in the student and what it is similar to in the teacher.
+    """The squared differences between two layers of one shape: their mean, or half their sum.
 
-    In each network every example is compared with every example of the batch by the cosine of their features, which
-    gives a matrix [N, N]; value n is one less the cosine between the rows n of both. It lies in [0, 2], is 0 at
-    equality, and depends neither on the features' lengths nor on their basis. An example whose features are all zero
-    is similar to nothing, itself included, and its value is 1. No gradient reaches the teacher.
+    The regressor of the publications is a head: a `Term` with a `projector` reads the student's layer through one. For
+    D features "half_sum" is D / 2 times "mean", so that published weights belong to one of them. No gradient reaches
+    the teacher.
 
-    It is a relation of the batch: micro-batches, which compare fewer pairs, do not add up to the loss of the whole.
+    >>> import jax.numpy as jnp
+    >>> student, teacher = jnp.array([[1.0, 2.0], [0.0, 0.0]]), jnp.array([[1.0, 0.0], [3.0, -1.0]])
+    >>> print(hint(student, teacher), hint(student, teacher, normalisation="half_sum"))
+    [2. 5.] [2. 5.]
+
+    Args:
+      student_features: [N, ...], any float type.
+      teacher_features: [N, ...] of the same shape.
+      normalisation: "mean" over all features (FitNets as released, weight 100), or "half_sum", 1/2 ||t - s||^2 (Ojha
+        et al., and equation 3 of FitNets).
+
+    Returns:
+      [N] float32.
+
+    Raises:
+      ValueError: if the shapes differ or the normalisation is unknown.
+
+    Reference: Romero et al., "FitNets: Hints for Thin Deep Nets", 2015, equation 3 (https://arxiv.org/abs/1412.6550);
+    Ojha et al., "What Knowledge Gets Distilled in Knowledge Distillation?", 2023 (https://arxiv.org/abs/2205.16004).
+    """
+    student_NxD, teacher_NxD = _matched(student_features, teacher_features)
+    square_NxD = (student_NxD - teacher_NxD) ** 2
+    match normalisation:
+        case "mean":
+            return jnp.mean(square_NxD, axis=-1)
+        case "half_sum":
+            return jnp.sum(square_NxD, axis=-1) / 2
+        case _:
+            raise ValueError(f"unknown normalisation {normalisation!r}; known: {', '.join(get_args(Normalisation))}")
+
+
+def cosine(student_features: ArrayLike, teacher_features: ArrayLike) -> jax.Array:
+    """1 - the cosine of the angle between two layers of one shape, each flattened to a vector.
+
+    It lies in [0, 2] and does not see lengths: half the squared distance of the two unit vectors. Features that are all
+    zero have no direction; their value is 1 and their gradient 0. No gradient reaches the teacher.
 
     >>> import jax.numpy as jnp
     >>> jnp.set_printoptions(precision=4)
-    >>> teacher = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
-    >>> student = jnp.array([[3.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 1.0, 1.0]])
-    >>> print(similarity_preserving(student, teacher))
-    [0.1835 0.     0.134 ]
+    >>> print(cosine(jnp.array([[2.0, 0.0], [1.0, 1.0], [0.0, 0.0]]), jnp.array([[5.0, 0.0], [1.0, 0.0], [1.0, 0.0]])))
+    [0.     0.2929 1.    ]
 
     Args:
-      student_features: [N, ...], any float type; all axes but the first are flattened.
-      teacher_features: [N, ...] likewise, of any width of its own.
-      where: optional boolean [N]. An example that it leaves out has neither row nor column, so that the others get
-        what they get without it, and its own value means nothing. A `Term`'s mask does the same: the examples that
-        it leaves out come as zeros.
+      student_features: [N, ...], any float type.
+      teacher_features: [N, ...] of the same shape.
+
+    Returns:
+      [N] float32.
+
+    Raises:
+      ValueError: if the shapes differ.
+
+    Reference: Sanh et al., "DistilBERT, a distilled version of BERT", 2019, section 2, the cosine embedding loss L_cos
+    (https://arxiv.org/abs/1910.01108).
+    """
+    student_NxD, teacher_NxD = _matched(student_features, teacher_features)
+    return 1 - jnp.sum(unit_rows(student_NxD) * unit_rows(teacher_NxD), axis=-1)
+
+
+def attention_transfer(student_features: ArrayLike, teacher_features: ArrayLike) -> jax.Array:
+    """The mean squared difference between where two convolutional layers look: mean over positions of (Q_s - Q_t)^2.
+
+    Q is the mean over the channels of the squared activations, flattened and divided by its length: a map with one
+    number a position, so that the layers may have other numbers of channels. Of maps of unlike sizes the larger one is
+    first averaged over blocks, as in the code of RepDistiller. The value depends on neither network's scale; a
+    map that is all zero looks nowhere, and has gradient 0. The published weight is 1000 a layer. No gradient reaches
+    the teacher.
+
+    >>> import jax.numpy as jnp
+    >>> jnp.set_printoptions(precision=4)
+    >>> left, right = jnp.zeros((1, 2, 2, 3)).at[0, 0, 0].set(1.0), jnp.zeros((1, 2, 2, 5)).at[0, 1, 0].set(-7.0)
+    >>> print(attention_transfer(left, right), attention_transfer(left, 3 * left))
+    [0.5] [0.]
+
+    Args:
+      student_features: [N, H, W, C], any float type.
+      teacher_features: [N, H', W', C'] likewise; H and H' are equal or one is a multiple of the other, and so W and W'.
 
     Returns:
       [N] float32.
@@ -37,39 +142,65 @@ def similarity_preserving(
     Raises:
       ValueError: if the shapes do not fit.
 
-    Reference: Abnar, Dehghani and Zuidema, "Transferring Inductive Biases through Knowledge Distillation", 2020,
-    released code (https://arxiv.org/abs/2006.00555); after Tung and Mori, "Similarity-Preserving Knowledge
-    Distillation", 2019, who take the squared difference of the matrices.
+    Reference: Zagoruyko and Komodakis, "Paying More Attention to Attention", 2017, activation-based transfer
+    (https://arxiv.org/abs/1612.03928), as released; their equation 2 takes the length where the code takes the mean.
     """
-    _check(student_features, teacher_features, where)
-    student_NxN = _unit_rows(_similarities(student_features, where))
-    teacher_NxN = _unit_rows(_similarities(jax.lax.stop_gradient(teacher_features), where))
-    return 1 - jnp.sum(student_NxN * teacher_NxN, axis=-1)
+    height, width = _common_size(jnp.shape(student_features), jnp.shape(teacher_features))
+    student_NxP = _attention(student_features, height, width)
+    teacher_NxP = _attention(jax.lax.stop_gradient(teacher_features), height, width)
+    return jnp.mean((student_NxP - teacher_NxP) ** 2, axis=-1)
 
 
-def _check(student, teacher, where) -> None:
-    shapes = jnp.shape(student), jnp.shape(teacher)
-    if min(map(len, shapes)) < 2 or shapes[0][0] != shapes[1][0]:
-        raise ValueError(
-            "student_features and teacher_features must be [N, ...] with one number of examples, "
-            f"got {shapes[0]} and {shapes[1]}"
-        )
-    if where is not None and jnp.shape(where) != shapes[0][:1]:
-        raise ValueError(f"where must have the shape of the examples, {shapes[0][:1]}, got {jnp.shape(where)}")
-
-
-def _similarities(features: ArrayLike, where: ArrayLike | None) -> jax.Array:
-    """The cosines [N, N] between the examples of features [N, ...]; 0 for an example that is left out."""
+def flatten(features: ArrayLike) -> jax.Array:
+    """[N, ...] -> [N, D] in float32."""
     features = jnp.asarray(features).astype(jnp.float32)
-    features_NxD = features.reshape(len(features), -1)
-    if where is not None:
-        features_NxD = jnp.where(jnp.asarray(where, bool)[:, None], features_NxD, 0.0)
-    unit_NxD = _unit_rows(features_NxD)
-    return jnp.matmul(unit_NxD, unit_NxD.T, precision="highest")
+    return features.reshape(len(features), -1)
 
 
-def _unit_rows(x_NxD: jax.Array) -> jax.Array:
-    """Every row over its length; a row of zeros stays one, with gradient 0."""
-    square_Nx1 = jnp.sum(x_NxD**2, axis=-1, keepdims=True)
-    is_zero = square_Nx1 == 0
-    return jnp.where(is_zero, 0.0, x_NxD * jax.lax.rsqrt(jnp.where(is_zero, 1.0, square_Nx1)))
+def power_of_two(size: jax.Array) -> jax.Array:
+    """A power of two close to every `size` >= 0, or 1 for 0: dividing by it keeps bits and lets no square underflow.
+
+    It counts as a constant. What depends on no scale has the same gradient with it and without.
+    """
+    rounded = jax.lax.reduce_precision(jax.lax.stop_gradient(size), exponent_bits=8, mantissa_bits=0)
+    return jnp.where(rounded == 0, 1.0, rounded)
+
+
+def unit_rows(x_xD: jax.Array) -> jax.Array:
+    """Every row of [..., D] over its length; a row of zeros stays one, with gradient 0."""
+    x_xD = x_xD / power_of_two(jnp.max(jnp.abs(x_xD), axis=-1, keepdims=True))
+    square_x1 = jnp.sum(x_xD**2, axis=-1, keepdims=True)
+    is_zero = square_x1 == 0
+    return jnp.where(is_zero, 0.0, x_xD * jax.lax.rsqrt(jnp.where(is_zero, 1.0, square_x1)))
+
+
+def _matched(student: ArrayLike, teacher: ArrayLike) -> tuple[jax.Array, jax.Array]:
+    """Both as [N, D] in float32, the teacher's without gradient; raises unless they have one shape."""
+    shapes = jnp.shape(student), jnp.shape(teacher)
+    if shapes[0] != shapes[1] or len(shapes[0]) < 2:
+        message = (
+            f"student_features and teacher_features must be [N, ...] of one shape, got {shapes[0]} and {shapes[1]}"
+        )
+        only_width = min(map(len, shapes)) > 1 and shapes[0][:-1] == shapes[1][:-1]
+        raise ValueError(message + ("; give the term projector='linear'" if only_width else ""))
+    return flatten(student), flatten(jax.lax.stop_gradient(teacher))
+
+
+def _common_size(student: tuple[int, ...], teacher: tuple[int, ...]) -> tuple[int, int]:
+    """The height and width of the smaller map of two [N, H, W, C]; raises unless they divide those of the larger."""
+    message = f"got student_features {student} and teacher_features {teacher}"
+    if len(student) != 4 or len(teacher) != 4 or student[0] != teacher[0]:
+        raise ValueError(f"attention is of maps [N, H, W, C] with one number of examples, {message}")
+    height, width = (min(pair) for pair in zip(student[1:3], teacher[1:3], strict=True))
+    if any(shape[1] % height or shape[2] % width for shape in (student, teacher)):
+        raise ValueError(f"the sizes of two maps must be equal or differ by a whole factor, {message}")
+    return height, width
+
+
+def _attention(features: ArrayLike, height: int, width: int) -> jax.Array:
+    """Q [N, height * width] of maps [N, H, W, C]."""
+    features = jnp.asarray(features).astype(jnp.float32)
+    n, h, w, c = features.shape
+    if (h, w) != (height, width):
+        features = features.reshape(n, height, h // height, width, w // width, c).mean(axis=(2, 4))
+    return unit_rows(jnp.mean(features**2, axis=-1).reshape(n, -1))

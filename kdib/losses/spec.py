@@ -32,8 +32,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from kdib.losses import divergences, features, schedules
+from kdib.losses import divergences, features, relations, schedules
+from kdib.losses.paths import resolve
 
+PROJECTORS = ("linear", "conv")  # heads that bring a student's layer to the shape of its teacher's
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -112,7 +114,7 @@ class Term:
         """A term with float32 leaves. What `hparams` leaves out takes the default of fn's own signature.
 
         Keyword-only arguments of fn annotated as int, str, bool or Literal are static, all others are traced;
-        `where` is left to the mask of examples.
+        `where` is left to the mask of examples, which is handed to fn if it is annotated as `ExampleMask`.
 
         Raises:
           ValueError: for an unknown, missing or malformed argument, with the known ones.
@@ -133,14 +135,20 @@ class Loss(NamedTuple):
     inputs: tuple[str, ...]
 
 
+_PENULTIMATE = ("student.hidden.penultimate", "teacher.hidden.penultimate")
+
 LOSSES = {
+    "attention_transfer": Loss(features.attention_transfer, _PENULTIMATE),
+    "cosine": Loss(features.cosine, _PENULTIMATE),
     "cross_entropy": Loss(divergences.cross_entropy, ("student.logits", "batch.label")),
     "entropy_penalty": Loss(divergences.entropy_penalty, ("student.logits",)),
+    "feature_l1": Loss(features.feature_l1, _PENULTIMATE),
     "hard_label": Loss(divergences.hard_label, ("student.logits", "teacher.logits")),
+    "hint": Loss(features.hint, _PENULTIMATE),
     "label_smoothing": Loss(divergences.label_smoothing, ("student.logits", "batch.label")),
-    "similarity_preserving": Loss(
-        features.similarity_preserving, ("student.hidden.penultimate", "teacher.hidden.penultimate")
-    ),
+    "relational_angle": Loss(relations.relational_angle, _PENULTIMATE),
+    "relational_distance": Loss(relations.relational_distance, _PENULTIMATE),
+    "similarity_preserving": Loss(relations.similarity_preserving, _PENULTIMATE),
     "soft_cross_entropy": Loss(divergences.soft_cross_entropy, ("student.logits", "teacher.logits")),
     "softened_kl": Loss(divergences.softened_kl, ("student.logits", "teacher.logits")),
     "top_k_kl": Loss(divergences.top_k_kl, ("student.logits", "teacher.logits")),
@@ -152,22 +160,30 @@ def from_config(config: Mapping[str, Mapping[str, Any]]) -> dict[str, Term]:
 
     Each term is a mapping with `fn` (a name in LOSSES), `weight` (None drops the term) and, where wanted, the
     function's own keyword arguments, `inputs` (context paths, by default those of LOSSES), `where` (the path
-    of a mask of examples) and `schedule` ({"name": a name in SCHEDULES, **its keyword arguments}).
+    of a mask of examples), `schedule` ({"name": a name in SCHEDULES, **its keyword arguments}) and `projector`.
+
+    A `projector`, "linear" or "conv", stands between the student's layer and the loss where the teacher's layer has
+    another shape: the term then reads "<its own name>.logits" in place of its first input, and `projectors` says
+    which heads must put their outputs there. "" is none.
 
     Raises:
       ValueError: in one line that names the term and lists what is known.
     """
-    spec = {}
-    for name, settings in config.items():
-        try:
-            _required(settings, "fn")
-            if _required(settings, "weight") is not None:
-                spec[name] = _term(**settings)
-        except ValueError as error:
-            raise ValueError(f"loss term {name!r}: {error}") from None
-    if not spec:
-        raise ValueError(f"a loss needs a term whose weight is not None, got the terms {list(config.keys())}")
-    return spec
+    return {name: term for name, (term, _) in _read(config).items()}
+
+
+def projectors(config: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[str, str, str]]:
+    """The heads that `from_config(config)` needs: {term: (kind, path in the student, path in the teacher)}.
+
+    >>> layers = ("student.hidden.hidden2", "teacher.hidden.pool")
+    >>> config = {"fm": {"fn": "hint", "weight": 1.0, "inputs": layers, "projector": "linear"}}
+    >>> projectors(config), from_config(config)["fm"].inputs
+    ({'fm': ('linear', 'student.hidden.hidden2', 'teacher.hidden.pool')}, ('fm.logits', 'teacher.hidden.pool'))
+
+    Raises:
+      ValueError: as `from_config`.
+    """
+    return {name: head for name, (_, head) in _read(config).items() if head is not None}
 
 
 def terms(spec: LossSpec, context: Mapping[str, Any], *, step: ArrayLike) -> dict[str, Mean]:
@@ -208,11 +224,12 @@ def combine(means: Mapping[str, Mean], spec: LossSpec, *, step: ArrayLike) -> ja
 
 def _evaluate(name: str, term: Term, context: Mapping[str, Any]) -> Mean:
     try:
-        arrays = [_resolve(context, path) for path in term.inputs]
-        where = None if term.where is None else _resolve(context, term.where)
+        arrays = [resolve(context, path) for path in term.inputs]
+        where = None if term.where is None else resolve(context, term.where)
         if where is not None:  # masking the losses alone would let 0 * nan through in the backward pass
             arrays = [_blank(array, where) for array in arrays]
-        return Mean.of(term.fn(*arrays, **term.hparams, **dict(term.options)), where)
+        mask = {"where": where} if _compares_examples(term.fn) else {}
+        return Mean.of(term.fn(*arrays, **term.hparams, **dict(term.options), **mask), where)
     except ValueError as error:
         raise ValueError(f"loss term {name!r}: {error}") from error
 
@@ -225,29 +242,38 @@ def _blank(array: jax.Array, where: jax.Array) -> jax.Array:
     return jnp.where(mask, array, jnp.zeros_like(array))
 
 
-def _resolve(context: Any, path: str) -> Any:
-    """The value at a dotted path through mapping keys and attributes."""
-    node, place = context, "the context"
-    for part in path.split("."):
-        children = _children(node)
-        if part not in children:
-            there = ", ".join(map(str, children)) or "nothing"
-            raise ValueError(f"no {part!r} in {place} (path {path!r}); there is: {there}")
-        node, place = children[part], repr(part)
-    return node
+_TERM_FIELDS = ("fn", "inputs", "projector", "schedule", "weight", "where")
+_CONTEXT = ("student", "teacher", "batch")
 
 
-def _children(node: Any) -> Mapping[str, Any]:
-    if isinstance(node, Mapping):
-        return node
-    if hasattr(node, "_asdict"):  # a NamedTuple
-        return node._asdict()
-    if dataclasses.is_dataclass(node):
-        return {field.name: getattr(node, field.name) for field in dataclasses.fields(node)}
-    return {} if isinstance(node, jax.Array) else getattr(node, "__dict__", {})
+def _read(config: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[Term, tuple[str, str, str] | None]]:
+    """Every term that is not dropped, and the head that it needs."""
+    spec = {}
+    for name, settings in config.items():
+        try:
+            _required(settings, "fn")
+            if _required(settings, "weight") is not None:
+                fields = {field: value for field, value in settings.items() if field != "projector"}
+                spec[name] = _projected(name, _term(**fields), settings.get("projector", ""))
+        except ValueError as error:
+            raise ValueError(f"loss term {name!r}: {error}") from None
+    if not spec:
+        raise ValueError(f"a loss needs a term whose weight is not None, got the terms {list(config.keys())}")
+    return spec
 
 
-_TERM_FIELDS = ("fn", "inputs", "schedule", "weight", "where")
+def _projected(name: str, term: Term, projector: str) -> tuple[Term, tuple[str, str, str] | None]:
+    if projector == "":
+        return term, None
+    _member("projector", projector, PROJECTORS)
+    if len(term.inputs) < 2:
+        raise ValueError(f"a projector needs a student's and a teacher's layer, got the inputs {term.inputs}")
+    if name in _CONTEXT or "." in name:
+        raise ValueError(
+            f"its projector's outputs need a name of their own: not one of {', '.join(_CONTEXT)}, and without dots"
+        )
+    student, teacher, *others = term.inputs
+    return dataclasses.replace(term, inputs=(f"{name}.logits", teacher, *others)), (projector, student, teacher)
 
 
 def _term(*, fn: str, weight: ArrayLike, inputs=None, where=None, schedule=None, **hparams) -> Term:
@@ -273,6 +299,11 @@ def _knobs(fn: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """The keyword-only arguments of fn, without `where`: a mask is an array, not a setting."""
     parameters = inspect.signature(fn, eval_str=True).parameters
     return {n: p for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY and n != "where"}
+
+
+def _compares_examples(fn: Callable[..., Any]) -> bool:
+    where = inspect.signature(fn, eval_str=True).parameters.get("where")
+    return where is not None and where.annotation == relations.ExampleMask
 
 
 def _bind(kind: str, fn: Callable[..., Any], given: Mapping[str, Any]):

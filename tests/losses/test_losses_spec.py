@@ -179,33 +179,42 @@ def test_micro_batches_merge_to_the_loss_and_gradient_of_the_whole(sizes):
 @pytest.mark.parametrize("name", sorted(losses.LOSSES))
 def test_a_masked_example_does_not_leak_into_value_or_gradient(name, poison):
     knobs = {"label_smoothing": {"epsilon": 0.1}, "top_k_kl": {"k": 2}}
-    inputs = {"similarity_preserving": {"inputs": ("student.logits", "teacher.logits")}}  # features as good as any
-    needs = {**knobs, **inputs}.get(name, {})
+    inputs = losses.LOSSES[name].inputs
+    if any("hidden" in path for path in inputs):
+        inputs = ("student.logits", "teacher.logits")  # features as good as any
+    needs = {**knobs.get(name, {}), "inputs": inputs}
     spec = from_config({"term": {"fn": name, "weight": 1.0, "where": "batch.mask", **needs}})
     context = make_context()
-    clean = context["student"].logits
-    out = ~context["batch"]["mask"][:, None]
+    shape = (B, 1, K, 1) if name == "attention_transfer" else (B, K)
+    context["teacher"] = Answer(context["teacher"].logits.reshape(shape))
+    clean = context["student"].logits.reshape(shape)
+    out = ~context["batch"]["mask"].reshape(B, *(1 for _ in shape[1:]))
     assert 0 < out.sum() < B
     dirty = with_logits(context, jnp.where(out, poison, clean))
-    dirty["batch"] = {**dirty["batch"], "label": jnp.where(out[:, 0], -1, dirty["batch"]["label"])}
-    value = jax.value_and_grad(lambda logits, context: total(spec, with_logits(context, logits)))
+    dirty["batch"] = {**dirty["batch"], "label": jnp.where(out.reshape(B), -1, dirty["batch"]["label"])}
+    value = jax.jit(jax.value_and_grad(lambda logits, context: evaluate(spec, with_logits(context, logits))))
     expected, expected_grad = value(clean, context)
     actual, actual_grad = value(dirty["student"].logits, dirty)
     np.testing.assert_allclose(actual, expected, rtol=1e-6)
     np.testing.assert_allclose(actual_grad, expected_grad, rtol=1e-6)
 
 
-def test_a_mask_takes_rows_and_columns_out_of_a_relation_of_the_batch():
-    spec = from_config(
-        {
-            "masked": {"fn": "similarity_preserving", "weight": 1.0, "where": "batch.mask"},
-            "whole": {"fn": "similarity_preserving", "weight": 1.0},
-        }
-    )
+RELATIONS = {
+    "cosine_rows": {"fn": "similarity_preserving", "weight": 1.0},
+    "tung_mori": {"fn": "similarity_preserving", "weight": 1.0, "form": "tung_mori"},
+    "distance": {"fn": "relational_distance", "weight": 1.0},
+    "angle": {"fn": "relational_angle", "weight": 1.0},
+}
+
+
+@pytest.mark.parametrize("settings", RELATIONS.values(), ids=RELATIONS.keys())
+def test_a_mask_takes_rows_and_columns_out_of_a_relation_of_the_batch(settings):
+    spec = from_config({"masked": {**settings, "where": "batch.mask"}, "whole": settings})
     keys = jax.random.split(jax.random.key(3), 2)
     student, teacher = jax.random.normal(keys[0], (B, 2, 3)), jax.random.normal(keys[1], (B, 5))
     mask = make_context()["batch"]["mask"]
 
+    @jax.jit
     def means(student, teacher, mask):
         context = {name: {"hidden": {"penultimate": x}} for name, x in {"student": student, "teacher": teacher}.items()}
         return terms(spec, {**context, "batch": {"mask": mask}}, step=0)
@@ -238,6 +247,15 @@ def test_a_custom_loss_needs_no_registration():
     np.testing.assert_allclose(total(spec, context), 2 * 0.5 * 4 * 4.0)
 
 
+def test_a_custom_relation_is_handed_the_mask_of_examples():
+    def centered(features, *, where: losses.ExampleMask = None):
+        return features[:, 0] - jnp.mean(features[:, 0], where=where)
+
+    spec = {"c": Term.of(centered, ("student.logits",), weight=1.0, where="batch.mask")}
+    context = make_context()
+    np.testing.assert_allclose(terms(spec, context, step=0)["c"].sum, 0, atol=1e-5)
+
+
 # ---------------------------------------------------------------------------------------------- from_config
 
 
@@ -268,15 +286,54 @@ def test_a_config_dict_gives_the_same_spec():
     chex.assert_trees_all_equal(from_config(ml_collections.ConfigDict(KD)), from_config(KD))
 
 
+LAYERS = ("student.hidden.hidden2", "teacher.hidden.pool")
+HINT = {"fn": "hint", "weight": 1.0, "inputs": LAYERS, "projector": "linear"}
+
+
+def test_a_projector_stands_between_the_students_layer_and_the_loss():
+    config = {
+        "fm": HINT,
+        "maps": {"fn": "feature_l1", "weight": 0.5, "projector": "conv"},
+        "plain": {**HINT, "projector": ""},
+        "dropped": {**HINT, "weight": None},
+    }
+    spec = from_config(config)
+    assert {name: term.inputs for name, term in spec.items()} == {
+        "fm": ("fm.logits", "teacher.hidden.pool"),
+        "maps": ("maps.logits", "teacher.hidden.penultimate"),
+        "plain": LAYERS,
+    }
+    penultimate = ("student.hidden.penultimate", "teacher.hidden.penultimate")
+    assert losses.projectors(config) == {"fm": ("linear", *LAYERS), "maps": ("conv", *penultimate)}
+    assert losses.projectors(KD) == {}
+
+
+def test_a_term_with_a_projector_reads_its_heads_output():
+    pool = jnp.ones((B, 5))
+    context = {"teacher": {"hidden": {"pool": pool}}, "fm": Outputs(pool + 3, {})}
+    np.testing.assert_allclose(total(from_config({"fm": HINT}), context), 9.0)
+
+
+@pytest.mark.parametrize("name", ["student", "batch", "f.m"])
+def test_a_projectors_term_needs_a_name_of_its_own(name):
+    with pytest.raises(ValueError, match=f"loss term {name!r}: .*not one of student, teacher, batch, and without dots"):
+        losses.projectors({name: HINT})
+
+
 KL = {"fn": "softened_kl", "weight": 1.0}
 BAD = {
+    "projector": ({**HINT, "projector": "mlp"}, "unknown projector 'mlp'; known: conv, linear"),
+    "projector of one": (
+        {"fn": "entropy_penalty", "weight": 1.0, "projector": "linear"},
+        "a projector needs a student's and a teacher's layer",
+    ),
     "loss": (
         {"fn": "kl", "weight": 1.0},
-        "unknown loss 'kl'; known: cross_entropy, entropy_penalty, hard_label, label_",
+        "unknown loss 'kl'; known: attention_transfer, cosine, cross_entropy, entropy_pen",
     ),
     "field": (
         {**KL, "temprature": 2.0},
-        "unknown field 'temprature'; known: axis, direction, fn, inputs, sched",
+        "unknown field 'temprature'; known: axis, direction, fn, inputs, projector, sched",
     ),
     "schedule": (
         {**KL, "schedule": {"name": "steps"}},
@@ -327,10 +384,10 @@ def test_a_loss_without_terms_is_refused():
 
 PATHS = {
     "peer.logits": "no 'peer' in the context .*there is: batch, student, teacher",
-    "student.logit": "no 'logit' in 'student' .*there is: logits, hidden",
-    "teacher.hidden.block1": "no 'hidden' in 'teacher' .*there is: logits",
-    "student.hidden.block9": "no 'block9' in 'hidden' .*there is: block1",
-    "batch.lable": "no 'lable' in 'batch' .*there is: label, mask",
+    "student.logit": r"no 'logit' in 'student' .*there is: logits \[8, 3\], hidden",
+    "teacher.hidden.block1": r"no 'hidden' in 'teacher' .*there is: logits \[8, 3\]",
+    "student.hidden.block9": r"no 'block9' in 'hidden' .*there is: block1 \[8, 4\]",
+    "batch.lable": r"no 'lable' in 'batch' .*there is: label \[8\], mask \[8\]",
     "batch.label.more": "no 'more' in 'label' .*there is: nothing",
 }
 

@@ -1,0 +1,224 @@
+"""Losses on how the examples of a batch lie to each other in a hidden layer; both layers may be of any width.
+
+A value belongs to an example but depends on the whole batch: micro-batches, which compare fewer pairs, do not add up to
+the loss of the whole. No gradient reaches the teacher.
+
+`where` [N] takes examples out of every comparison: the others get what they get without them, and what those that are
+left out get means nothing. It is an `ExampleMask`: a `Term` hands its own mask to an argument `where` that is annotated
+so, and blanks the examples that it leaves out to zeros besides.
+"""
+
+from typing import Annotated, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from kdib.losses.features import flatten, power_of_two, unit_rows
+
+ExampleMask = Annotated[ArrayLike | None, "boolean [N], of examples and not of classes"]
+Form = Literal["cosine_rows", "tung_mori"]
+
+_NEAR = 1e-6  # squared distances are differences of squares: below this part of them there is only rounding
+
+
+def similarity_preserving(
+    student_features: ArrayLike,
+    teacher_features: ArrayLike,
+    *,
+    form: Form = "cosine_rows",
+    where: ExampleMask = None,
+) -> jax.Array:
+    """How far what an example is similar to in the student is from what it is similar to in the teacher.
+
+    In each network every example is compared with every example of the batch, which gives a matrix [N, N]; value n
+    compares the rows n of both.
+
+    "cosine_rows": similar by the cosine of their features; the value is one less the cosine between the two rows. It
+    lies in [0, 2] and depends neither on the features' lengths nor on their basis. An example whose features are all
+    zero is similar to nothing, itself included, and its value is 1.
+
+    "tung_mori": similar by the dot product of their features; every row is divided by its length, and the value is the
+    mean over the row of the squared difference. The mean over the examples is the published 1/N^2 ||G_t - G_s||_F^2
+    (published weight 3000). It depends neither on the basis nor on a network's scale, but on lengths within a batch.
+
+    Both are 0 at equality.
+
+    >>> import jax.numpy as jnp
+    >>> jnp.set_printoptions(precision=4)
+    >>> teacher = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    >>> student = jnp.array([[3.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 1.0, 1.0]])
+    >>> print(similarity_preserving(student, teacher))
+    [0.1835 0.     0.134 ]
+    >>> print(similarity_preserving(student, teacher, form="tung_mori"))
+    [0.1953 0.0342 0.0893]
+
+    Args:
+      student_features: [N, ...], any float type; all axes but the first are flattened.
+      teacher_features: [N, ...] likewise, of any width of its own.
+      form: "cosine_rows" (Abnar et al.) or "tung_mori".
+      where: optional boolean [N], which examples are compared.
+
+    Returns:
+      [N] float32.
+
+    Raises:
+      ValueError: if the shapes do not fit or the form is unknown.
+
+    Reference: Abnar, Dehghani and Zuidema, "Transferring Inductive Biases through Knowledge Distillation", 2020,
+    released code (https://arxiv.org/abs/2006.00555); Tung and Mori, "Similarity-Preserving Knowledge Distillation",
+    2019, section 3 (https://arxiv.org/abs/1907.09682).
+    """
+    _check(student_features, teacher_features, where)
+    student_NxD = _kept(student_features, where)
+    teacher_NxD = _kept(jax.lax.stop_gradient(teacher_features), where)
+    match form:
+        case "cosine_rows":
+            student_NxN, teacher_NxN = (_similarities(unit_rows(x_NxD)) for x_NxD in (student_NxD, teacher_NxD))
+            return 1 - jnp.sum(student_NxN * teacher_NxN, axis=-1)
+        case "tung_mori":
+            student_NxN, teacher_NxN = (_similarities(_scaled(x_NxD)) for x_NxD in (student_NxD, teacher_NxD))
+            return jnp.sum((student_NxN - teacher_NxN) ** 2, axis=-1) / _count(_mask(student_NxD, where))
+        case _:
+            raise ValueError(f"unknown form {form!r}; known: {', '.join(get_args(Form))}")
+
+
+def relational_distance(
+    student_features: ArrayLike, teacher_features: ArrayLike, *, where: ExampleMask = None
+) -> jax.Array:
+    """How far the distances of an example to all others in the student are from those in the teacher.
+
+    In each network the Euclidean distance of every pair of examples is divided by the mean over all pairs. Value n is
+    the mean over the other examples m of Huber(difference of the pair n, m), with Huber(x) = x^2 / 2 up to |x| = 1 and
+    |x| - 1/2 beyond. It is 0 at equality and sees neither a rotation, nor a shift, nor the scale of a layer. Code that
+    averages over all N^2 pairs, every example with itself among them, gets (N - 1) / N of the mean (weight 25 there).
+    Examples much closer to each other than to the batch's mean (a thousandth) are taken to coincide, with gradient 0;
+    the value of a single example is 0.
+
+    >>> import jax.numpy as jnp
+    >>> jnp.set_printoptions(precision=4)
+    >>> line, triangle = jnp.array([[0.0], [1.0], [2.0]]), jnp.array([[0.0, 0.0], [2.0, 0.0], [1.0, 3.0**0.5]])
+    >>> print(relational_distance(line, triangle), relational_distance(line, 5 - line))
+    [0.0781 0.0312 0.0781] [0. 0. 0.]
+
+    Args:
+      student_features: [N, ...], any float type; all axes but the first are flattened.
+      teacher_features: [N, ...] likewise, of any width of its own.
+      where: optional boolean [N], which examples are compared.
+
+    Returns:
+      [N] float32.
+
+    Raises:
+      ValueError: if the shapes do not fit.
+
+    Reference: Park, Kim, Lu and Cho, "Relational Knowledge Distillation", 2019, section 3.2.1, RKD-D
+    (https://arxiv.org/abs/1904.05068).
+    """
+    _check(student_features, teacher_features, where)
+    student_NxD = _kept(student_features, where)
+    teacher_NxD = _kept(jax.lax.stop_gradient(teacher_features), where)
+    mask_N = _mask(student_NxD, where)
+    pair_NxN = mask_N[:, None] & mask_N[None, :] & ~jnp.eye(len(mask_N), dtype=bool)
+    difference_NxN = _distances(student_NxD, mask_N, pair_NxN) - _distances(teacher_NxD, mask_N, pair_NxN)
+    return jnp.sum(_huber(difference_NxN), axis=-1) / _count(pair_NxN, axis=-1)
+
+
+def relational_angle(
+    student_features: ArrayLike, teacher_features: ArrayLike, *, where: ExampleMask = None
+) -> jax.Array:
+    """How far the angles under which an example sees all pairs of others in the student are from those in the teacher.
+
+    Value n is the mean over ordered pairs of other examples i, j of Huber(difference of the cosines of the angle at n
+    between i and j), with the Huber of `relational_distance`. It is 0 at equality and sees neither a rotation, nor a
+    shift, nor the scale of a layer. An example that coincides with n lies in no direction: its cosines are 0. With less
+    than three examples the values are 0. Memory: [N, N, D] and [N, N, N]. Code that averages over all N^3 triples gets
+    (N - 1) (N - 2) / N^2 of the mean (weight 50 there).
+
+    >>> import jax.numpy as jnp
+    >>> jnp.set_printoptions(precision=4)
+    >>> line, triangle = jnp.array([[0.0], [1.0], [2.0]]), jnp.array([[0.0, 0.0], [2.0, 0.0], [1.0, 3.0**0.5]])
+    >>> print(relational_angle(line, triangle), relational_angle(line, 5 - line))
+    [0.125 1.    0.125] [0. 0. 0.]
+
+    Args:
+      student_features: [N, ...], any float type; all axes but the first are flattened.
+      teacher_features: [N, ...] likewise, of any width of its own.
+      where: optional boolean [N], which examples are compared.
+
+    Returns:
+      [N] float32.
+
+    Raises:
+      ValueError: if the shapes do not fit.
+
+    Reference: Park, Kim, Lu and Cho, "Relational Knowledge Distillation", 2019, section 3.2.2, RKD-A
+    (https://arxiv.org/abs/1904.05068).
+    """
+    _check(student_features, teacher_features, where)
+    student_NxD = _kept(student_features, where)
+    teacher_NxD = _kept(jax.lax.stop_gradient(teacher_features), where)
+    mask_N = _mask(student_NxD, where)
+    other_NxN = mask_N[:, None] & mask_N[None, :] & ~jnp.eye(len(mask_N), dtype=bool)
+    triple_NxNxN = other_NxN[:, :, None] & other_NxN[:, None, :] & other_NxN[None, :, :]
+    difference_NxNxN = jnp.where(triple_NxNxN, _angles(student_NxD) - _angles(teacher_NxD), 0.0)
+    return jnp.sum(_huber(difference_NxNxN), axis=(1, 2)) / _count(triple_NxNxN, axis=(1, 2))
+
+
+def _check(student, teacher, where) -> None:
+    shapes = jnp.shape(student), jnp.shape(teacher)
+    if min(map(len, shapes)) < 2 or shapes[0][0] != shapes[1][0]:
+        raise ValueError(
+            "student_features and teacher_features must be [N, ...] with one number of examples, "
+            f"got {shapes[0]} and {shapes[1]}"
+        )
+    if where is not None and jnp.shape(where) != shapes[0][:1]:
+        raise ValueError(f"where must have the shape of the examples, {shapes[0][:1]}, got {jnp.shape(where)}")
+
+
+def _mask(x_NxD: jax.Array, where: ArrayLike | None) -> jax.Array:
+    return jnp.ones(len(x_NxD), bool) if where is None else jnp.asarray(where, bool)
+
+
+def _kept(features: ArrayLike, where: ArrayLike | None) -> jax.Array:
+    """[N, ...] -> [N, D] in float32, with zeros for an example that is left out."""
+    x_NxD = flatten(features)
+    return x_NxD if where is None else jnp.where(_mask(x_NxD, where)[:, None], x_NxD, 0.0)
+
+
+def _count(mask: jax.Array, axis: int | tuple[int, ...] | None = None) -> jax.Array:
+    """How many are true, and at least 1."""
+    return jnp.maximum(jnp.sum(mask, axis=axis, dtype=jnp.float32), 1.0)
+
+
+def _scaled(x_NxD: jax.Array) -> jax.Array:
+    return x_NxD / power_of_two(jnp.max(jnp.abs(x_NxD)))
+
+
+def _similarities(x_NxD: jax.Array) -> jax.Array:
+    """The dot products [N, N] of the rows, every row over its length."""
+    return unit_rows(jnp.matmul(x_NxD, x_NxD.T, precision="highest"))
+
+
+def _distances(x_NxD: jax.Array, mask_N: jax.Array, pair_NxN: jax.Array) -> jax.Array:
+    """The Euclidean distances [N, N] over their mean, and 0 where `pair_NxN` is false."""
+    center_D = jax.lax.stop_gradient(jnp.sum(x_NxD, axis=0) / _count(mask_N))  # no distance depends on it
+    x_NxD = _scaled(jnp.where(mask_N[:, None], x_NxD - center_D[None, :], 0.0))
+    square_N = jnp.sum(x_NxD**2, axis=-1)
+    both_NxN = square_N[:, None] + square_N[None, :]
+    square_NxN = both_NxN - 2 * jnp.matmul(x_NxD, x_NxD.T, precision="highest")
+    apart_NxN = pair_NxN & (square_NxN > _NEAR * both_NxN)
+    distance_NxN = jnp.where(apart_NxN, jnp.sqrt(jnp.where(apart_NxN, square_NxN, 1.0)), 0.0)
+    mean = jnp.sum(distance_NxN) / _count(pair_NxN)
+    return distance_NxN / jnp.where(mean == 0, 1.0, mean)
+
+
+def _angles(x_NxD: jax.Array) -> jax.Array:
+    """The cosine [N, N, N] of the angle at the first example between the other two."""
+    direction_NxNxD = unit_rows(x_NxD[None, :, :] - x_NxD[:, None, :])
+    return jnp.einsum("nid,njd->nij", direction_NxNxD, direction_NxNxD, precision="highest")
+
+
+def _huber(x: jax.Array) -> jax.Array:
+    size = jnp.abs(x)
+    return jnp.where(size <= 1, x**2 / 2, size - 0.5)
