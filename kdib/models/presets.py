@@ -17,9 +17,19 @@ def _transformer(network: str, width: int, layers: int, heads: int, dropout=0.0,
     return {"network": network, "width": width, "layers": layers, "heads": heads, **rates, "init_scale": 0.05}
 
 
+def _mlp(widths: tuple[int, ...], dropout=0.0, batch_norm=False) -> dict[str, Any]:
+    return {"network": "mlp", "widths": widths, "dropout": dropout, "batch_norm": batch_norm}
+
+
+def _cnn(channels: tuple[int, ...], downsampling="none") -> dict[str, Any]:
+    return {"network": "cnn", "channels": channels, "downsampling": downsampling, "padding": "zero", "dropout": 0.0}
+
+
 # `*_published`: Abnar, Dehghani & Zuidema (2020); `lm_` are their language models. Initial values of the classification
 # networks are not published: init_scale .05 is that of the language models, and our choice for the small sizes too. Nor
-# are the layers and heads of the small language Transformer: they are the large one's here.
+# are the layers and heads of the small language Transformer: they are the large one's here. `*_abnar`: their networks
+# for MNIST. `mlp_1`, `cnn_1`, ...: the poster of Wong, Fermin, Zheng, Park & Wang, whose kernels and downsampling are
+# not published. `resnet_*`: He et al. (2016) for CIFAR-10, by their number of layers.
 PRESETS: dict[str, dict[str, Any]] = {
     "lstm_tiny": _lstm(16, 1),
     "lstm_small": _lstm(64, 2, 0.1, 0.1),
@@ -37,7 +47,28 @@ PRESETS: dict[str, dict[str, Any]] = {
     "ut_seq_published": _transformer("ut_seq", 256, 6, 8, 0.4, 0.2, 0.6),
     "lm_transformer_published": _transformer("transformer_seq", 512, 6, 8, 0.4, 0.2, 0.6),
     "lm_small_transformer_published": _transformer("transformer_seq", 256, 6, 8, 0.2, 0.2, 0.3),
+    "mlp_tiny": _mlp((16,)),
+    "mlp_small": _mlp((256, 128), 0.1),
+    "mlp_1": _mlp((2000, 1000, 100), 0.3),
+    "mlp_2": _mlp((1024, 512, 256, 128), 0.3),
+    "mlp_abnar": _mlp((512, 128, 32), 0.1, batch_norm=True),
+    "cnn_tiny": _cnn((8, 16), "stride"),
+    "cnn_small": _cnn((16, 32, 64), "stride"),
+    "cnn_1": _cnn((32, 64, 128, 256)),
+    "cnn_2": _cnn((64, 64, 128, 128)),
+    "cnn_abnar": {
+        "network": "maxout_cnn",
+        "channels": (128, 64, 64),
+        "units": (128, 64, 16),
+        "pool": (1, 2, 2),
+        "dropout": 0.3,
+    },
+    "resnet_8": {"network": "resnet", "channels": (16, 32, 64), "blocks": 1},
+    "resnet_20": {"network": "resnet", "channels": (16, 32, 64), "blocks": 3},
 }
+READS = {"tokens": ("vocab_size", "max_length"), "images": ("image_shape",)}  # and the shapes that tell their size
+IMAGE_NETWORKS = ("mlp", "cnn", "maxout_cnn", "resnet")
+CHOICES = {"downsampling": ("none", "pool", "stride"), "padding": ("zero", "circular")}
 
 
 def known_fields(preset: str) -> tuple[str, ...]:
@@ -47,48 +78,110 @@ def known_fields(preset: str) -> tuple[str, ...]:
     return tuple(name for name in PRESETS[preset] if name != "network")
 
 
-def build(preset: str, *, vocab_size: int, num_classes: int | None, max_length: int, **overrides: Any) -> "Model":
+def reads(preset: str) -> str:
+    """What a preset is a network for: "tokens" or "images"."""
+    known_fields(preset)
+    return "images" if PRESETS[preset]["network"] in IMAGE_NETWORKS else "tokens"
+
+
+def build(preset: str, *, num_classes: int | None, **shapes_and_overrides: Any) -> "Model":
     """The model of a preset, with some of its fields changed; an override that is None is left alone.
 
-    `num_classes` None makes it a language model, with the output tied to the embedding.
+    Beside the overrides it takes the shapes of the task: `vocab_size` and `max_length` of one that has tokens,
+    `image_shape` (H, W, C) of one that has images. `num_classes` None makes it a language model, with the output tied
+    to the embedding. Lists are taken for tuples.
 
     Equal arguments give the same object, so that jit recognises its functions. Raises ValueError in one line for an
-    unknown preset or field, listing the known ones, and for a value that the field cannot take.
+    unknown preset or field, listing the known ones, for a value that the field cannot take, and for a preset that
+    reads what the task does not have.
     """
     known = known_fields(preset)
-    changes = {name: value for name, value in overrides.items() if value is not None}
-    for name in changes:
+    given = {name: _hashable(value) for name, value in shapes_and_overrides.items() if value is not None}
+    shapes = {name: given.pop(name) for names in READS.values() for name in names if name in given}
+    _check_shapes(preset, shapes)
+    for name in given:
         if name not in known:
             raise ValueError(f"unknown field {name!r} of model preset {preset!r}; known: {', '.join(known)}")
-    sizes = {"vocab_size": vocab_size, "num_classes": num_classes, "max_length": max_length}
-    fields = {**sizes, **PRESETS[preset], **changes}
+    fields = {**shapes, "num_classes": num_classes, **PRESETS[preset], **given}
     _check(preset, fields)
     return _build(**fields)
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _check_shapes(preset: str, shapes: dict[str, Any]) -> None:
+    """Raise ValueError where the task has something else than the preset reads, or a shape is missing."""
+    mine = reads(preset)
+    for kind, names in READS.items():
+        if kind != mine and any(name in shapes for name in names):
+            raise ValueError(f"model preset {preset!r} reads {mine}, and the task has {kind}")
+    missing = [name for name in READS[mine] if name not in shapes]
+    if missing:
+        raise ValueError(f"model preset {preset!r} reads {mine} and needs {', '.join(missing)}")
 
 
 def _check(preset: str, fields: dict[str, Any]) -> None:
     """Raise ValueError where a value is of the wrong kind or out of range."""
     for name, value in fields.items():
-        if name == "network" or (name == "num_classes" and value is None):
+        language = name == "num_classes" and value is None and reads(preset) == "tokens"
+        if name == "network" or language:
             continue
-        rate, whole = name.endswith("dropout"), not name.endswith(("dropout", "scale"))
-        expected = "a number in [0, 1)" if rate else "a whole number > 0" if whole else "a number > 0"
-        right_type = type(value) is int or (type(value) is float and not whole)
-        if not right_type or not (0 <= value < 1 if rate else value > 0):
+        expected, right = _expectation(name, value, PRESETS[preset].get(name))
+        if not right:
             raise ValueError(f"{name} of model preset {preset!r} must be {expected}, got {value!r}")
     if "heads" in fields and fields["width"] % fields["heads"]:
         raise ValueError(
             f"heads must divide width in model preset {preset!r}, got heads={fields['heads']}, width={fields['width']}"
         )
+    if "units" in fields:
+        _check_maxout(preset, fields["channels"], fields["units"], fields["pool"])
+
+
+def _expectation(name: str, value: Any, default: Any) -> tuple[str, bool]:
+    """What a field must be, in words, and whether `value` is that."""
+    if name in CHOICES:
+        return f"one of {', '.join(CHOICES[name])}", value in CHOICES[name]
+    if isinstance(default, bool):
+        return "True or False", isinstance(value, bool)
+    if name == "image_shape":
+        return "(height, width, channels), whole numbers > 0", _sizes(value) and len(value) == 3
+    if isinstance(default, tuple):
+        return "a tuple of whole numbers > 0, such as (64, 32)", _sizes(value)
+    number = type(value) in (int, float)
+    if name.endswith("dropout"):
+        return "a number in [0, 1)", number and 0 <= value < 1
+    if name.endswith("scale"):
+        return "a number > 0", number and value > 0
+    return "a whole number > 0", type(value) is int and value > 0
+
+
+def _sizes(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) > 0 and all(type(size) is int and size > 0 for size in value)
+
+
+def _check_maxout(preset: str, channels: tuple[int, ...], units: tuple[int, ...], pool: tuple[int, ...]) -> None:
+    if not len(channels) == len(units) == len(pool) or any(c % u for c, u in zip(channels, units, strict=False)):
+        raise ValueError(
+            f"channels, units and pool of model preset {preset!r} must be as many, and units divide channels, got "
+            f"channels={channels}, units={units}, pool={pool}"
+        )
 
 
 @cache
-def _build(network: str, max_length: int, **fields: Any) -> "Model":
+def _build(network: str, **fields: Any) -> "Model":
     from kdib.models.base import from_linen
-    from kdib.models.recurrent import LSTM
-    from kdib.models.transformer import Transformer
+
+    return from_linen(_module(network, fields))
+
+
+def _module(network: str, fields: dict[str, Any]) -> Any:
+    from kdib.models import convnet, mlp, recurrent, transformer
 
     if network == "lstm":
-        return from_linen(LSTM(**fields))
-    causal, shared = network != "transformer", network == "ut_seq"
-    return from_linen(Transformer(max_length=max_length, causal=causal, shared=shared, **fields))
+        return recurrent.LSTM(**{name: value for name, value in fields.items() if name != "max_length"})
+    classes = {"mlp": mlp.MLP, "cnn": convnet.CNN, "maxout_cnn": convnet.MaxoutCNN, "resnet": convnet.ResNet}
+    if network in classes:
+        return classes[network](**fields)
+    return transformer.Transformer(causal=network != "transformer", shared=network == "ut_seq", **fields)

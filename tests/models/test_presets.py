@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from kdib.models import PRESETS, build, known_fields
+from kdib.models.presets import reads
 
 VOCAB, CLASSES, LENGTH = 1000, 2, 32
 SIZES = {"vocab_size": VOCAB, "num_classes": CLASSES, "max_length": LENGTH}
@@ -45,6 +47,46 @@ COUNTS = {  # at 1,000 words, 2 classes, 32 positions
     "lm_transformer_published": (19_444_738, transformer_count(512, 6, cls=0)),
     "lm_small_transformer_published": (5_003_778, transformer_count(256, 6, cls=0)),
 }
+
+
+def mlp_count(inputs, widths, *, norms=0):
+    return sum((i + 1) * o for i, o in pairwise([inputs, *widths, 10])) + 2 * norms * sum(widths)
+
+
+def cnn_count(colours, channels):
+    """With a bias and with scale and offset of the normalisation."""
+    return sum((9 * c + 3) * k for c, k in pairwise([colours, *channels])) + (channels[-1] + 1) * 10
+
+
+def resnet_count(blocks, *, shortcuts):
+    """Convolutions without bias; scale and offset of each normalisation."""
+    stem, head = 9 * 3 * 16 + 2 * 16, 65 * 10
+    first = [9 * c * k + 2 * k for c, k in ((16, 16), (16, 32), (32, 64))]
+    rest = sum((2 * blocks - 1) * (9 * k * k + 2 * k) for k in (16, 32, 64))
+    return stem + sum(first) + rest + head + shortcuts * sum(c * k + 2 * k for c, k in ((16, 32), (32, 64)))
+
+
+MNIST, CIFAR = (28, 28, 1), (32, 32, 3)
+IMAGE_COUNTS = {  # 10 classes
+    ("mlp_tiny", MNIST): (12_730, mlp_count(784, (16,))),
+    ("mlp_small", MNIST): (235_146, mlp_count(784, (256, 128))),
+    ("mlp_1", MNIST): (3_672_110, mlp_count(784, (2000, 1000, 100))),
+    ("mlp_2", MNIST): (1_494_154, mlp_count(784, (1024, 512, 256, 128))),
+    ("mlp_1", CIFAR): (8_248_110, mlp_count(3072, (2000, 1000, 100))),
+    ("mlp_2", CIFAR): (3_837_066, mlp_count(3072, (1024, 512, 256, 128))),
+    ("mlp_abnar", MNIST): (472_042 + 1344, mlp_count(784, (512, 128, 32), norms=1)),
+    ("cnn_tiny", MNIST): (1_466, cnn_count(1, (8, 16))),
+    ("cnn_small", MNIST): (24_170, cnn_count(1, (16, 32, 64))),
+    ("cnn_1", MNIST): (391_370, cnn_count(1, (32, 64, 128, 256))),
+    ("cnn_2", MNIST): (261_066, cnn_count(1, (64, 64, 128, 128))),
+    ("cnn_1", CIFAR): (391_946, cnn_count(3, (32, 64, 128, 256))),
+    ("cnn_2", CIFAR): (262_218, cnn_count(3, (64, 64, 128, 128))),
+    ("cnn_abnar", MNIST): (112_586, 10 * 128 + (9 * 128 + 1) * 64 + (9 * 64 + 1) * 64 + 2 * (128 + 64 + 16) + 17 * 10),
+    ("resnet_8", CIFAR): (78_042, resnet_count(1, shortcuts=1)),
+    ("resnet_20", CIFAR): (272_474, resnet_count(3, shortcuts=1)),
+}
+TEXT = [preset for preset in PRESETS if reads(preset) == "tokens"]
+IMAGES = [preset for preset in PRESETS if reads(preset) == "images"]
 LANGUAGE_COUNTS = {  # the same, predicting the next of the published 10,035 tokens in sentences of up to 51
     "lm_lstm_published": 10_035 * 1024 + 2 * 4 * 2049 * 1024 + 1025 * 1024,
     "lm_small_lstm_published": 10_035 * 512 + 2 * 4 * 1025 * 512 + 513 * 512,
@@ -55,10 +97,11 @@ LANGUAGE_COUNTS = {  # the same, predicting the next of the published 10,035 tok
 
 
 def test_every_preset_has_an_expected_count():
-    assert set(COUNTS) == set(PRESETS)
+    assert set(COUNTS) == set(TEXT)
+    assert {preset for preset, _ in IMAGE_COUNTS} == set(IMAGES)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", TEXT)
 def test_parameter_count(preset):
     model = build(preset, **SIZES)
     shapes = jax.eval_shape(model.init, jax.random.key(0), BATCH)
@@ -66,6 +109,24 @@ def test_parameter_count(preset):
     total = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     literal, formula = COUNTS[preset]
     assert total == literal == formula
+
+
+@pytest.mark.parametrize(("preset", "image_shape"), IMAGE_COUNTS)
+def test_parameter_count_of_image_networks(preset, image_shape):
+    model = build(preset, num_classes=10, image_shape=image_shape)
+    images = {"image": jnp.zeros((2, *image_shape), jnp.uint8)}
+    params = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+    total = sum(leaf.size for leaf in jax.tree.leaves(params))
+    literal, formula = IMAGE_COUNTS[preset, image_shape]
+    assert total == literal == formula
+    if preset == "mlp_abnar":
+        weights = {name: layer for name, layer in params.items() if not name.startswith("norm")}
+        assert sum(leaf.size for leaf in jax.tree.leaves(weights)) == 472_042
+
+
+@pytest.mark.parametrize(("blocks", "published"), [(1, 75_290), (3, 269_722)])
+def test_resnets_without_their_shortcuts_have_the_count_of_he_et_al(blocks, published):
+    assert resnet_count(blocks, shortcuts=0) == published
 
 
 @pytest.mark.parametrize("preset", LANGUAGE_COUNTS)
@@ -81,7 +142,7 @@ def test_a_bidirectional_language_model_is_refused():
         jax.eval_shape(model.init, jax.random.key(0), BATCH)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", TEXT)
 def test_shapes_and_dtypes(preset):
     model, fields = build(preset, **SIZES), PRESETS[preset]
     variables = jax.eval_shape(model.init, jax.random.key(0), BATCH)
@@ -131,6 +192,8 @@ def test_equal_arguments_do_not_retrace():
         ("transformer_small", {"dropout": 1.0}, ["dropout", "[0, 1)", "1.0"]),
         ("transformer_small", {"width": 66}, ["heads=4", "width=66"]),
         ("transformer_small", {"max_length": 0}, ["max_length", "got 0"]),
+        ("lstm_small", {"max_length": None}, ["'lstm_small'", "reads tokens", "needs max_length"]),
+        ("cnn_small", {}, ["'cnn_small'", "reads images", "the task has tokens"]),
     ],
 )
 def test_errors_are_one_line_that_names_the_choices(preset, overrides, words):
@@ -139,6 +202,41 @@ def test_errors_are_one_line_that_names_the_choices(preset, overrides, words):
     message = str(error.value)
     assert "\n" not in message
     assert [word for word in words if word not in message] == []
+
+
+@pytest.mark.parametrize(
+    ("preset", "changes", "words"),
+    [
+        ("lstm_small", {}, ["'lstm_small'", "reads tokens", "the task has images"]),
+        ("cnn_small", {"image_shape": None}, ["'cnn_small'", "needs image_shape"]),
+        ("cnn_small", {"image_shape": (28, 28)}, ["image_shape", "(height, width, channels)", "(28, 28)"]),
+        ("cnn_small", {"num_classes": None}, ["num_classes", "whole number", "None"]),
+        ("cnn_small", {"channels": (16, 0)}, ["channels", "(16, 0)", "> 0"]),
+        ("cnn_small", {"channels": 16}, ["channels", "tuple", "got 16"]),
+        ("cnn_small", {"channels": ()}, ["channels", "got ()"]),
+        ("cnn_small", {"downsampling": "mean"}, ["downsampling", "none, pool, stride", "'mean'"]),
+        ("cnn_small", {"downsampling": ("pool",)}, ["downsampling", "('pool',)"]),
+        ("cnn_small", {"padding": "reflect"}, ["padding", "zero, circular", "'reflect'"]),
+        ("cnn_small", {"widths": (8,)}, ["'widths'", "channels, downsampling"]),
+        ("mlp_small", {"widths": (8, 4.0)}, ["widths", "(8, 4.0)"]),
+        ("mlp_small", {"batch_norm": 1}, ["batch_norm", "True or False", "1"]),
+        ("mlp_small", {"dropout": True}, ["dropout", "[0, 1)", "True"]),
+        ("resnet_8", {"blocks": 0}, ["blocks", "> 0"]),
+        ("cnn_abnar", {"units": (128, 64)}, ["channels=(128, 64, 64)", "units=(128, 64)", "pool=(1, 2, 2)"]),
+        ("cnn_abnar", {"units": (128, 64, 10)}, ["units divide channels", "units=(128, 64, 10)"]),
+    ],
+)
+def test_errors_of_image_networks(preset, changes, words):
+    with pytest.raises(ValueError) as error:
+        build(preset, **{"num_classes": 10, "image_shape": MNIST, **changes})
+    message = str(error.value)
+    assert "\n" not in message
+    assert [word for word in words if word not in message] == []
+
+
+def test_lists_are_taken_for_tuples():
+    listed = build("mlp_small", num_classes=10, image_shape=[28, 28, 1], widths=[8, 4])
+    assert listed is build("mlp_small", num_classes=10, image_shape=MNIST, widths=(8, 4))
 
 
 def test_known_fields():
