@@ -2,6 +2,7 @@
 
 import mmap
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,3 +64,5 @@ class Task(NamedTuple):
     num_classes: int | None
     input_digest: str
     facts: Mapping[str, Any]
+    shapes: Mapping[str, Any] = MappingProxyType({})
+    watched: Mapping[str, Dataset] = MappingProxyType({})
