@@ -18,7 +18,7 @@ from tensorflow_datasets.core import read_only_builder
 from kdib.tasks import prepared
 from kdib.tasks.images import idx
 from kdib.tasks.images.builder import BUILDERS
-from kdib.tasks.images.sets import Images, Source, checked
+from kdib.tasks.images.sets import Images, Source, checked, wrong
 from kdib.tasks.prepared import Arrays
 
 
@@ -71,7 +71,7 @@ def images(name: str, builder: Any, split: str) -> Images:
 def _whole(builder: Any, split: str) -> Arrays:
     images, expected = decode(builder, split), builder.info.splits[split].num_examples
     if (found := len(images.label)) != expected:  # tfds.testing.mock_data: must not be kept as the real set
-        raise ValueError(f"{builder.data_path}: found {found} examples, expected {expected}, as in dataset_info.json")
+        raise wrong(builder.data_path, f"{found} examples", f"{expected}, as in dataset_info.json")
     return images._asdict()
 
 
@@ -86,13 +86,14 @@ def decode(builder: Any, split: str) -> Images:
 
 def _records(builder: Any, split: str) -> Iterator[Mapping[str, Any]]:
     """As `prepared.records`, which finds array_record by the set's name, so not those with a configuration."""
-    if builder.info.file_format is tfds.core.FileFormat.TFRECORD:
-        yield from prepared.records(builder, split)
-        return
+    tfrecord = builder.info.file_format is tfds.core.FileFormat.TFRECORD
     try:
-        yield from builder.as_data_source(split=split)
-    except RuntimeError as error:
-        raise ValueError(f"{builder.data_path}: found {error}, expected undamaged array_record files") from error
+        yield from prepared.records(builder, split) if tfrecord else builder.as_data_source(split=split)
+    except (FileNotFoundError, ValueError):
+        raise
+    except Exception as error:  # array_record, protobuf, Pillow: each has its own, and all mean the same
+        found = f"{type(error).__name__}: {error}"
+        raise wrong(builder.data_path, found, f"undamaged {builder.info.file_format.value} files") from error
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ def test_the_format_is_mnists(drawn):
     np.testing.assert_array_equal(np.bincount(label_N), np.full(10, 150))
     assert image_NxHxWxC.min() == 0 and image_NxHxWxC.max() > 250
     ink_N = np.mean(image_NxHxWxC > 127, axis=(1, 2, 3))
-    assert 0.02 < ink_N.min() and ink_N.max() < 0.45 and 0.08 < ink_N.mean() < 0.2
+    assert ink_N.min() > 0.02 and ink_N.max() < 0.45 and 0.08 < ink_N.mean() < 0.2
 
 
 @pytest.mark.parametrize("n", [0, 1, BLOCK, BLOCK + 1])
@@ -98,7 +98,7 @@ def test_a_straight_stroke_is_as_dark_all_along_and_as_wide_as_the_pen(monkeypat
     length_1xP = module._lengths(points_1xPx2, np.r_[np.ones(N_POINTS - 1), 0].astype(np.float32)[None])
     image_HxW = module._inked(points_1xPx2, length_1xP, np.random.default_rng(0))[0]
     assert np.ptp(image_HxW[9:20], axis=0).max() <= 1  # no beads
-    assert image_HxW[9, 14] >= 0.75 * 255 and image_HxW[9, 14] > image_HxW[9, 13] > 0
+    assert image_HxW[9, 14] >= 0.75 * 255 and image_HxW[9, 14] >= image_HxW[9, 13] > image_HxW[9, 12]
     np.testing.assert_array_equal(image_HxW[9, 12:17], image_HxW[9, 12:17][::-1])
     assert image_HxW[:, [*range(11), *range(18, 28)]].max() == 0 and image_HxW[[*range(4), *range(25, 28)]].max() == 0
 

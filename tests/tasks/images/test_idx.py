@@ -23,9 +23,9 @@ def write(folder, suffix="", dot="-"):
     """The four files of a toy."""
     folder.mkdir(parents=True, exist_ok=True)
     pack = gzip.compress if suffix == ".gz" else bytes
-    for member in IMAGES:
-        (folder / f"{member}-images{dot}idx3-ubyte{suffix}").write_bytes(pack(encoded(IMAGES[member])))
-        (folder / f"{member}-labels{dot}idx1-ubyte{suffix}").write_bytes(pack(encoded(LABELS[member])))
+    for kind, members in ((f"images{dot}idx3", IMAGES), (f"labels{dot}idx1", LABELS)):
+        for member, array in members.items():
+            (folder / f"{member}-{kind}-ubyte{suffix}").write_bytes(pack(encoded(array)))
     return folder
 
 
@@ -78,8 +78,13 @@ def test_real_fashion_mnist():
 # ---- where they are
 
 
-@pytest.mark.parametrize(("name", "below"), [("mnist", "mnist"), ("mnist", "MNIST/raw"), ("mnist", "."),
-                                             ("fashion_mnist", "FashionMNIST/raw"), ("fashion_mnist", "fashion_mnist")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "below"),
+    [
+        *(("mnist", below) for below in ("mnist", "MNIST/raw", ".")),
+        *(("fashion_mnist", below) for below in ("fashion_mnist", "FashionMNIST/raw")),
+    ],
+)
 def test_the_folders_that_are_looked_into(tmp_path, name, below):
     assert idx.find(name, tmp_path) is None
     folder = write(tmp_path / below, ".gz")
@@ -111,7 +116,7 @@ def damaged_images(data):
         (b"\0\0\x08\x01" + data[4:], "the magic number 0x00000801, expected 0x00000803"),
         (b"\0\0\x0d\x03" + data[4:], "the magic number 0x00000d03, expected 0x00000803"),
         (b"\x03\x08\0\0" + data[4:], "the magic number 0x03080000, expected 0x00000803"),
-        (data[:4] + struct.pack(">I", 31) + data[8:], "23520 bytes after the head, expected 24304, for the shape (31, 28"),
+        (data[:4] + struct.pack(">I", 31) + data[8:], "23520 bytes after the head, expected 24304, for the shape (31,"),
         (encoded(IMAGES["train"].reshape(30, 14, 56)), "images of shape (30, 14, 56, 1), expected [N, 28, 28, 1]"),
         (encoded(IMAGES["train"][:0]), "images of shape (0, 28, 28, 1), expected [N, 28, 28, 1] with N >= 1"),
         (encoded(IMAGES["train"][:29]), "29 images and 30 labels, expected as many of each"),
