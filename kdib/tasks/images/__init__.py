@@ -1,0 +1,1 @@
+"""Pictures and their classes: generated digits, MNIST and its kin from files."""

@@ -1,0 +1,118 @@
+"""MNIST and Fashion-MNIST from their four IDX files, plain or gzipped.
+
+Reference: LeCun, Cortes & Burges, "The MNIST database", for the format; Xiao, Rasul & Vollgraf 2017 for Fashion-MNIST.
+"""
+
+import gzip
+import hashlib
+import math
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from kdib.tasks.images.sets import Images, Source, checked, wrong
+
+MEMBERS = {"train": "train", "test": "t10k"}
+KINDS = {"images": 3, "labels": 1}  # axes of each; the last byte of the magic number
+BYTES = 0x08  # the magic number's third byte: unsigned bytes
+FOLDERS = {"mnist": "MNIST/raw", "fashion_mnist": "FashionMNIST/raw"}  # where torchvision leaves them
+DEBIAN = {"fashion_mnist": Path("/usr/share/datasets/fashion-mnist")}  # of the package dataset-fashion-mnist
+MD5 = {  # of the plain file of training images
+    "6bbc9ace898e44ae57da46a324031adb": "mnist",
+    "f4a8712d7a061bf5bd6d2ca38dc4d50a": "fashion_mnist",
+}
+
+
+def array(file: Path, n_axes: int) -> np.ndarray:
+    """The array uint8 of an IDX `file`, plain or gzipped.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is cut off or too long, is not of unsigned bytes, or has another number of axes.
+    """
+    data = _bytes(file)
+    head = 4 + 4 * n_axes
+    if data[:4] != bytes([0, 0, BYTES, n_axes]):
+        magic = f"0x{BYTES << 8 | n_axes:08x} (unsigned bytes, {n_axes} axes)"
+        raise wrong(file, f"the magic number 0x{data[:4].hex()}", magic)
+    if len(data) < head:
+        raise wrong(file, f"{len(data)} bytes", f"a head of {head}")
+    shape = struct.unpack(f">{n_axes}I", data[4:head])
+    if len(data) - head != math.prod(shape):
+        raise wrong(file, f"{len(data) - head} bytes after the head", f"{math.prod(shape)}, for the shape {shape}")
+    return np.frombuffer(data, np.uint8, offset=head).reshape(shape)
+
+
+def _bytes(file: Path) -> bytes:
+    data = file.read_bytes()
+    if file.suffix != ".gz":
+        return data
+    try:
+        return gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise wrong(file, f"{type(error).__name__}: {error}", "an undamaged gzip file") from error
+
+
+def read(name: str, folder: Path) -> Source:
+    """The set `name` of the four files in `folder`.
+
+    Raises:
+      FileNotFoundError: one of the four is not there; it is named.
+      ValueError: a damaged file, files that do not belong together, or those of another set.
+    """
+    _check_content(name, folder)
+    return Source(_split(name, folder, "train"), _split(name, folder, "test"), f"IDX files in {folder}")
+
+
+def _split(name: str, folder: Path, split: str) -> Images:
+    files = {kind: _file(folder, split, kind) for kind in KINDS}
+    image_NxHxW, label_N = (array(file, KINDS[kind]) for kind, file in files.items())
+    images = Images(image_NxHxW[..., None], label_N.astype(np.int32))
+    return checked(images, name, " and ".join(map(str, files.values())))
+
+
+def _check_content(name: str, folder: Path) -> None:
+    """MNIST and Fashion-MNIST call their files alike, so a folder of the one must not pass for the other."""
+    file = _file(folder, "train", "images")
+    md5 = hashlib.md5(_bytes(file), usedforsecurity=False).hexdigest()
+    if md5 in MD5 and MD5[md5] != name:
+        raise wrong(file, f"the images of {MD5[md5]}", f"those of {name}")
+
+
+# ---- where they are
+
+
+def find(name: str, root: Path) -> Path | None:
+    """The folder at or below `root` with IDX files of the set `name`; None if there is none.
+
+    It is `root`/name, `root`/MNIST/raw as torchvision has it, or `root` itself.
+    """
+    places = (root / name, root / FOLDERS[name], root)
+    return next((folder for folder in places if any(_present(folder))), None)
+
+
+def installed(name: str) -> Path | None:
+    """The folder in which a Debian package installed the set `name`; None if it did not."""
+    return next((folder for folder in [DEBIAN[name]] if any(_present(folder))), None) if name in DEBIAN else None
+
+
+def _present(folder: Path) -> Iterator[Path]:
+    for split in MEMBERS:
+        for kind in KINDS:
+            yield from (file for file in _candidates(folder, split, kind) if file.is_file())
+
+
+def _candidates(folder: Path, split: str, kind: str) -> list[Path]:
+    stems = [f"{MEMBERS[split]}-{kind}{dot}idx{KINDS[kind]}-ubyte" for dot in "-."]  # some unpack with a dot
+    return [folder / f"{stem}{suffix}" for suffix in ("", ".gz") for stem in stems]
+
+
+def _file(folder: Path, split: str, kind: str) -> Path:
+    files = _candidates(folder, split, kind)
+    for file in files:
+        if file.is_file():
+            return file
+    raise FileNotFoundError(f"found no {files[0]}, neither plain nor .gz, expected all four files of the set")
