@@ -1,0 +1,1 @@
+"""Tasks on images: their data, transforms and corruptions."""
