@@ -184,8 +184,8 @@ def random_colour_jitter(
     key: jax.Array, image: jax.Array, *, brightness: float = 0.2, contrast: float = 0.2, saturation: float = 0.2
 ) -> jax.Array:
     """Factors uniform in [1 - knob, 1 + knob], from 0 on."""
-    keys = jax.random.split(key, 3)
-    factors = [jnp.maximum(1 + _uniform(k, knob), 0) for k, knob in zip(keys, (brightness, contrast, saturation))]
+    keys, knobs = jax.random.split(key, 3), (brightness, contrast, saturation)
+    factors = [jnp.maximum(1 + _uniform(k, knob), 0) for k, knob in zip(keys, knobs, strict=True)]
     return colour_jitter(image, *factors)
 
 
