@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from kdib.models.base import Model, Variables
 from kdib.records import Row, Subject
 from kdib.tasks.base import Dataset
 
@@ -38,18 +39,25 @@ def _no_language_model(subject: Subject, split: str) -> np.ndarray:
     raise TypeError(f"{subject.id} on {split}: only a language model has a likelihood of sentences")
 
 
+def _no_network(subject: Subject) -> tuple[Model, Variables]:
+    raise TypeError(f"{subject.id}: this evidence holds answers only, and the property asks the network itself")
+
+
 class Evidence(NamedTuple):
     """What a property may look at.
 
     `sets` are the test sets by name, the first in distribution. `logits(subject, name)` answers [N, K] float32 in
     evaluation mode. `pairs` are the (student, teacher) couples a relational property compares, siblings included.
     `nll(subject, name)` is a language model's negative log-likelihood of each sentence [N], in nats.
+    `network(subject)` is the network itself, for a property that asks it about other inputs; subjects of one
+    architecture share one Model, so that each program is compiled once.
     """
 
     sets: Mapping[str, Dataset]
     logits: Callable[[Subject, str], np.ndarray]
     pairs: Sequence[tuple[Subject, Subject]]
     nll: Callable[[Subject, str], np.ndarray] = _no_language_model
+    network: Callable[[Subject], tuple[Model, Variables]] = _no_network
 
 
 class Property(NamedTuple):
