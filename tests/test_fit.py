@@ -275,7 +275,7 @@ def test_a_group_of_others_goes_on_with_the_windows_of_the_step(tmp_path):
 
 
 def test_chunks_never_cross_a_window(tmp_path):
-    chunks = list(fits._chunks(0, plan_in(tmp_path, window=24)))
+    chunks = list(fits._chunks(0, [job(0)], plan_in(tmp_path, window=24)))
     assert chunks[0] == (0, 3) and chunks[-1][1] == STEPS  # three steps a window, chunks of up to four
     assert all(start // 3 == (stop - 1) // 3 for start, stop in chunks)
 

@@ -35,12 +35,12 @@ class Curve(NamedTuple):
     weight_metric: str | None = None
 
 
-def _no_network(subject: Subject) -> tuple[Model, Variables]:
-    raise TypeError(f"{subject.id}: only its answers are there, and this property asks the network itself")
-
-
 def _no_language_model(subject: Subject, split: str) -> np.ndarray:
     raise TypeError(f"{subject.id} on {split}: only a language model has a likelihood of sentences")
+
+
+def _no_network(subject: Subject) -> tuple[Model, Variables]:
+    raise TypeError(f"{subject.id}: this evidence holds answers only, and the property asks the network itself")
 
 
 class Evidence(NamedTuple):
@@ -49,7 +49,8 @@ class Evidence(NamedTuple):
     `sets` are the test sets by name, the first in distribution. `logits(subject, name)` answers [N, K] float32 in
     evaluation mode. `pairs` are the (student, teacher) couples a relational property compares, siblings included.
     `nll(subject, name)` is a language model's negative log-likelihood of each sentence [N], in nats.
-    `network(subject)` are its model, one object for an architecture, and its variables.
+    `network(subject)` is the network itself, for a property that asks it about other inputs; subjects of one
+    architecture share one Model, so that each program is compiled once.
     """
 
     sets: Mapping[str, Dataset]

@@ -1,0 +1,115 @@
+"""Accuracy and calibration on MNIST-C-style corruptions of the first test set.
+
+Metrics of the rows, at group "corruption": "accuracy" and "ece" (15 bins of equal width) at (("corruption", name),);
+"mean_accuracy" and "mean_ece" over the 15 at coords (), with `n` the number of corruptions. Corrupted are the first
+N_IMAGES images, always by one and the same draw.
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from kdib.models.base import Batch, Model, Variables
+from kdib.properties.base import Evidence, Primary, Property, log_softmax, mean_and_se
+from kdib.properties.calibration import expected_calibration_error
+from kdib.records import Row, Subject
+from kdib.step import predict, runs_mesh
+from kdib.tasks.images.corruptions import CORRUPTIONS, STYLE, corrupt
+
+N_IMAGES = 2000
+SEED = 0  # of the corruptions: the same pictures for every study
+BATCH = 256  # images a device and call
+
+
+def mean_corruption_error(error_C: np.ndarray, reference_error_C: np.ndarray) -> float:
+    """The mean over C corruptions of error / reference error, each in (0, 1]: 1 is as the reference network.
+
+    With one strength of each corruption; 100 times this is published.
+
+    Raises:
+      ValueError: unless both are [C], C > 0, and every reference error is positive.
+    Reference: Hendrycks, Dietterich, Benchmarking Neural Network Robustness, ICLR (2019), section 3.2.
+    """
+    error_C, reference_error_C = np.asarray(error_C, np.float64), np.asarray(reference_error_C, np.float64)
+    if error_C.shape != reference_error_C.shape or error_C.ndim != 1 or not len(error_C):
+        raise ValueError(f"expected errors of one shape [C], got {error_C.shape} and {reference_error_C.shape}")
+    if not (reference_error_C > 0).all():
+        raise ValueError("expected reference errors above 0: a ratio to a faultless network is undefined")
+    return float((error_C / reference_error_C).mean())
+
+
+def measure(subjects: Sequence[Subject], evidence: Evidence) -> Iterator[Row]:
+    """The rows of every subject; the images are corrupted once."""
+    split, dataset = next(iter(evidence.sets.items()))
+    if "image" not in dataset.inputs:
+        raise TypeError(f"{split} holds no images to corrupt; its columns are {sorted(dataset.inputs)}")
+    batch = {name: np.asarray(column[:N_IMAGES]) for name, column in dataset.inputs.items()}
+    key = jax.random.key(SEED)
+    pictures = {
+        name: np.asarray(corrupt(name, jax.random.fold_in(key, number), batch["image"]))
+        for number, name in enumerate(CORRUPTIONS)
+    }
+    for subject in subjects:
+        network = evidence.network(subject)
+        answers = {name: _logits(*network, {**batch, "image": images}) for name, images in pictures.items()}
+        yield from _subject_rows(subject.id, split, answers, batch["label"])
+
+
+def _subject_rows(subject: str, split: str, answers: dict[str, np.ndarray], labels_N: np.ndarray) -> Iterator[Row]:
+    def row(metric, coords, value, n, se=None):
+        return Row(subject, None, "corruptions", metric, split, "corruption", coords, value, n, se)
+
+    correct_CxN = np.stack([logits_NxK.argmax(axis=1) == labels_N for logits_NxK in answers.values()])
+    eces = [expected_calibration_error(np.exp(log_softmax(logits)), labels_N) for logits in answers.values()]
+    for name, correct_N, ece in zip(answers, correct_CxN, eces, strict=True):
+        accuracy, se = mean_and_se(correct_N)
+        yield row("accuracy", (("corruption", name),), accuracy, len(labels_N), se)
+        yield row("ece", (("corruption", name),), ece, len(labels_N))
+    # The same images stand under every corruption: the error is over images, of their means.
+    value, se = mean_and_se(correct_CxN.mean(axis=0))
+    yield row("mean_accuracy", (), value, len(answers), se)
+    yield row("mean_ece", (), float(np.mean(eces)), len(answers))
+
+
+def _logits(model: Model, variables: Variables, batch: Batch) -> np.ndarray:
+    """The logits [N, K] of all images; every device answers a share of each batch."""
+    devices = jax.local_device_count()
+    size, n, mesh = BATCH * devices, len(batch["label"]), runs_mesh(devices)
+    rows = np.arange(-(-n // size) * size) % n  # the last batch is filled up from the start
+    parts = [
+        _ask(variables, {name: column[part] for name, column in batch.items()}, model=model, mesh=mesh)
+        for part in rows.reshape(-1, size)
+    ]
+    logits_NxK = np.concatenate(jax.device_get(parts))[:n]
+    if not np.isfinite(logits_NxK).all():
+        raise FloatingPointError("logits of corrupted images are not finite")
+    return logits_NxK
+
+
+@functools.partial(jax.jit, static_argnames=("model", "mesh"))
+def _ask(variables: Variables, batch: Batch, *, model: Model, mesh: Mesh) -> jax.Array:
+    ask = jax.shard_map(
+        lambda variables, batch: predict(variables, batch, model=model).logits,
+        mesh=mesh,
+        in_specs=(PartitionSpec(), PartitionSpec("runs")),
+        out_specs=PartitionSpec("runs"),
+        check_vma=False,
+    )
+    return ask(variables, batch)
+
+
+PROPERTY = Property(
+    name="corruptions",
+    title=f"{STYLE} corruptions",
+    kind="scalar",
+    primary=Primary("mean_accuracy", split="", group="corruption"),
+    higher_is_better=True,
+    measure=measure,
+    caption=f"Accuracy and expected calibration error under each of {len(CORRUPTIONS)} {STYLE} corruptions of the first "
+    f"{N_IMAGES} test images (or all, if there are fewer), at MNIST-C's strengths. The pictures are generated here, by one "
+    "fixed draw; they are not the published set.",
+    reference="Mu, Gilmer, MNIST-C (ICML workshop 2019); Hendrycks, Dietterich (ICLR 2019)",
+)

@@ -1,0 +1,259 @@
+"""Shifts, rotations, scalings, crops, colours, mixup: pure functions of images, as probes and as augmentation.
+
+A probe takes its parameters and draws nothing: `shift(image, dy, dx)`, `rotate(image, degrees)`. An augmentation takes
+a key and the width of what it draws: `AUGMENTATIONS["rotate"](key, image, degrees=15.0)`. Parameters of probes may be
+traced, so that `jax.vmap` gives every image its own; knobs of augmentations are Python numbers.
+
+Images are [H, W, C]; `shift` and `shift_subpixel` also take leading axes, which share the offset. Rows count downwards:
++dy moves the picture down, +dx to the right. Zeros come in from outside, and interpolation is bilinear between the
+centres of pixels, of which those outside are zero (`mode="grid-constant"` of scipy.ndimage).
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+
+
+def shift(image: jax.Array, dy: jax.Array | int, dx: jax.Array | int, *, reach: int | None = None) -> jax.Array:
+    """Move a picture by whole pixels, exactly; any dtype.
+
+    Args:
+      image: [..., H, W, C].
+      dy: whole number of rows, down; may be traced.
+      dx: whole number of columns, to the right; may be traced.
+      reach: a promise that neither exceeds it, which makes the padded copy small. A longer offset is cut to it.
+
+    Returns:
+      [..., H, W, C] of the same dtype; zeros come in.
+
+    Raises:
+      TypeError: if an offset is not of an integer type: `shift_subpixel` takes fractions.
+    """
+    dy, dx = jnp.asarray(dy), jnp.asarray(dx)
+    if not (jnp.issubdtype(dy.dtype, jnp.integer) and jnp.issubdtype(dx.dtype, jnp.integer)):
+        raise TypeError(f"expected whole offsets, got {dy.dtype} and {dx.dtype}: shift_subpixel takes fractions")
+    height, width = image.shape[-3:-1]
+    rows, columns = (height, width) if reach is None else (min(reach, height), min(reach, width))
+    lead = image.ndim - 3
+    padded = jnp.pad(image, [(0, 0)] * lead + [(rows, rows), (columns, columns), (0, 0)])
+    start = (*[jnp.int32(0)] * lead, rows - _clip(dy, rows), columns - _clip(dx, columns), jnp.int32(0))
+    return jax.lax.dynamic_slice(padded, start, image.shape)
+
+
+def shift_subpixel(image: jax.Array, dy: jax.Array | float, dx: jax.Array | float) -> jax.Array:
+    """Move a picture [..., H, W, C] of floats by fractions of pixels, dy down and dx to the right.
+
+    It equals `shift` at whole offsets up to the rounding of a product. Reference: scipy.ndimage.shift, order=1.
+    """
+    height, width = image.shape[-3:-1]
+    return _resample(image, jnp.arange(height) - dy, jnp.arange(width) - dx)
+
+
+def affine(image: jax.Array, matrix_2x2: jax.Array) -> jax.Array:
+    """out(p) = image(centre + matrix (p - centre)) of [H, W, C] with p = (row, column): the inverse map.
+
+    Reference: scipy.ndimage.affine_transform, order=1.
+    """
+    height, width, _ = image.shape
+    middle_y, middle_x = (height - 1) / 2, (width - 1) / 2
+    y_HxW, x_HxW = jnp.meshgrid(jnp.arange(height) - middle_y, jnp.arange(width) - middle_x, indexing="ij")
+    (a, b), (c, d) = matrix_2x2
+    return _sample(image, middle_y + a * y_HxW + b * x_HxW, middle_x + c * y_HxW + d * x_HxW)
+
+
+def rotate(image: jax.Array, degrees: jax.Array | float) -> jax.Array:
+    """Turn a picture [H, W, C] about its centre, counter-clockwise as one looks at it.
+
+    Reference: skimage.transform.rotate, order=1.
+    """
+    angle = jnp.deg2rad(degrees)
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    return affine(image, jnp.array([[cos, sin], [-sin, cos]]))
+
+
+def scale(image: jax.Array, factor: jax.Array | float) -> jax.Array:
+    """Enlarge a picture [H, W, C] about its centre by `factor` > 0; below 1 it shrinks, without a low-pass filter."""
+    height, width, _ = image.shape
+    rows, columns = (jnp.arange(n) - (n - 1) / 2 for n in (height, width))
+    return _resample(image, (height - 1) / 2 + rows / factor, (width - 1) / 2 + columns / factor)
+
+
+def shear(image: jax.Array, amount: jax.Array | float) -> jax.Array:
+    """Slant a picture [H, W, C]: a row moves to the right by `amount` pixels for each pixel it is above the centre."""
+    return affine(image, jnp.array([[1.0, 0.0], [amount, 1.0]]))
+
+
+def crop_resize(
+    image: jax.Array,
+    top: jax.Array | float,
+    left: jax.Array | float,
+    height: jax.Array | float,
+    width: jax.Array | float,
+) -> jax.Array:
+    """The box of `height` x `width` pixels from row `top` and column `left` on, stretched to the size of the image.
+
+    The box may end between pixels and lies within the image [H, W, C]; samples stop at the outermost centres of its
+    pixels. Reference: jax.image.resize of a cropped image, "linear", antialias=False.
+    """
+    rows, columns = image.shape[:2]
+    return _resample(image, _stretched(rows, top, height), _stretched(columns, left, width))
+
+
+def colour_jitter(
+    image: jax.Array, brightness: jax.Array | float, contrast: jax.Array | float, saturation: jax.Array | float
+) -> jax.Array:
+    """Blend an image [H, W, C] with black, then with its mean luma, then with its own luma; clipped to [0, 1] each.
+
+    Factors of 1 change nothing, of 0 give black, a flat grey, and a grey picture. An image of one channel is its own
+    luma. Reference: torchvision.transforms.v2.functional adjust_brightness, adjust_contrast and adjust_saturation.
+
+    Raises:
+      ValueError: unless C is 1 or 3.
+    """
+    if image.shape[-1] not in (1, 3):
+        raise ValueError(f"expected 1 or 3 channels, got an image of shape {image.shape}")
+    image = jnp.clip(image * brightness, 0, 1)
+    mean = _luma(image).mean()
+    image = jnp.clip(mean + contrast * (image - mean), 0, 1)
+    luma_HxWx1 = _luma(image)
+    return jnp.clip(luma_HxWx1 + saturation * (image - luma_HxWx1), 0, 1)
+
+
+def mixup(
+    key: jax.Array, images_NxHxWxC: jax.Array, labels_NxK: jax.Array, *, alpha: float = 0.2
+) -> tuple[jax.Array, jax.Array]:
+    """Each image and its label as w of its own and 1 - w of another's, one w ~ Beta(alpha, alpha) a batch.
+
+    Args:
+      key: draws w and who is mixed with whom.
+      images_NxHxWxC: [N, H, W, C] floats.
+      labels_NxK: [N, K], one-hot or probabilities.
+      alpha: > 0; towards 0 nothing is mixed, at 1 w is uniform.
+
+    Reference: Zhang, Cisse, Dauphin, Lopez-Paz, mixup: Beyond Empirical Risk Minimization, ICLR (2018).
+    """
+    for_weight, for_order = jax.random.split(key)
+    weight = jax.random.beta(for_weight, alpha, alpha)
+    order_N = jax.random.permutation(for_order, len(images_NxHxWxC))
+    mixed = [weight * values + (1 - weight) * values[order_N] for values in (images_NxHxWxC, labels_NxK)]
+    return mixed[0], mixed[1]
+
+
+def random_shift(key: jax.Array, image: jax.Array, *, pixels: int = 2) -> jax.Array:
+    """Whole offsets, uniform in [-pixels, pixels] on each axis. Raises ValueError unless `pixels` is whole, >= 0."""
+    if pixels != int(pixels) or pixels < 0:
+        raise ValueError(f"shift: expected pixels to be a whole number >= 0, got {pixels}")
+    dy, dx = jax.random.randint(key, (2,), -int(pixels), int(pixels) + 1)
+    return shift(image, dy, dx, reach=int(pixels))
+
+
+def random_rotate(key: jax.Array, image: jax.Array, *, degrees: float = 15.0) -> jax.Array:
+    """An angle uniform in [-degrees, degrees]."""
+    return rotate(image, _uniform(key, degrees))
+
+
+def random_scale(key: jax.Array, image: jax.Array, *, factor: float = 1.2) -> jax.Array:
+    """A factor between 1 / factor and factor, its logarithm uniform."""
+    return scale(image, jnp.exp(_uniform(key, 1.0) * jnp.log(factor)))
+
+
+def random_shear(key: jax.Array, image: jax.Array, *, amount: float = 0.2) -> jax.Array:
+    """A slant uniform in [-amount, amount]."""
+    return shear(image, _uniform(key, amount))
+
+
+def random_crop_resize(key: jax.Array, image: jax.Array, *, area: float = 0.5, aspect: float = 4 / 3) -> jax.Array:
+    """A box of a share uniform in [area, 1] of the image, its ratio of sides up to `aspect` to either side, anywhere.
+
+    Sides that would exceed the image are cut to it. Reference: torchvision's RandomResizedCrop, which draws again.
+    """
+    rows, columns = image.shape[:2]
+    for_area, for_aspect, for_place = jax.random.split(key, 3)
+    share = jax.random.uniform(for_area, minval=area, maxval=1.0)
+    stretch = jnp.exp(0.5 * _uniform(for_aspect, 1.0) * jnp.log(aspect))
+    height = rows * jnp.minimum(jnp.sqrt(share) * stretch, 1.0)
+    width = columns * jnp.minimum(jnp.sqrt(share) / stretch, 1.0)
+    place_y, place_x = jax.random.uniform(for_place, (2,))
+    return crop_resize(image, place_y * (rows - height), place_x * (columns - width), height, width)
+
+
+def random_colour_jitter(
+    key: jax.Array, image: jax.Array, *, brightness: float = 0.2, contrast: float = 0.2, saturation: float = 0.2
+) -> jax.Array:
+    """Factors uniform in [1 - knob, 1 + knob], from 0 on."""
+    keys, knobs = jax.random.split(key, 3), (brightness, contrast, saturation)
+    factors = [jnp.maximum(1 + _uniform(k, knob), 0) for k, knob in zip(keys, knobs, strict=True)]
+    return colour_jitter(image, *factors)
+
+
+def random_flip(key: jax.Array, image: jax.Array, *, probability: float = 0.5) -> jax.Array:
+    """Left and right exchanged with this probability; digits and letters do not survive it."""
+    return jnp.where(jax.random.bernoulli(key, probability), image[:, ::-1], image)
+
+
+# (key, image [H, W, C] of floats in [0, 1], **knobs) -> image; jax.vmap over keys and images for a batch.
+AUGMENTATIONS: dict[str, Callable[..., jax.Array]] = {
+    "shift": random_shift,
+    "rotate": random_rotate,
+    "scale": random_scale,
+    "shear": random_shear,
+    "crop_resize": random_crop_resize,
+    "colour_jitter": random_colour_jitter,
+    "flip": random_flip,
+}
+
+
+def _clip(offset: jax.Array, reach: int) -> jax.Array:
+    # Of an unsigned type -dy would wrap around.
+    return jnp.clip(offset.astype(jnp.int32), -reach, reach)
+
+
+def _uniform(key: jax.Array, knob: float) -> jax.Array:
+    return jax.random.uniform(key, minval=-knob, maxval=knob)
+
+
+def _luma(image: jax.Array) -> jax.Array:
+    if image.shape[-1] == 1:
+        return image
+    return (image @ jnp.array(LUMA, image.dtype))[..., None]
+
+
+def _stretched(n: int, start: jax.Array | float, length: jax.Array | float) -> jax.Array:
+    """Where n pixels that cover [start, start + length) of an axis have their centres, in its coordinates [n]."""
+    within = jnp.clip((jnp.arange(n) + 0.5) * length / n - 0.5, 0, length - 1)
+    return start + within
+
+
+def _resample(image: jax.Array, rows_H: jax.Array, columns_W: jax.Array) -> jax.Array:
+    """Bilinear samples of [..., H, W, C] at all rows x columns, as two products with hat functions: no gather."""
+    rows_HxH = _hat(rows_H, image.shape[-3], image.dtype)
+    columns_WxW = _hat(columns_W, image.shape[-2], image.dtype)
+    # The default precision of a TPU would round the picture to bfloat16.
+    return jnp.einsum("ih,...hwc,jw->...ijc", rows_HxH, image, columns_WxW, precision=jax.lax.Precision.HIGHEST)
+
+
+def _hat(places_M: jax.Array, n: int, dtype) -> jax.Array:
+    return jnp.maximum(1 - jnp.abs(places_M[:, None] - jnp.arange(n)[None, :]), 0).astype(dtype)
+
+
+def _sample(image: jax.Array, y_HxW: jax.Array, x_HxW: jax.Array) -> jax.Array:
+    """Bilinear samples of [H, W, C] at any places; pixels outside are zero."""
+    top, left = jnp.floor(y_HxW), jnp.floor(x_HxW)
+    down_HxWx1, right_HxWx1 = (y_HxW - top)[..., None], (x_HxW - left)[..., None]
+    above = _between(_pixels(image, top, left), _pixels(image, top, left + 1), right_HxWx1)
+    below = _between(_pixels(image, top + 1, left), _pixels(image, top + 1, left + 1), right_HxWx1)
+    return _between(above, below, down_HxWx1)
+
+
+def _between(a: jax.Array, b: jax.Array, weight: jax.Array) -> jax.Array:
+    return (1 - weight) * a + weight * b
+
+
+def _pixels(image: jax.Array, y_HxW: jax.Array, x_HxW: jax.Array) -> jax.Array:
+    y_HxW, x_HxW = y_HxW.astype(jnp.int32), x_HxW.astype(jnp.int32)
+    height, width, _ = image.shape
+    inside_HxW = (y_HxW >= 0) & (y_HxW < height) & (x_HxW >= 0) & (x_HxW < width)
+    return jnp.where(inside_HxW[..., None], image.at[y_HxW, x_HxW].get(mode="clip"), 0)
