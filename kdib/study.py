@@ -12,8 +12,8 @@ from kdib.answers import answer
 from kdib.config import Fit, Study, known, parse
 from kdib.logbook import Logbook
 from kdib.progress import Progress
-from kdib.properties import PROPERTIES
-from kdib.properties.base import Evidence
+from kdib.properties import of_task
+from kdib.properties.base import Evidence, Property
 from kdib.records import Records, Row, Subject, read_json, write_json
 from kdib.runs import (
     choose_learning_rate,
@@ -29,6 +29,7 @@ from kdib.snapshots import schedule
 from kdib.step import METRICS
 from kdib.tasks.base import gather
 from kdib.teaching import Lab, check_opened_by_path, jobs_of, load_last, model_of, open_lab, optimizer, plan_of
+from kdib.verdict import has_direction
 from kdib.workdir import claimed, sign
 
 
@@ -72,15 +73,27 @@ def check_names(study: Study) -> None:
         if task.setup == "language_model":
             _check_language_model(f"config.fits.{name}", fit, spec)
         _check_loss(f"config.fits.{name}", fit, spec)
+    properties = of_task(study.task["name"])
     for name in study.properties:
-        known("config.properties", name, PROPERTIES)
+        known("config.properties", name, properties)
         if name == "perplexity" and task.setup != "language_model":
             raise ValueError(
                 f"config.properties: perplexity needs config.task.setup='language_model', got {task.setup!r}"
             )
+    for name in study.properties[:1]:
+        _check_headline(name, properties)
     for name in study.fits:
         optimizer(study, name)
         schedule(**study.train.snapshots, total_steps=steps_of(study, name), steps_per_epoch=1)
+
+
+def _check_headline(name: str, properties: Mapping[str, Property]) -> None:
+    if not has_direction(properties[name]):
+        able = [other for other, prop in properties.items() if has_direction(prop)]
+        raise ValueError(
+            f"config.properties: the headline is said on the first, and {name!r} is no scalar property with a "
+            f"direction; put one of these first: {', '.join(able)}"
+        )
 
 
 def _check_language_model(where: str, fit: Fit, spec: losses.LossSpec) -> None:
@@ -167,7 +180,7 @@ def measure(lab: Lab) -> None:
     done_path = lab.workdir / "measured.json"
     done = read_json(done_path) if done_path.exists() else {}
     rows = Records(lab.workdir / "rows.jsonl", Row)
-    ask = _asker(lab)
+    ask, properties = _asker(lab), of_task(lab.study.task["name"])
     for name in lab.study.properties:
         wanted = _units(name, everyone, lab.study)
         missing = {unit: value for unit, value in wanted.items() if unit not in done.setdefault(name, [])}
@@ -177,14 +190,14 @@ def measure(lab: Lab) -> None:
         alone = [pair[0] for pair in missing.values() if len(pair) == 1]
         evidence = Evidence(lab.task.tests, lambda *of: ask(*of).logits, pairs, lambda *of: ask(*of).nll)
         stored = {row.key for row in rows.read()[0]}  # a crash between the rows and `measured.json` leaves some
-        rows.append([row for row in PROPERTIES[name].measure(alone, evidence) if row.key not in stored])
+        rows.append([row for row in properties[name].measure(alone, evidence) if row.key not in stored])
         done[name] += list(missing)
         write_json(done_path, done)
 
 
 def _units(name: str, everyone: list[Subject], study: Study) -> dict[str, tuple[Subject, ...]]:
     """What a property is measured on: every subject, or every (student, teacher) pair."""
-    if PROPERTIES[name].kind == "scalar":
+    if of_task(study.task["name"])[name].kind == "scalar":
         return {subject.id: (subject,) for subject in everyone}
     return {f"{student.id} | {teacher.id}": (student, teacher) for student, teacher in _pairs(everyone, study)}
 
