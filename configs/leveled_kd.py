@@ -2,22 +2,23 @@
 
     python -m kdib.main --config=configs/leveled_kd.py --workdir=runs/leveled_kd
 
-After the poster on leveled distillation (Wong, Fermin, Zheng, Park, Wang). A CNN is saved every 50 steps to 500, then every
-500; a student learns from each snapshot, and all of them train in one population. The loss is the poster's,
+After the poster on leveled distillation (Wong, Fermin, Zheng, Park, Wang). A CNN is saved every 50 steps to 500,
+then every 500; a student learns from each snapshot, and all of them train in one population. The loss is the
+poster's,
 
     alpha CE + (1 - alpha) (s_KL tau^2 KL + s_FM sum |y - y^|),
 
-where alpha weights the ground truth. alpha, tau, s_KL, s_FM, the matched layers, epochs and augmentation of the poster are
-not published: ours are alpha .1, tau 4, s_KL 1, s_FM .01, the penultimate layers (projected where their widths differ).
+where alpha weights the ground truth. alpha, tau, s_KL, s_FM, the matched layers, epochs and augmentation of the
+poster are not published: ours are alpha .1, tau 4, s_KL 1, s_FM .01, the penultimate layers (projected where their
+widths differ).
 
 By default on generated digits with small networks. `:mnist` is the poster's CNN_1 -> MLP_1 on the files of
-config.task.data_dir (or $KDIB_DATA_DIR), the CNN with strides, 5 seeds, 5,000 steps and 19 snapshots; `:fashion` the same
-on Fashion-MNIST; `:cifar` on CIFAR-10; `:features` is the poster's second experiment instead, CNN_2 -> MLP_2: weak and
-strong teachers with label smoothing and matched entropy, types of distillation, alphas, and what bounds it from above.
-They combine: `:features,mnist`.
+config.task.data_dir (or $KDIB_DATA_DIR), the CNN with strides, 5 seeds, 5,000 steps and 19 snapshots; `:fashion`
+the same on Fashion-MNIST; `:cifar` on CIFAR-10; `:features` is the poster's second experiment instead, CNN_2 ->
+MLP_2: weak and strong teachers with label smoothing and matched entropy, types of distillation, alphas, and what
+bounds it from above. They combine: `:features,mnist`.
 
-Time on 2 CPU cores: TIME; `:smoke` about two minutes.
-Expected, 3 seeds: EXPECTED
+Time on 2 CPU cores: TIME; `:smoke` about two minutes. Expected, 3 seeds: EXPECTED
 """
 
 import runpy

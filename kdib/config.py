@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -74,6 +75,16 @@ class Roles:
 
 
 @dataclasses.dataclass(frozen=True)
+class FitCurve:
+    """A figure of the report: the fits of `x` against their numbers, and those of `beside` as horizontal bands."""
+
+    x: Mapping[str, float]  # fit -> its place on the axis
+    xlabel: str
+    log: bool = False  # the axis
+    beside: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class Study:
     """The whole configuration."""
 
@@ -90,6 +101,7 @@ class Study:
     properties: tuple[str, ...]
     published: Mapping[str, Any]
     grid: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)  # student -> column -> fit
+    curves: Mapping[str, FitCurve] = dataclasses.field(default_factory=dict)  # of the report, each with its own section
 
 
 CHOICES = {
@@ -103,6 +115,7 @@ MAY_CHANGE = (
     "properties",
     "published",
     "grid",
+    "curves",
     "train.group_size",
 )  # on an old workdir; no trained run depends on them (but see `difference`)
 
@@ -121,6 +134,8 @@ def parse(config: Mapping[str, Any]) -> Study:
     for student, columns in study.grid.items():
         for column, name in columns.items():
             known(f"config.grid.{student}.{column}", name, study.fits)
+    for name, curve in study.curves.items():
+        _check_curve(f"config.curves.{name}", curve, study)
     positive = {"seeds": study.seeds} | {
         f"train.{name}": getattr(study.train, name)
         for name in ("steps", "batch_size", "chunk", "group_size", "save_every")
@@ -214,6 +229,17 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 def as_dict(study: Study) -> dict[str, Any]:
     """The configuration as plain JSON-able dicts."""
     return dataclasses.asdict(study)
+
+
+def _check_curve(where: str, curve: FitCurve, study: Study) -> None:
+    if not curve.x:
+        raise ValueError(f"{where}.x must name the fits on the curve, got none")
+    for name, value in curve.x.items():
+        known(f"{where}.x", name, study.fits)
+        if not (0 if curve.log else -math.inf) < value < math.inf:
+            raise ValueError(f"{where}.x.{name} must be finite{', and above 0 for log=True' * curve.log}, got {value}")
+    for name in curve.beside:
+        known(f"{where}.beside", name, study.fits)
 
 
 def _check_fit(name: str, fit: Fit, study: Study) -> None:

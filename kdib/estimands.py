@@ -99,6 +99,9 @@ def study_effects(
     The t intervals take seeds as independent. Sibling means and ceilings are not quite: every one of them
     averages over the same teachers, so that their intervals are approximate.
 
+    The points of a scalar property's map (two coordinates or more) have levels in `fit_summary` and no effects: there
+    are hundreds of them, and nobody declared a test on one.
+
     The primary family holds one effect a property, adjusted by Holm. The other estimands on a property's
     primary metric are secondary; those on any other metric, test set or group are exploratory.
 
@@ -179,7 +182,8 @@ def _cells_of(prop: Property, cells: Mapping[Cell, list[_Value]], primary: Cell)
     if own and primary not in own:
         known = sorted({f"{cell.metric} by {cell.group!r} on {cell.split}" for cell in own})
         raise ValueError(f"{prop.name}: no row holds its primary {primary[1:]}; measured are {', '.join(known)}")
-    return own or {primary: ()}
+    tested = {cell: v for cell, v in own.items() if cell == primary or prop.kind != "scalar" or len(cell.coords) < 2}
+    return tested or {primary: ()}
 
 
 def _seeds_by_fit(subjects: Iterable[Subject]) -> dict[str, set[int]]:

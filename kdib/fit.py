@@ -152,9 +152,7 @@ def _train_group(jobs: Sequence[Job], files: Sequence[_Files], stack_, plan: Pla
     tables = _tables(jobs)
     answers = jax.device_put(np.stack(tables), everywhere) if tables else None
     states, first_step = _restore_or_init(jobs, files, tables, plan, progress)
-    population, loss = jax.device_put(
-        (Population(states, healthy(len(jobs))), stack([job.loss for job in jobs])), runs
-    )
+    population, loss = jax.device_put((Population(states, healthy(len(jobs))), stack([job.loss for job in jobs])), runs)
     feed = stack_.enter_context(contextlib.closing(_feed(plan, everywhere)))
     if first_step == 0:
         _save(0, population, feed, jobs, files, plan, progress, logbook)
@@ -318,4 +316,6 @@ def _fail(step: int, metric: str, job: Job, run_files: _Files, plan: Plan, progr
     """Records for good that a run went non-finite, in what and where."""
     record = {"fit": job.run.fit, "run": job.run.name, "step": step, "metric": metric}
     write_json(run_files.folder / "failure.json", record)
-    progress.note(f"{job.run.fit}/{job.run.name} went non-finite in {metric} at step {step}; it is left out from here on")
+    progress.note(
+        f"{job.run.fit}/{job.run.name} went non-finite in {metric} at step {step}; it is left out from here on"
+    )

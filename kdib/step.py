@@ -174,7 +174,7 @@ def epoch_order(key: jax.Array, epoch: jax.Array, n_examples: int) -> jax.Array:
 
 
 def _view_key(key: jax.Array, epoch: jax.Array) -> jax.Array:
-    """What a run's augmentations draw from in `epoch`; each folds in an example's id, so that a view can be replayed."""
+    """What a run's augmentations draw from in `epoch`; an example's id is folded in, so that a view can be replayed."""
     return jax.random.fold_in(jax.random.fold_in(key, VIEW_STREAM), epoch)
 
 
@@ -223,13 +223,13 @@ def train_chunk(
 ) -> tuple[Population, tuple[dict[str, Mean], Health]]:
     """Takes R runs from step `start` to step `stop`, which must lie in one epoch; one compilation for every length.
 
-    The runs are divided over the devices of `runs_mesh(R)`, which do not talk to each other: a CPU of several cores is
-    several devices if JAX is told so. The runs share `data`, arrays [N, ...], and the `answers` [T, N, K] of a `table`. A run whose metrics or parameters
-    turn non-finite is frozen as it was before that step and its Health says where; the others go on. Metrics are merged
-    over the steps, with a leading axis of R, and leave out what a frozen run would have added. Metrics and Health may
-    be fetched after the next call: unlike the population they are not donated. With `edges` the batches are those of
-    `bucketed_order`, cut to the edge of their bucket: short sentences are not trained on their padding, and the one
-    program holds one step a bucket.
+    The runs are divided over the devices of `runs_mesh(R)`, which do not talk to each other: a CPU of several cores
+    is several devices if JAX is told so. The runs share `data`, arrays [N, ...], and the `answers` [T, N, K] of a
+    `table`. A run whose metrics or parameters turn non-finite is frozen as it was before that step and its Health
+    says where; the others go on. Metrics are merged over the steps, with a leading axis of R, and leave out what a
+    frozen run would have added. Metrics and Health may be fetched after the next call: unlike the population they
+    are not donated. With `edges` the batches are those of `bucketed_order`, cut to the edge of their bucket: short
+    sentences are not trained on their padding, and the one program holds one step a bucket.
     """
     runs = divided(population.health.step.shape[0])
     every, each = PartitionSpec(), runs.spec

@@ -1,6 +1,5 @@
 """A study, told in order: train every fit, measure every subject, write the report."""
 
-import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,18 +8,19 @@ import jax
 
 from kdib import fit as fits
 from kdib import losses, models, report, tasks
-from kdib.answers import answer
 from kdib.config import Fit, Study, known, parse
 from kdib.logbook import Logbook
+from kdib.measuring import measure, units_of
 from kdib.progress import Progress
-from kdib.properties import PROPERTIES
-from kdib.properties.base import Evidence
-from kdib.records import Records, Row, Subject, read_json, write_json
+from kdib.properties import of_task
+from kdib.properties.base import Property
+from kdib.records import read_json, write_json
 from kdib.runs import (
     choose_learning_rate,
     development_runs,
     failures,
     fit_folder,
+    generations,
     main_runs,
     steps_of,
     subjects,
@@ -34,16 +34,14 @@ from kdib.teaching import (
     check_opened_by_path,
     check_teachers,
     jobs_of,
-    load_last,
     model_of,
     open_lab,
     optimizer,
     plan_of,
     trains_alike,
 )
+from kdib.verdict import has_direction
 from kdib.workdir import claimed, sign
-
-PORTION = 8  # subjects that a property measures before their rows are written
 
 
 def run(config: Mapping[str, Any], workdir: Path) -> Path:
@@ -90,16 +88,28 @@ def check_names(study: Study) -> None:
             _check_language_model(f"config.fits.{name}", fit, spec)
         _check_loss(f"config.fits.{name}", fit, spec)
         tasks.augmentation(study.task["name"], fit.augment)
+    properties = of_task(study.task["name"])
     for name in study.properties:
-        known("config.properties", name, PROPERTIES)
+        known("config.properties", name, properties)
         if name == "perplexity" and task.setup != "language_model":
             raise ValueError(
                 f"config.properties: perplexity needs config.task.setup='language_model', got {task.setup!r}"
             )
+    for name in study.properties[:1]:
+        _check_headline(name, properties)
     for name in study.fits:
         optimizer(study, name)
         own = study.fits[name].snapshots or study.train.snapshots
         schedule(**own, total_steps=steps_of(study, name), steps_per_epoch=1)
+
+
+def _check_headline(name: str, properties: Mapping[str, Property]) -> None:
+    if not has_direction(properties[name]):
+        able = [other for other, prop in properties.items() if has_direction(prop)]
+        raise ValueError(
+            f"config.properties: the headline is said on the first, and {name!r} is no scalar property with a "
+            f"direction; put one of these first: {', '.join(able)}"
+        )
 
 
 def _check_language_model(where: str, fit: Fit, spec: losses.LossSpec) -> None:
@@ -190,73 +200,6 @@ def _train_together(names: list[str], lab: Lab, progress: Progress, logbook: Log
     fits.train(jobs_of([run for name in names for run in main_runs(study, name)], plan, lab), plan, progress, logbook)
 
 
-def measure(lab: Lab) -> None:
-    """The rows that are missing: a property is measured once for a subject, or a pair of them."""
-    everyone = subjects(lab.study, lab.workdir)
-    table, _ = Records(lab.workdir / "subjects.jsonl", Subject).read()
-    Records(lab.workdir / "subjects.jsonl", Subject).append([s for s in everyone if s not in table])
-    done_path = lab.workdir / "measured.json"
-    done = read_json(done_path) if done_path.exists() else {}
-    rows = Records(lab.workdir / "rows.jsonl", Row)
-    network = _network(lab)
-    ask = _asker(network, lab)
-    for name in lab.study.properties:
-        wanted = _units(name, everyone, lab.study)
-        missing = [unit for unit in wanted if unit not in done.setdefault(name, [])]
-        for units in _portions(missing, name):
-            pairs = [wanted[unit] for unit in units if len(wanted[unit]) == 2]
-            alone = [wanted[unit][0] for unit in units if len(wanted[unit]) == 1]
-            evidence = Evidence(lab.task.tests, lambda *of: ask(*of).logits, pairs, lambda *of: ask(*of).nll, network)
-            stored = {row.key for row in rows.read()[0]}  # a crash between the rows and `measured.json` leaves some
-            rows.append([row for row in PROPERTIES[name].measure(alone, evidence) if row.key not in stored])
-            done[name] += units
-            write_json(done_path, done)
-
-
-def _portions(units: list[str], name: str) -> list[list[str]]:
-    """What is measured and written at a time: some subjects, but all pairs, which have subjects in common."""
-    size = PORTION if PROPERTIES[name].kind == "scalar" else max(len(units), 1)
-    return [units[first : first + size] for first in range(0, len(units), size)]
-
-
-def _units(name: str, everyone: list[Subject], study: Study) -> dict[str, tuple[Subject, ...]]:
-    """What a property is measured on: every subject, or every (student, teacher) pair."""
-    if PROPERTIES[name].kind == "scalar":
-        return {subject.id: (subject,) for subject in everyone}
-    return {f"{student.id} | {teacher.id}": (student, teacher) for student, teacher in _pairs(everyone, study)}
-
-
-def _pairs(everyone: list[Subject], study: Study) -> list[tuple[Subject, Subject]]:
-    """Every subject with every run of the teacher's role (own, siblings, the floor) and of the fit it learned from."""
-    return [
-        (student, teacher)
-        for student in everyone
-        for teacher in everyone
-        if teacher.fit in (study.roles.teacher, study.fits[student.fit].teacher) and teacher.id != student.id
-    ]
-
-
-def _network(lab: Lab):
-    """(model, variables) of a subject; those asked for last are kept."""
-
-    @functools.lru_cache(maxsize=PORTION)
-    def network(subject: Subject):
-        folder = fit_folder(lab.study, subject.fit, lab.workdir) / subject.run
-        return model_of(subject.fit, lab), load_last(folder, lab)
-
-    return network
-
-
-def _asker(network, lab: Lab):
-    """Answers to (subject, name of a test set), each computed once."""
-
-    @functools.cache
-    def ask(subject: Subject, split: str):
-        return answer(*network(subject), lab.task.tests[split].inputs)
-
-    return ask
-
-
 def _is_complete(study: Study, workdir: Path) -> bool:
     """Whether nothing is left to train or to measure, found out without building the task."""
     finished = all(
@@ -267,4 +210,4 @@ def _is_complete(study: Study, workdir: Path) -> bool:
     if not finished or not (workdir / "measured.json").exists():
         return False
     done, everyone = read_json(workdir / "measured.json"), subjects(study, workdir)
-    return all(unit in done.get(name, []) for name in study.properties for unit in _units(name, everyone, study))
+    return all(unit in done.get(name, []) for name in study.properties for unit in units_of(name, everyone, study))

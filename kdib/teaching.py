@@ -27,7 +27,7 @@ from kdib.models.combinators import PARTS, RULES, ensemble, pair
 from kdib.models.heads import projector
 from kdib.optimizer import make_optimizer
 from kdib.records import RunSpec, read_json, write_json
-from kdib.runs import fit_folder, learning_rate, main_runs, steps_of, teacher_folder, teacher_folders
+from kdib.runs import learning_rate, main_runs, steps_of, teacher_folder, teacher_folders
 from kdib.snapshots import SnapshotError, SnapshotIndex, schedule
 from kdib.step import Architecture
 from kdib.tasks.base import Task
@@ -93,9 +93,7 @@ def snapshot_steps(fit: str, lab: Lab) -> tuple[int, ...]:
     """The steps at which a fit of this study is saved."""
     recipe, own = lab.study.train, lab.study.fits[fit]
     epoch = steps_per_epoch(lab.task.train.size, recipe.batch_size, recipe.window)
-    return schedule(
-        **(own.snapshots or recipe.snapshots), total_steps=steps_of(lab.study, fit), steps_per_epoch=epoch
-    )
+    return schedule(**(own.snapshots or recipe.snapshots), total_steps=steps_of(lab.study, fit), steps_per_epoch=epoch)
 
 
 def _validation(model: Model, variables: Variables, task: Task) -> dict[str, float]:

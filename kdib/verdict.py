@@ -44,6 +44,11 @@ def verdict(leads: Leads) -> Verdict:
     return "undecided"
 
 
+def has_direction(prop: Property) -> bool:
+    """Whether a verdict can be passed on a property: it is scalar, and higher or lower is better."""
+    return prop.kind == "scalar" and prop.higher_is_better is not None
+
+
 def leads_of(effects: Iterable[Effect], prop: Property) -> Leads:
     """The deciding effects of a scalar property with a direction.
 

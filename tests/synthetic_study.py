@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from kdib.properties import PROPERTIES as ALL
+from kdib.properties import of_task
 from kdib.properties.base import Evidence
 from kdib.records import Records, Row, Subject, write_json
 from kdib.tasks.base import Dataset
 
-PROPERTIES = {name: ALL[name] for name in ("accuracy", "calibration", "fidelity")}
+PROPERTIES = {name: of_task("agreement")[name] for name in ("accuracy", "calibration", "fidelity")}
 FITS = ("teacher", "peer", "alone", "self", "distilled")
 TEACHERS = {"self": "peer", "distilled": "teacher"}
 # (margin without attractors, what an attractor takes away, overconfidence): the LSTM resists attractors better.

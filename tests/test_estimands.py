@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from kdib.estimands import Effect, final_subjects, fit_summary, study_effects
-from kdib.properties import PROPERTIES
+from kdib.properties import of_task
 from kdib.records import Row, Subject
 from kdib.stats import holm, paired_difference, transfer_score
 from kdib.verdict import Leads, headline, leads_of, verdict
 
+PROPERTIES = of_task("agreement")
 ROLES = {"teacher": "lstm", "alone": "alone", "self": "self", "distilled": "distilled"}
 SCORES = {  # by fit, then by seed
     "lstm": (0.90, 0.93, 0.91, 0.92),

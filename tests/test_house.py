@@ -18,6 +18,7 @@ ORDER = [
     "models optimizer step feed progress logbook properties tasks",
     "workdir answers fit runs estimands verdict",
     "teaching report",
+    "measuring",
     "study",
     "main",
 ]

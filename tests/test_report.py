@@ -13,9 +13,9 @@ from synthetic_study import PROPERTIES
 
 from kdib import report
 from kdib.estimands import study_effects
+from kdib.properties import of_task
 from kdib.properties.base import Curve, Primary, Property
 from kdib.records import Records, Row, Subject, read_json, write_json
-from kdib.report import page
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 ROLES = {role: role for role in ("teacher", "alone", "self", "distilled")}
@@ -217,7 +217,7 @@ def test_a_made_up_property_appears(small, monkeypatch):
         "Nobody (1900)",
         (curve,),
     )
-    monkeypatch.setitem(page.PROPERTIES, "depth", made_up)
+    monkeypatch.setitem(of_task("agreement"), "depth", made_up)
     subjects, _ = Records(small / "subjects.jsonl", Subject).read()
     rows = [
         Row(s.id, None, "depth", "depth", "test", group, coords, value + s.seed * 0.125, 50, None)

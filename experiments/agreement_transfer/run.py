@@ -16,7 +16,7 @@ from typing import Any
 
 from kdib.estimands import TRANSFER_SCORE, Effect, fit_summary, study_effects
 from kdib.main import load_config
-from kdib.properties import PROPERTIES
+from kdib.properties import of_task
 from kdib.records import Records, Row, Subject, read_json
 from kdib.verdict import headline
 
@@ -66,7 +66,8 @@ def tables(workdir: Path) -> str:
     rows, _ = Records(workdir / "rows.jsonl", Row).read()
     splits = [name for name in facts["sets"] if name not in ("train", "validation")]
     failed = [f"{failure['fit']}/{failure['run']}" for failure in read_json(workdir / "failures.json")]
-    declared_properties = {name: PROPERTIES[name] for name in config["properties"]}  # no more, for Holm's sake
+    properties = of_task(config["task"]["name"])
+    declared_properties = {name: properties[name] for name in config["properties"]}  # no more, for Holm's sake
     effects = study_effects(
         rows, subjects, config["roles"], declared_properties, in_distribution=splits[0], failed=failed
     )
@@ -76,7 +77,7 @@ def tables(workdir: Path) -> str:
     accuracy = [_accuracy_table(rows, subjects, config, split) for split in splits]
     return "\n\n".join(
         [
-            f"**{headline(effects, PROPERTIES['accuracy'])}**",
+            f"**{headline(effects, properties[config['properties'][0]])}**",
             _effect_table(declared),
             *accuracy,
             ROWS["folded"]("The same estimands on the other test sets (exploratory)", _effect_table(elsewhere)),

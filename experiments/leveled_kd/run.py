@@ -6,8 +6,9 @@
     python experiments/leveled_kd/run.py fashion --data=FOLDER --workdir=runs/leveled_fashion
     python experiments/leveled_kd/run.py --report-only
 
-The studies are configs/leveled_kd.py with the changes below; FOLDER holds mnist/ and fashion_mnist/, each with its four IDX
-files. They resume when called again and leave their rows in results/. `--report-only` writes the README's tables from them.
+The studies are configs/leveled_kd.py with the changes below; FOLDER holds mnist/ and fashion_mnist/, each with its
+four IDX files. They resume when called again and leave their rows in results/. `--report-only` writes the README's
+tables from them.
 """
 
 import json
@@ -143,7 +144,7 @@ def _teacher_validation(workdir: Path, step: int, study: Any) -> Values:
 
 
 def _chosen(workdir: Path, shown: Mapping[str, int]) -> dict[str, dict[int, str]]:
-    """By seed the student with the best validation accuracy, in distribution and, apart, on shifted validation images."""
+    """By seed the student with the best validation accuracy, in distribution and, apart, on shifted images of it."""
     found = _validation(workdir)
     last = max(step for fit, _, step, _ in found if fit == "distilled")
     seeds = {seed for fit, seed, *_ in found if fit == "distilled"}

@@ -3,8 +3,9 @@
     python experiments/vision_transfer/run.py mnist --data=FOLDER --workdir=runs/vision_mnist
     python experiments/vision_transfer/run.py --report-only
 
-The study is `:full,mnist` of configs/cnn_to_mlp.py with the changes below; FOLDER holds mnist/ with its four IDX files. It
-resumes when called again and leaves its rows in results/. `--report-only` writes the README's tables from them.
+The study is `:full,mnist` of configs/cnn_to_mlp.py with the changes below; FOLDER holds mnist/ with its four IDX
+files. It resumes when called again and leaves its rows in results/. `--report-only` writes the README's tables from
+them.
 """
 
 import runpy

@@ -151,3 +151,13 @@ PROPERTY = Property(
         _curve("distance", "distance from subject to verb"),
     ),
 )
+
+IMAGES = PROPERTY._replace(
+    # Classes are near balance here, and the groups that tell biases apart have properties of their own.
+    primary=Primary("accuracy", split="", group=""),
+    caption="The share of the pictures of a test set that are classified correctly: the class with the largest logit "
+    "is the answer. Every picture counts once.",
+    reference="LeCun, Bottou, Bengio, Haffner, Gradient-based learning applied to document recognition (Proc. IEEE "
+    "1998), section III",
+    curves=(),
+)

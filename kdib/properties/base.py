@@ -35,6 +35,20 @@ class Curve(NamedTuple):
     weight_metric: str | None = None
 
 
+class Map(NamedTuple):
+    """Heat maps, declared as data: `metric` of `group` over the coordinates `x` and `y`, one panel a fit.
+
+    Values of `y` increase downwards, as the rows of a picture do.
+    """
+
+    metric: str
+    group: str
+    x: str
+    y: str
+    xlabel: str
+    ylabel: str
+
+
 def _no_language_model(subject: Subject, split: str) -> np.ndarray:
     raise TypeError(f"{subject.id} on {split}: only a language model has a likelihood of sentences")
 
@@ -77,6 +91,7 @@ class Property(NamedTuple):
     caption: str
     reference: str
     curves: tuple[Curve, ...] = ()
+    maps: tuple[Map, ...] = ()
 
 
 def log_softmax(logits_NxK: np.ndarray) -> np.ndarray:

@@ -78,13 +78,17 @@ def grid(
     columns: int,
     box: Box = DEFAULT_BOX,
     share: bool = True,
+    margin: float = 0.0,
 ) -> Figure:
-    """A grid of equal panels with the legend in a strip of its own above it; `share` gives all one y axis."""
+    """A grid of equal panels with the legend in a strip of its own above it; `share` gives all one y axis.
+
+    `margin` inches are left free at the right.
+    """
     rows = -(-len(panels) // columns)
     columns = -(-len(panels) // rows)  # as few columns as fill the rows evenly
-    box = box._replace(width=min(box.width, (PAGE - box.left + box.gap) / columns - box.gap - box.right))
+    box = box._replace(width=min(box.width, (PAGE - margin - box.left + box.gap) / columns - box.gap - box.right))
     pitch_x, pitch_y = box.gap + box.width + box.right, box.bottom + box.height + box.top
-    width = box.left - box.gap + columns * pitch_x
+    width = box.left - box.gap + columns * pitch_x + margin
     across, strip = _legend_strip(handles, width)
     height = rows * pitch_y + strip
     with mpl.rc_context(RC):

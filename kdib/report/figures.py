@@ -62,9 +62,9 @@ def lines(panels: Sequence[Panel], look: Mapping[str, Style], *, ylabel: str, ch
             _band(axes, band, look[fit])
         _ticks_at_values(axes, [band.x for band in panel.bands.values()])
 
-    names = _in_order(look, [fit for panel in panels for fit in panel.bands])
+    names = in_order(look, [fit for panel in panels for fit in panel.bands])
     baselines = dict.fromkeys(name for panel in panels for name in panel.baselines)
-    handles = [_handle(fit, look[fit]) for fit in names]
+    handles = [handle(fit, look[fit]) for fit in names]
     handles += [_mark(name, BASELINE_MARKERS[i % 6]) for i, name in enumerate(baselines)]
     if chance is not None:
         handles.append(Line2D([], [], color=GREY, lw=1, ls=":", label="chance"))
@@ -75,7 +75,7 @@ def reliability(panels: Sequence[Panel], look: Mapping[str, Style], *, xlabel: s
     """Small multiples, one fit a panel: the curve against the diagonal, and bars with the share of the examples."""
 
     def draw(axes: Axes, panel: Panel) -> None:
-        _title(axes, panel.title)
+        title(axes, panel.title)
         axes.plot([0, 1], [0, 1], color=GREY, lw=1, ls=":")
         for fit, (x, share) in panel.weights.items():
             width = 0.8 * np.min(np.diff(np.sort(x))) if len(x) > 1 else 0.05
@@ -97,16 +97,16 @@ def learning(panels: Mapping[str, Sequence[Trace]], look: Mapping[str, Style]) -
 
     def draw(axes: Axes, item: tuple[str, Sequence[Trace]]) -> None:
         label, traces = item
-        _title(axes, label)
+        title(axes, label)
         for trace in traces:
             axes.plot(trace.steps, trace.values, color=look[trace.fit].colour, lw=0.6, alpha=0.4)
-        for fit in _in_order(look, [trace.fit for trace in traces]):
+        for fit in in_order(look, [trace.fit for trace in traces]):
             steps, mean = _mean_trace([trace for trace in traces if trace.fit == fit])
             axes.plot(steps, mean, color=look[fit].colour, ls=look[fit].line, lw=1.8)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
-    names = _in_order(look, [trace.fit for traces in panels.values() for trace in traces])
-    handles = [_handle(fit, look[fit], marker=False) for fit in names]
+    names = in_order(look, [trace.fit for traces in panels.values() for trace in traces])
+    handles = [handle(fit, look[fit], marker=False) for fit in names]
     box = Box(width=4.2, height=2.6, gap=0.7)
     return grid(
         list(panels.items()), draw, xlabel="step", ylabel=None, handles=handles, columns=2, box=box, share=False
@@ -118,7 +118,7 @@ def dots(panels: Mapping[str, Sequence[Dot]], look: Mapping[str, Style], *, xlab
     labels = list(dict.fromkeys(dot.label for dots in panels.values() for dot in dots))
 
     def draw(axes: Axes, item: tuple[str, Sequence[Dot]]) -> None:
-        _title(axes, item[0])
+        title(axes, item[0])
         for dot in item[1]:
             style, y = look[dot.fit], labels.index(dot.label)
             axes.plot(dot.values, [y] * len(dot.values), style.marker, color=style.colour, ms=4, alpha=0.3, mew=0)
@@ -134,7 +134,8 @@ def dots(panels: Mapping[str, Sequence[Dot]], look: Mapping[str, Style], *, xlab
     return grid(list(panels.items()), draw, xlabel=xlabel, ylabel=None, handles=[], columns=3, box=box)
 
 
-def _title(axes: Axes, text: str) -> None:
+def title(axes: Axes, text: str) -> None:
+    """A panel's title, at its left."""
     axes.set_title(text, loc="left", y=1.0)  # with y given, no search for a free place
 
 
@@ -176,11 +177,13 @@ def _mean_trace(traces: Sequence[Trace]) -> tuple[np.ndarray, np.ndarray]:
     return np.array(steps), np.array([np.mean([value[step] for value in values]) for step in steps])
 
 
-def _in_order(look: Mapping[str, Style], names: Sequence[str]) -> list[str]:
+def in_order(look: Mapping[str, Style], names: Sequence[str]) -> list[str]:
+    """The fits among `names`, once each, as the config has them."""
     return [fit for fit in look if fit in set(names)]
 
 
-def _handle(fit: str, style: Style, *, marker: bool = True) -> Line2D:
+def handle(fit: str, style: Style, *, marker: bool = True) -> Line2D:
+    """A fit's entry in a legend."""
     return Line2D(
         [], [], color=style.colour, marker=style.marker if marker else "", ls=style.line, lw=1.6, ms=5, label=fit
     )

@@ -33,9 +33,16 @@ class Material(NamedTuple):
 
     @property
     def shown(self) -> list[str]:
-        """The fits that figures draw: all, or in a grid those with a role and those that learned alone."""
+        """The fits that figures draw: all but those on curves; in a grid those with a role and that learned alone."""
         named = {*self.config["roles"].values(), *(row.get("alone") for row in self.config["grid"].values())}
-        return [fit for fit in self.fits if fit in named] if self.config["grid"] else self.fits
+        fits = [fit for fit in self.fits if fit in named] if self.config["grid"] else self.fits
+        return [fit for fit in fits if fit not in self.on_curves]
+
+    @property
+    def on_curves(self) -> list[str]:
+        """The fits without a role that are points of config.curves: too many to draw in every figure."""
+        points = {fit for curve in self.config["curves"].values() for fit in curve["x"]}
+        return [fit for fit in self.fits if fit in points - {*self.config["roles"].values()}]
 
 
 def read(workdir: pathlib.Path) -> Material:
@@ -48,6 +55,7 @@ def read(workdir: pathlib.Path) -> Material:
       ValueError: if one of these is damaged.
     """
     config, facts = read_json(workdir / "config.json"), read_json(workdir / "task.json")
+    config = {"curves": {}, **config}  # a field that came later had its default
     subjects, damaged_subjects = Records(workdir / "subjects.jsonl", Subject).read()
     rows, damaged_rows = Records(workdir / "rows.jsonl", Row).read()
     lines, damaged_lines = _metric_lines(workdir / "metrics.jsonl")

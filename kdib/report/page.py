@@ -8,17 +8,19 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
-from kdib.config import flatten
+from kdib.config import flatten, known
 from kdib.estimands import Cell
-from kdib.properties import PROPERTIES
+from kdib.properties import of_task
+from kdib.properties.base import Property
 from kdib.report import figures
 from kdib.report.grid import grid_blocks
-from kdib.report.material import read
+from kdib.report.material import Material, read
+from kdib.report.over_fits import curve_sections
 from kdib.report.properties import property_section
 from kdib.report.tables import NOTHING, Block, Details, Entry, Section, Table, Text, digits, key_values, number
 from kdib.report.transfer import mean_entry, transfer_blocks
 from kdib.report.view import KNOWN_AS, View, metric_words, view
-from kdib.verdict import headline
+from kdib.verdict import has_direction, headline
 
 LEARNING = {"accuracy": "validation accuracy", "loss": "validation loss (nats)"}
 
@@ -28,8 +30,7 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
     folder = workdir / "report"
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     material = read(workdir)
-    properties = {name: PROPERTIES[name] for name in material.config["properties"]}
-    study = view(material, properties, folder / "figures")
+    study = view(material, _declared(material), folder / "figures")
     page = _render(
         title=material.config["title"],
         headline=_headline(study),
@@ -42,6 +43,13 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
     return path
 
 
+def _declared(material: Material) -> dict[str, Property]:
+    properties = of_task(material.config["task"]["name"])
+    for name in material.config["properties"]:
+        known("config.properties", name, properties)
+    return {name: properties[name] for name in material.config["properties"]}
+
+
 def _render(**context: Any) -> str:
     loader = PackageLoader("kdib.report", package_path=".")
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -50,10 +58,11 @@ def _render(**context: Any) -> str:
 
 
 def _headline(study: View) -> str:
-    for prop in study.properties.values():
-        if prop.kind == "scalar" and prop.higher_is_better is not None:
-            return headline(study.effects.values(), prop)
-    return "Nothing that a headline could be made of was measured: it needs a scalar property with a direction."
+    """The verdict on the first property of the configuration, as declared, whatever the others show."""
+    first = next(iter(study.properties.values()), None)
+    if first is not None and has_direction(first):
+        return headline(study.effects.values(), first)
+    return "No headline: it is said on the first of config.properties, which must be scalar and have a direction."
 
 
 def _sections(study: View) -> list[Section]:
@@ -63,6 +72,7 @@ def _sections(study: View) -> list[Section]:
     return [
         Section("transfer", "What came along", transfer_blocks(study)),
         *grid,
+        *curve_sections(study),
         *properties[:1],
         Section("learning", "Learning curves", _learning(study)),
         *properties[1:],
@@ -121,7 +131,7 @@ def _data(facts: Mapping[str, Any]) -> list[Block]:
     sets = facts.get("sets", {})
     if sets:
         blocks.append(_set_table(sets))
-        blocks += [_examples(sets)]
+        blocks += _examples(sets)
     rest = {name: value for name, value in facts.items() if name not in ("sets", "baselines")}
     blocks.append(Details("Everything else the task says of itself", [_flat("Task facts.", rest)]))
     return blocks
@@ -147,9 +157,9 @@ def _fact(value: float) -> Entry:
     return Entry(f"{value:,}" if isinstance(value, int) else digits(value, 3), value)
 
 
-def _examples(sets: Mapping[str, Mapping[str, Any]]) -> Table:
+def _examples(sets: Mapping[str, Mapping[str, Any]]) -> list[Block]:
     rows = [(Entry(name), Entry(text)) for name, facts in sets.items() for text in facts.get("examples", ())]
-    return Table("Examples.", "The first of each set.", ("Set", "Example"), rows, words=True)
+    return [Table("Examples.", "The first of each set.", ("Set", "Example"), rows, words=True)] if rows else []
 
 
 def _config(config: Mapping[str, Any], study: View) -> list[Block]:

@@ -7,12 +7,13 @@ import numpy as np
 from kdib.estimands import Cell
 from kdib.properties.base import Curve, Property
 from kdib.report import figures
+from kdib.report.categories import category_blocks, is_categorical
 from kdib.report.figures import Band, Dot, Panel
+from kdib.report.heat import map_blocks
 from kdib.report.tables import NOTHING, Block, Details, Entry, Picture, Section, Table, Text, number
 from kdib.report.transfer import mean_entry
-from kdib.report.view import View, metric_name
+from kdib.report.view import View, capital, intervals, listed, metric_name
 
-INTERVALS = "95 % t intervals over n = {seeds}"
 MARKS = {
     "scalar": "pale marks are single seeds",
     "relational": "own is the fit's likeness to the teacher of its own seed, sibling to the teachers of the others",
@@ -42,8 +43,8 @@ def _levels(view: View, prop: Property) -> list[Block]:
     if not dots:
         return [Text("Nothing was measured.", "note")]
     name = metric_name(view.primary(prop))
-    caption = f"{_capital(name)} on every test set: means with {_intervals(view)}; {MARKS[prop.kind]}."
-    alt = f"{_capital(name)} on {', '.join(dots)}. " + "; ".join(
+    caption = f"{capital(name)} on every test set: means with {intervals(view)}; {MARKS[prop.kind]}."
+    alt = f"{capital(name)} on {', '.join(dots)}. " + "; ".join(
         f"{dot.label} {dot.mean:.3f}" for dot in dots[next(iter(dots))]
     )
     figure = figures.dots(dots, view.look, xlabel=name)
@@ -87,17 +88,30 @@ def _relational_dots(view: View, cell: Cell) -> list[Dot]:
 def _split_blocks(view: View, prop: Property, split: str) -> list[Block]:
     """Curves of one metric share a figure and a scale; the first one's numbers stand below it, the others' folded."""
     blocks: list[Block] = []
-    for metric in dict.fromkeys(curve.metric for curve in prop.curves):
-        curves = [curve for curve in prop.curves if curve.metric == metric and _bands(view, prop, curve, split)]
-        if curves:
-            draw = _reliability if curves[0].diagonal else _lines
-            tables = [_table(view, prop, curve, split) for curve in curves]
-            open_, folded = (tables[:1], tables[1:]) if not curves[0].diagonal else ([], tables)
-            blocks += [draw(view, prop, curves, split), *open_]
-            if folded:
-                names = [curve.xlabel for curve in curves[-len(folded) :]]
-                blocks.append(Details(f"Numbers by {_listed(names)}", folded))
-    return blocks
+    categorical = [curve for curve in prop.curves if is_categorical(view, prop, curve, split)]
+    numeric = [curve for curve in prop.curves if curve not in categorical and _bands(view, prop, curve, split)]
+    for metric in dict.fromkeys(curve.metric for curve in numeric):
+        curves = [curve for curve in numeric if curve.metric == metric]
+        draw = _reliability if curves[0].diagonal else _lines
+        tables = [_table(view, prop, curve, split) for curve in curves]
+        open_, folded = (tables[:1], tables[1:]) if not curves[0].diagonal else ([], tables)
+        blocks += [draw(view, prop, curves, split), *open_]
+        if folded:
+            names = [curve.xlabel for curve in curves[-len(folded) :]]
+            blocks.append(Details(f"Numbers by {listed(names)}", folded))
+        blocks += _on_curves(view, prop, curves, split)
+    for curve in categorical:
+        blocks += category_blocks(view, prop, curve, split)
+    return blocks + (map_blocks(view, prop) if split == view.in_distribution else [])
+
+
+def _on_curves(view: View, prop: Property, curves: Sequence[Curve], split: str) -> list[Block]:
+    """The numbers of the fits that no general figure shows, folded away."""
+    fits = view.material.on_curves
+    if not fits:
+        return []
+    tables = [_table(view, prop, curve, split, fits) for curve in curves]
+    return [Details(f"Numbers of the {len(fits)} fits on curves", tables)]
 
 
 def _lines(view: View, prop: Property, curves: Sequence[Curve], split: str) -> Picture:
@@ -107,9 +121,9 @@ def _lines(view: View, prop: Property, curves: Sequence[Curve], split: str) -> P
     ]
     chance = _chance(view, split) if curves[0].metric == BASELINE_METRIC else None
     figure = figures.lines(panels, view.look, ylabel=curves[0].ylabel, chance=chance)
-    what = f"{_capital(curves[0].ylabel)} on {split} by {_listed([curve.xlabel for curve in curves])}"
+    what = f"{capital(curves[0].ylabel)} on {split} by {listed([curve.xlabel for curve in curves])}"
     caption = (
-        f"{what}: means with {_intervals(view)}; points are moved sideways so that intervals can be told apart. "
+        f"{what}: means with {intervals(view)}; points are moved sideways so that intervals can be told apart. "
         "Groups that are too small are left out here and named in the table."
     )
     return view.picture(figure, f"{prop.name}-{curves[0].metric}-{split}", _alt(what, panels), caption)
@@ -122,9 +136,9 @@ def _reliability(view: View, prop: Property, curves: Sequence[Curve], split: str
         Panel(fit, {fit: band}, weights={fit: weights[fit]} if fit in weights else {}) for fit, band in bands.items()
     ]
     figure = figures.reliability(panels, view.look, xlabel=curve.xlabel, ylabel=curve.ylabel)
-    what = f"{_capital(curve.ylabel)} against {curve.xlabel} on {split}"
+    what = f"{capital(curve.ylabel)} against {curve.xlabel} on {split}"
     caption = (
-        f"{what}, one panel a fit: means with {_intervals(view)} (fewer where a seed has no example in the bin). "
+        f"{what}, one panel a fit: means with {intervals(view)} (fewer where a seed has no example in the bin). "
         "Bars: share of the examples in the bin, on the same axis."
     )
     return view.picture(figure, f"{prop.name}-{curve.metric}-{split}", _alt(what, panels), caption)
@@ -142,20 +156,16 @@ def _alt(what: str, panels: Sequence[Panel]) -> str:
 
 def _points(view: View, prop: Property, curve: Curve, split: str, metric: str) -> dict[float, Cell]:
     """The cells of a curve by their place on the x axis, in order."""
-    found = {
-        float(dict(cell.coords)[curve.x]): cell
-        for cell in view.summary
-        if (cell.property, cell.metric, cell.split, cell.group) == (prop.name, metric, split, curve.group)
-        and [name for name, _ in cell.coords] == [curve.x]
-    }
-    return dict(sorted(found.items()))
+    found = view.places(prop, metric, split, curve.group, [curve.x])
+    return dict(sorted((float(x), cell) for (x,), cell in found.items()))
 
 
 def _bands(view: View, prop: Property, curve: Curve, split: str, metric: str = "") -> dict[str, Band]:
     points = _points(view, prop, curve, split, metric or curve.metric)
     bands = {}
     for fit in view.look:
-        known = {x: view.summary[cell][fit] for x, cell in points.items() if fit in view.summary[cell]}
+        levels = {x: view.level(prop, cell, fit) for x, cell in points.items()}
+        known = {x: level for x, level in levels.items() if level}
         if known:
             columns = zip(*(interval[:3] for interval in known.values()), strict=True)
             bands[fit] = Band(np.array(list(known)), *(np.array(column) for column in columns))
@@ -169,25 +179,31 @@ def _weights(view: View, prop: Property, curve: Curve, split: str) -> dict[str, 
     return {fit: (band.x[band.mean > 0], (band.mean / band.mean.sum())[band.mean > 0]) for fit, band in bands.items()}
 
 
-def _table(view: View, prop: Property, curve: Curve, split: str) -> Table:
-    """One row a fit, then the baselines; one column a place on the x axis."""
+def _table(view: View, prop: Property, curve: Curve, split: str, fits: Sequence[str] = ()) -> Table:
+    """One row a fit (by default those shown), then the baselines; one column a place on the x axis."""
     points = {x: cell for x, cell in _points(view, prop, curve, split, curve.metric).items() if view.sizes[cell] > 0}
-    rows = [(Entry(fit), *(_mean_or_size(view, cell, fit) for cell in points.values())) for fit in view.look]
+    rows = [
+        (Entry(fit), *(_mean_or_size(view, prop, cell, fit) for cell in points.values())) for fit in fits or view.look
+    ]
     for name, values in _baselines(view, curve, split).items():
         known = [values.get(f"{x:g}") for x in points]
         rows.append((Entry(name, small="baseline"), *(number(value) for value in known)))
-    sizes = [str(view.sizes[cell]) if view.summary[cell] else NOTHING for cell in points.values()]
+    sizes = [str(view.sizes[cell]) if _is_measured(view, prop, cell) else NOTHING for cell in points.values()]
     rows.append((Entry("examples"), *map(Entry, sizes)))
-    title = f"{_capital(curve.ylabel)} on {split} by {curve.xlabel}."
-    caption = f"Mean ± half of the {_intervals(view)}; too small (n): the rarest label has n examples."
+    title = f"{capital(curve.ylabel)} on {split} by {curve.xlabel}."
+    caption = f"Mean ± half of the {intervals(view)}; too small (n): the rarest label has n examples."
     header = (f"Fit \\ {curve.xlabel}", *(f"{x:.3g}" for x in points))
     return Table(title, caption, header, rows)
 
 
-def _mean_or_size(view: View, cell: Cell, fit: str) -> Entry:
-    if fit in view.summary[cell]:
-        return mean_entry(view.summary[cell][fit])
-    return Entry(f"too small ({view.sizes[cell]})") if not view.summary[cell] else Entry(NOTHING)
+def _mean_or_size(view: View, prop: Property, cell: Cell, fit: str) -> Entry:
+    if level := view.level(prop, cell, fit):
+        return mean_entry(level)
+    return Entry(NOTHING if _is_measured(view, prop, cell) else f"too small ({view.sizes[cell]})")
+
+
+def _is_measured(view: View, prop: Property, cell: Cell) -> bool:
+    return any(view.level(prop, cell, fit) for fit in view.material.fits)
 
 
 # ---------------------------------------------------------------------------------------------------- baselines
@@ -210,18 +226,6 @@ def _baseline_points(view: View, curve: Curve, split: str) -> dict[str, tuple[np
 
 
 def _chance(view: View, split: str) -> float | None:
-    """Balanced accuracy of guessing: one over the number of labels."""
-    sets = view.material.facts.get("sets", {})
-    return 1 / len(sets[split]["labels"]) if split in sets else None
-
-
-def _intervals(view: View) -> str:
-    return INTERVALS.format(seeds=view.seeds)
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    """Balanced accuracy of guessing: one over the number of labels, where the task says what these are."""
+    labels = view.material.facts.get("sets", {}).get(split, {}).get("labels")
+    return 1 / len(labels) if labels else None

@@ -20,7 +20,7 @@ from kdib.report.tables import (
 )
 from kdib.report.view import View, metric_name
 from kdib.stats import Interval
-from kdib.verdict import ALPHA, leads_of, verdict
+from kdib.verdict import ALPHA, has_direction, leads_of, verdict
 
 HEADER = (
     "Property", "Teacher", "Alone", "Self", "Distilled", "Distilled − self", "Transfer score, or own − sibling",
@@ -155,7 +155,7 @@ def _p(p: float | None) -> Entry:
 
 
 def _verdict(view: View, prop: Property, effect: Effect) -> str:
-    if prop.kind == "scalar" and prop.higher_is_better is not None:
+    if has_direction(prop):
         return verdict(leads_of(view.effects.values(), prop))
     if effect.p_holm is None or not effect.p_holm < ALPHA:
         return UNDECIDED

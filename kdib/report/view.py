@@ -13,7 +13,7 @@ from kdib.properties.base import Property
 from kdib.report import canvas
 from kdib.report.material import Material
 from kdib.report.tables import Picture
-from kdib.stats import Interval
+from kdib.stats import LEVEL, Interval
 
 # What the literature calls some of the cells; a config's published rows may use these names.
 KNOWN_AS = {
@@ -21,6 +21,8 @@ KNOWN_AS = {
     ("mean_accuracy", "distance", ()): "D-accuracy",
     ("accuracy", "mu", (("mu", 0),)): "mu-accuracy",
 }
+LIKENESS = {"teacher": "ceiling", "alone": "floor", "distilled": "own"}  # the estimands of kdib.estimands.LEVELS
+Places = Mapping[tuple[float | int | str, ...], Cell]
 ACRONYMS = {"ece", "mce", "nll", "kl", "cka"}
 
 
@@ -52,6 +54,26 @@ class View(NamedTuple):
         """The cell of a property's primary metric, on another test set if `split` names one."""
         metric, own_split, group, coords = prop.primary
         return Cell(prop.name, metric, split or own_split or self.in_distribution, group, coords)
+
+    def level(self, prop: Property, cell: Cell, fit: str) -> Interval | None:
+        """What a fit scores, over seeds; None where it has no value.
+
+        Of a relational property its likeness to the role's teacher of its own seed, and of that teacher to the others.
+        """
+        if prop.kind == "scalar":
+            return self.summary.get(cell, {}).get(fit)
+        roles: Mapping[str, str] = self.material.config["roles"]
+        name = next((role for role, of in roles.items() if of == fit), fit)
+        effect = self.effects.get((cell, LIKENESS.get(name, f"{name}: own")))
+        if effect is None or effect.n_seeds == 0:
+            return None
+        return Interval(effect.estimate, effect.low, effect.high, effect.n_seeds, LEVEL)
+
+    def places(self, prop: Property, metric: str, split: str, group: str, names: Sequence[str]) -> Places:
+        """The cells of a group by their coordinates, which must be those of `names`; in the order of the rows."""
+        own = (prop.name, metric, split, group)
+        found = {tuple(dict(cell.coords).get(n, "") for n in names): cell for cell in self.summary if cell[:4] == own}
+        return {at: cell for at, cell in found.items() if {name for name, _ in cell.coords} == {*names}}
 
     def picture(self, figure: Figure, name: str, alt: str, caption: str) -> Picture:
         """Write a figure's files and make the block that shows it."""
@@ -111,3 +133,18 @@ def metric_name(cell: Cell) -> str:
 def metric_words(name: str) -> str:
     """A name as it is read: "mean_accuracy" -> "mean accuracy", "ece" -> "ECE"."""
     return " ".join(word.upper() if word in ACRONYMS else word for word in name.split("_"))
+
+
+def intervals(view: View) -> str:
+    """What every mean of a figure comes with, for its caption."""
+    return f"95 % t intervals over n = {view.seeds}"
+
+
+def capital(text: str) -> str:
+    """The text with a capital first letter, and its other letters left alone."""
+    return text[:1].upper() + text[1:]
+
+
+def listed(names: Sequence[str]) -> str:
+    """["a", "b", "c"] -> "a, b and c"."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -6,8 +6,9 @@ from typing import Any
 from kdib import config as config_lib
 from kdib.tasks.agreement import task as agreement
 from kdib.tasks.base import Task
+from kdib.tasks.images import task as images
 
-TASKS: dict[str, Any] = {"agreement": agreement}
+TASKS: dict[str, Any] = {"agreement": agreement, "images": images}
 
 
 def settings(config: Mapping[str, Any]) -> Any:

@@ -52,9 +52,9 @@ class Task(NamedTuple):
 
     `tests` maps a name to a test set; the first is in distribution, the others mostly out of it, and none of them
     may select anything. `watched` are further validation sets, whose metrics every snapshot has. `shapes` is what a
-    network must know of the inputs, as keywords of `kdib.models.build`. `input_digest` is a hash of what the inputs mean, such as the numbering of the vocabulary: a
-    network may only be shown inputs of the digest that it was trained on. `num_classes` is None where networks predict
-    the next token. `facts` is JSON-able and printed by the
+    network must know of the inputs, as keywords of `kdib.models.build`. `input_digest` is a hash of what the inputs
+    mean, such as the numbering of the vocabulary: a network may only be shown inputs of the digest that it was
+    trained on. `num_classes` is None where networks predict the next token. `facts` is JSON-able and printed by the
     report: sizes, coverage, baselines, examples.
     """
 

@@ -5,12 +5,13 @@ import math
 import numpy as np
 import pytest
 
-from kdib.properties import PROPERTIES
+from kdib.properties import of_task
 from kdib.properties.accuracy import group_accuracy
 from kdib.properties.base import Evidence
 from kdib.records import Subject
 from kdib.tasks.base import Dataset
 
+PROPERTIES = of_task("agreement")
 SUBJECT = Subject("alone/seed0@10", "alone", 0, "seed0", 10, "f")
 
 

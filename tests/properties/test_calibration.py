@@ -5,11 +5,13 @@ import math
 import numpy as np
 import pytest
 
-from kdib.properties import PROPERTIES
+from kdib.properties import of_task
 from kdib.properties.base import Evidence, log_softmax
 from kdib.properties.calibration import brier, expected_calibration_error, nll, reliability
 from kdib.records import Subject
 from kdib.tasks.base import Dataset
+
+PROPERTIES = of_task("agreement")
 
 
 def network(n=3000, classes=2, seed=0):

@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 
-from kdib.properties import PROPERTIES
+from kdib.properties import of_task
 from kdib.properties.base import Evidence, log_softmax
 from kdib.properties.fidelity import cohens_kappa, kl, top1_agreement
 from kdib.records import Subject
 from kdib.tasks.base import Dataset
+
+PROPERTIES = of_task("agreement")
 
 
 @pytest.fixture

@@ -13,6 +13,9 @@ import numpy as np
 from kdib.tasks.base import Dataset, Task
 from kdib.tasks.images import digits, files, moved
 from kdib.tasks.images.sets import NAMES, NUMERALS, Images
+from kdib.tasks.images.views import augmentation
+
+__all__ = ["SOURCES", "augmentation", "build"]
 
 MADE = {
     "validation": "carved from the training split",

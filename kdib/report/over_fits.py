@@ -1,0 +1,166 @@
+"""Curves over fits (config.curves): students of one kind against a number, other fits as bands beside them."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from kdib.properties.base import Property
+from kdib.report.canvas import COLOURS, Box, Style, grid
+from kdib.report.figures import GREY, title
+from kdib.report.tables import NOTHING, Block, Entry, Section, Table, Text
+from kdib.report.transfer import mean_entry
+from kdib.report.view import View, capital, intervals, metric_name
+from kdib.stats import Interval
+
+CURVE_COLOURS = ("#0072B2", *COLOURS[1:])  # the first that no fit beside the curve has
+LINE_OF_TEXT = 11.0  # points from one direct label to the next
+INK = "#222222"
+ARROWS = {True: "higher is better", False: "lower is better"}
+LIKENESS_NOTE = (
+    " Likeness is to the role’s teacher of the own seed; under the teacher’s own name, to the teachers of other seeds."
+)
+
+
+class Strip(NamedTuple):
+    """One axes: the curve's levels by x, increasing, and those of the fits beside it by name."""
+
+    prop: Property
+    split: str
+    curve: Mapping[float, Interval]
+    beside: Mapping[str, Interval]
+
+
+def curve_sections(view: View) -> list[Section]:
+    """One section a curve of the configuration."""
+    return [
+        Section(f"curve-{re.sub(r'[^a-zA-Z0-9_-]+', '_', name)}", f"Over {curve['xlabel']}", _blocks(view, name, curve))
+        for name, curve in view.material.config["curves"].items()
+    ]
+
+
+def _blocks(view: View, name: str, curve: Mapping[str, Any]) -> list[Block]:
+    """Each property's primary metric on the first test set, the first property's on the others, and the numbers."""
+    first = [_strip(view, prop, curve, view.in_distribution) for prop in view.properties.values()]
+    others = [_strip(view, prop, curve, s) for prop in list(view.properties.values())[:1] for s in view.splits[1:]]
+    first, others = ([strip for strip in strips if strip.curve] for strips in (first, others))
+    if not first + others:
+        return [Text("Nothing was measured.", "note")]
+    blocks = [_picture(view, f"curve-{name}-{strip.prop.name}", curve, [strip]) for strip in first]
+    if others:
+        blocks.append(_picture(view, f"curve-{name}-other-sets", curve, others))
+    return [*blocks, _table(view, curve, first + others)]
+
+
+def _strip(view: View, prop: Property, curve: Mapping[str, Any], split: str) -> Strip:
+    cell = view.primary(prop, split)
+    at = sorted((float(x), fit) for fit, x in curve["x"].items())
+    levels = {x: level for x, fit in at if (level := view.level(prop, cell, fit))}
+    beside = {fit: level for fit in curve["beside"] if (level := view.level(prop, cell, fit))}
+    return Strip(prop, split, levels, beside)
+
+
+# ----------------------------------------------------------------------------------------------------- pictures
+
+
+def _picture(view: View, name: str, curve: Mapping[str, Any], strips: Sequence[Strip]) -> Block:
+    prop, metric = strips[0].prop, metric_name(view.primary(strips[0].prop))
+    where = " and ".join(strip.split for strip in strips) if len(strips) < 3 else f"{len(strips)} other test sets"
+    direction = f" ({ARROWS[prop.higher_is_better]})" if prop.higher_is_better is not None else ""
+    what = f"{prop.title}, {metric}, on {where} over {curve['xlabel']}"
+    caption = f"{what}{direction}: means with {intervals(view)}; bands: the same of the fits named at their right."
+    caption += LIKENESS_NOTE * (prop.kind == "relational")
+    figure = over_fits(strips, view.look, xlabel=curve["xlabel"], ylabel=metric, log=curve["log"])
+    return view.picture(figure, name, f"{what}. {'. '.join(map(_in_words, strips))}.", caption)
+
+
+def _in_words(strip: Strip) -> str:
+    (x0, low), *_, (x1, high) = [*strip.curve.items()] * (1 if len(strip.curve) > 1 else 2)
+    beside = "".join(f"; {fit} {level.estimate:.3f}" for fit, level in strip.beside.items())
+    return f"{strip.split}: from {low.estimate:.3f} at {x0:g} to {high.estimate:.3f} at {x1:g}{beside}"
+
+
+def over_fits(strips: Sequence[Strip], look: Mapping[str, Style], *, xlabel: str, ylabel: str, log: bool) -> Figure:
+    """One panel a strip, each on a scale of its own; levels beside the curve are bands labelled at their right."""
+    names = dict.fromkeys(fit for strip in strips for fit in strip.beside)
+    styles = {fit: look.get(fit, Style(GREY, "", "-")) for fit in names}
+    taken = {style.colour for style in styles.values()}
+    colour = next((colour for colour in CURVE_COLOURS if colour not in taken), INK)
+    right = 0.3 + 0.072 * max((len(fit) for fit in names), default=0)
+    alone = len(strips) == 1
+    box = Box(width=5.2 if alone else 2.4, height=2.7 if alone else 1.8, right=right, gap=0.55)
+
+    def draw(axes: Axes, strip: Strip) -> None:
+        title(axes, strip.split)
+        for fit, level in strip.beside.items():
+            style = styles[fit]
+            if np.isfinite(level.low):  # without an interval the line stands alone
+                axes.axhspan(level.low, level.high, color=style.colour, alpha=0.13, lw=0)
+            axes.axhline(level.estimate, color=style.colour, ls=style.line, lw=1.2)
+        mean, low, high = np.array([level[:3] for level in strip.curve.values()]).T
+        error = np.stack([mean - low, high - mean])
+        axes.errorbar(list(strip.curve), mean, yerr=error, color=colour, marker="o", lw=1.5, ms=4.5, capsize=2)
+        axes.set_xscale("log" if log else "linear")
+        axes.set_xticks(*_ticks(list(strip.curve), box.width, log=log))
+        axes.xaxis.set_minor_locator(NullLocator())
+        _name_bands(axes, {fit: (level.estimate, styles[fit]) for fit, level in strip.beside.items()}, box.height)
+
+    columns = 1 if alone else 3
+    return grid(strips, draw, xlabel=xlabel, ylabel=ylabel, handles=[], columns=columns, box=box, share=False)
+
+
+def _ticks(values: Sequence[float], width: float, *, log: bool) -> tuple[list[float], list[str]]:
+    """A tick at every value, increasing, and labels as far as they fit beside each other on `width` inches."""
+    labels = [f"{value:,.10g}".replace("-", "\u2212") for value in values]
+    places = np.log10(values) if log else np.array(values)
+    inches = (places - places[0]) / max(np.ptp(places), 1e-12) * width * 0.9
+    apart, last = 0.08 * max(map(len, labels)) + 0.12, 0
+    for i in range(1, len(values)):
+        if inches[i] - inches[last] >= apart:
+            last = i
+        else:
+            labels[i] = ""
+    return list(values), labels
+
+
+def _name_bands(axes: Axes, levels: Mapping[str, tuple[float, Style]], height: float) -> None:
+    """The names right of the axes, moved apart as far as needed, each with a line of its colour to its level."""
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(bottom, top)  # nothing drawn later moves the bands away from their names
+    names = sorted(levels, key=lambda fit: levels[fit][0])
+    points = np.array([(levels[fit][0] - bottom) / (top - bottom) * height * 72 for fit in names])
+    for fit, at, moved in zip(names, points, _apart(points, LINE_OF_TEXT), strict=True):
+        value, style = levels[fit]
+        axes.annotate(
+            fit, (1.0, value), xycoords=("axes fraction", "data"), xytext=(12, moved - at), textcoords="offset points",
+            va="center", color=INK, fontsize=8.5, annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": style.colour, "lw": 1.5, "shrinkA": 1, "shrinkB": 0},
+        )  # fmt: skip
+
+
+def _apart(places: np.ndarray, gap: float) -> np.ndarray:
+    """Increasing places, moved as little up as down until all are `gap` apart."""
+    up, down = places.astype(float), places.astype(float)
+    for i in range(1, len(places)):
+        up[i] = max(up[i], up[i - 1] + gap)
+        down[-i - 1] = min(down[-i - 1], down[-i] - gap)
+    return (up + down) / 2
+
+
+# ------------------------------------------------------------------------------------------------------ numbers
+
+
+def _table(view: View, curve: Mapping[str, Any], strips: Sequence[Strip]) -> Table:
+    """One row a fit of the curve by x, then those beside it; one column a picture."""
+    columns = [(strip.prop, view.primary(strip.prop, strip.split)) for strip in strips]
+    at = sorted((float(x), fit) for fit, x in curve["x"].items())
+    named = [(f"{x:,.10g}", fit) for x, fit in at] + [(NOTHING, fit) for fit in curve["beside"]]
+    rows = [
+        (Entry(fit), Entry(x), *(mean_entry(view.level(prop, cell, fit)) for prop, cell in columns)) for x, fit in named
+    ]
+    header = ("Fit", capital(curve["xlabel"]), *(f"{strip.prop.title}, {strip.split}" for strip in strips))
+    return Table(f"Over {curve['xlabel']}.", f"Mean ± half of the {intervals(view)}.", header, rows)
