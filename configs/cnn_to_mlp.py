@@ -59,8 +59,8 @@ def _default() -> ConfigDict:
         chunk=60,
         save_every=600,
         buckets=(),
-        snapshots=fields(name="explicit", steps=()),
     )
+    config.train.snapshots = fields(name="explicit", steps=())  # the first and the last step
     config.properties = ("translation", "accuracy", "calibration", "fidelity", "translation_fidelity", "corruptions")
     config.published = PUBLISHED
     return config

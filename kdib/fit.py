@@ -91,12 +91,18 @@ def train(jobs: Sequence[Job], plan: Plan, progress: Progress, logbook: Logbook)
     saved = {job.run: _saved_step(folder_of(job.run, plan)) for job in todo}
     todo.sort(key=lambda job: -saved[job.run])  # those that stopped together go on together
     begun, fresh = ([job for job in todo if (saved[job.run] >= 0) == state] for state in (True, False))
-    size = plan.recipe.group_size
-    for group in [jobs[first : first + size] for jobs in (begun, fresh) for first in range(0, len(jobs), size)]:
+    for group in [group for jobs in (begun, fresh) for group in _groups(jobs, plan.recipe.group_size)]:
         with contextlib.ExitStack() as stack_:
             _train_group(group, [_open(plan, job, stack_) for job in group], stack_, plan, progress, logbook)
         for job in group:  # the last snapshot says that the run is finished
             discard_state(folder_of(job.run, plan))
+
+
+def _groups(jobs: Sequence[Job], size: int) -> list[Sequence[Job]]:
+    """As few groups of at most `size` as there can be, as equal as they can be: another number of runs compiles again."""
+    n = -(-len(jobs) // size)
+    cuts = [len(jobs) * i // n for i in range(n + 1)] if n else [0]
+    return [jobs[first:stop] for first, stop in itertools.pairwise(cuts)]
 
 
 def folder_of(run: RunSpec, plan: Plan) -> Path:

@@ -17,7 +17,7 @@ BY_TASK: dict[str, dict[str, Property]] = {
         "corruptions": corruptions.PROPERTY,
         "fidelity": fidelity.PROPERTY,
         "translation": translation.PROPERTY,
-        "translation_fidelity": translation.FIDELITY_PROPERTY,
+        "translation_fidelity": translation.FIDELITY,
     },
 }
 

@@ -25,7 +25,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from kdib.models.base import Batch, Model, Variables
-from kdib.properties.base import Curve, Evidence, Primary, Property, mean_and_se
+from kdib.properties.base import Curve, Evidence, Map, Primary, Property, mean_and_se
 from kdib.records import Row, Subject
 from kdib.step import predict, runs_mesh
 from kdib.tasks.images.transforms import shift
@@ -251,6 +251,7 @@ PROPERTY = Property(
         Curve("accuracy", "radius", x="radius", xlabel=_XLABEL, ylabel="accuracy"),
         Curve("consistency", "radius", x="radius", xlabel=_XLABEL, ylabel="share of unchanged answers"),
     ),
+    maps=(Map("accuracy", "offset", x="dx", y="dy", xlabel="dx in pixels, right", ylabel="dy in pixels, down"),),
 )
 
 FIDELITY = Property(
