@@ -241,10 +241,20 @@ ROWS = {
         relational=True,
     ),
     "feature_l1": Row(
-        losses.feature_l1, {"reduce": "sum"}, numpy_feature_l1, zero_at_equality=True, on_logits=False, shape=(B, 2, 3)
+        losses.feature_l1,
+        {"reduce": "sum"},
+        numpy_feature_l1,
+        zero_at_equality=True,
+        on_logits=False,
+        shape=(B, 2, 4),  # whose draws are not near the kink, as finite differences need it
     ),
     "feature_l1/mean": Row(
-        losses.feature_l1, {"reduce": "mean"}, numpy_feature_l1, zero_at_equality=True, on_logits=False
+        losses.feature_l1,
+        {"reduce": "mean"},
+        numpy_feature_l1,
+        zero_at_equality=True,
+        on_logits=False,
+        shape=(B, 2, 4),
     ),
     "hint": Row(losses.hint, {"normalisation": "mean"}, numpy_hint, zero_at_equality=True, on_logits=False),
     "hint/half_sum": Row(
