@@ -476,7 +476,8 @@ DEAD = {
     "all zero in the student": lambda x: (x * 0, x),
     "examples that coincide": lambda x: (x.at[1:4].set(x[0]), x),
     "all examples coincide": lambda x: (jnp.ones_like(x), x),
-    "far below the root of the smallest float": lambda x: (x * 1e-25, x),
+    "squares below the smallest float": lambda x: (x * 1e-25, x),
+    "cubes of lengths below the smallest float": lambda x: (x * 1e-14, x + 1),
 }
 
 
