@@ -39,7 +39,8 @@ def feature_l1(student_features: ArrayLike, teacher_features: ArrayLike, *, redu
     Reference: Wong, Fermin, Zheng, Park and Wang, "Leveled Knowledge Distillation" (poster), L_FM = sum |y - y^|.
     """
     student_NxD, teacher_NxD = _matched(student_features, teacher_features)
-    distance_NxD = jnp.abs(student_NxD - teacher_NxD)
+    difference_NxD = student_NxD - teacher_NxD
+    distance_NxD = difference_NxD * jax.lax.stop_gradient(jnp.sign(difference_NxD))  # jnp.abs has slope 1 at 0
     match reduce:
         case "sum":
             return jnp.sum(distance_NxD, axis=-1)

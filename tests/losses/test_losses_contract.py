@@ -241,10 +241,20 @@ ROWS = {
         relational=True,
     ),
     "feature_l1": Row(
-        losses.feature_l1, {"reduce": "sum"}, numpy_feature_l1, zero_at_equality=True, on_logits=False, shape=(B, 2, 3)
+        losses.feature_l1,
+        {"reduce": "sum"},
+        numpy_feature_l1,
+        zero_at_equality=True,
+        on_logits=False,
+        shape=(B, 2, 4),  # whose draws are not near the kink, as finite differences need it
     ),
     "feature_l1/mean": Row(
-        losses.feature_l1, {"reduce": "mean"}, numpy_feature_l1, zero_at_equality=True, on_logits=False
+        losses.feature_l1,
+        {"reduce": "mean"},
+        numpy_feature_l1,
+        zero_at_equality=True,
+        on_logits=False,
+        shape=(B, 2, 4),
     ),
     "hint": Row(losses.hint, {"normalisation": "mean"}, numpy_hint, zero_at_equality=True, on_logits=False),
     "hint/half_sum": Row(
@@ -466,7 +476,8 @@ DEAD = {
     "all zero in the student": lambda x: (x * 0, x),
     "examples that coincide": lambda x: (x.at[1:4].set(x[0]), x),
     "all examples coincide": lambda x: (jnp.ones_like(x), x),
-    "far below the root of the smallest float": lambda x: (x * 1e-25, x),
+    "squares below the smallest float": lambda x: (x * 1e-25, x),
+    "cubes of lengths below the smallest float": lambda x: (x * 1e-14, x + 1),
 }
 
 
