@@ -109,9 +109,7 @@ def program(preset, steps):
     one = lambda tree: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), tree)  # noqa: E731
     population = Population(one(jax.eval_shape(start, jax.random.key(0))), jax.eval_shape(lambda: healthy(1)))
     loss, step = one(from_config({"ce": {"fn": "cross_entropy", "weight": 1.0}})), jnp.int32(0)
-    return train_chunk.lower(
-        population, {"params": {}}, loss, data, step, step + 1, batch_size=4, arch=arch
-    ).as_text()
+    return train_chunk.lower(population, {"params": {}}, loss, data, step, step + 1, batch_size=4, arch=arch).as_text()
 
 
 @pytest.mark.parametrize("preset", ["cnn_tiny", "resnet_8"])
