@@ -146,6 +146,7 @@ class Convolution(nn.Module):
         edge = 0 if self.padding == "none" else self.size // 2
         if self.padding == "circular":
             x, edge = jnp.pad(x, ((0, 0), (edge, edge), (edge, edge), (0, 0)), mode="wrap"), 0
+        _check_size(x, self.size - 2 * edge, "a convolution")
         y = convolve(x, kernel_IxJxCxK, self.stride, edge)
         if not self.bias:
             return y
@@ -159,10 +160,17 @@ def max_pool(x_NxHxWxC: jax.Array, size: int) -> jax.Array:
     """
     if size == 1:
         return x_NxHxWxC
+    _check_size(x_NxHxWxC, size, "pooling")
     n, height, width, channels = x_NxHxWxC.shape
     height, width = height // size, width // size
     whole = x_NxHxWxC[:, : height * size, : width * size]
     return whole.reshape(n, height, size, width, size, channels).max(axis=(2, 4))
+
+
+def _check_size(x_NxHxWxC: jax.Array, least: int, what: str) -> None:
+    _, height, width, _ = x_NxHxWxC.shape
+    if min(height, width) < least:
+        raise ValueError(f"pictures of {height} x {width} are too small for {what} of {least}: see image_shape")
 
 
 def maxout(x: jax.Array, units: int) -> jax.Array:

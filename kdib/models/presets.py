@@ -149,11 +149,15 @@ def _expectation(name: str, value: Any, default: Any) -> tuple[str, bool]:
         return "(height, width, channels), whole numbers > 0", _sizes(value) and len(value) == 3
     if isinstance(default, tuple):
         return "a tuple of whole numbers > 0, such as (64, 32)", _sizes(value)
-    number = type(value) in (int, float)
+    return _number(name, value)
+
+
+def _number(name: str, value: Any) -> tuple[str, bool]:
+    right_type = type(value) in (int, float)
     if name.endswith("dropout"):
-        return "a number in [0, 1)", number and 0 <= value < 1
+        return "a number in [0, 1)", right_type and 0 <= value < 1
     if name.endswith("scale"):
-        return "a number > 0", number and value > 0
+        return "a number > 0", right_type and value > 0
     return "a whole number > 0", type(value) is int and value > 0
 
 

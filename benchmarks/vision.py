@@ -1,0 +1,193 @@
+"""Training steps of the networks on pictures, several a call as a study runs them, against PyTorch eager.
+
+    GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python benchmarks/vision.py
+    GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python benchmarks/vision.py --populations 4 16 64 --only "cnn_small, stride"
+
+Batches of 128 pictures of 28 x 28: forward, backward, clipping, AdamW. Rounds are interleaved: read the ratios, best /
+median over the rounds. With `--populations` R runs of kdib are trained one after another and under one vmap, both on
+one device; torch trains one after another.
+"""
+
+import argparse
+import platform
+import statistics
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import torch
+from cases import BATCH, pages
+from torch import nn
+from torch.nn import functional as F
+from torch_peers import CLIP_NORM, LEARNING_RATE, WEIGHT_DECAY, milliseconds
+from trained import Trained, parameters
+
+from kdib.models import PRESETS, build
+from kdib.models.base import table
+from kdib.step import train_chunk
+
+N, CLASSES, SHAPE = 40 * BATCH, 10, (28, 28, 1)
+
+
+class Case(NamedTuple):
+    """A preset, its downsampling ("" of an MLP), and where its targets come from: "" (labels), "live" or "stored"."""
+
+    preset: str
+    downsampling: str = ""
+    teacher: str = ""
+
+
+CASES = {
+    "mlp_1": Case("mlp_1"),
+    "mlp_1, stored answers": Case("mlp_1", teacher="stored"),
+    "mlp_1, live cnn_1 teacher": Case("mlp_1", teacher="live"),
+    "cnn_1, pool": Case("cnn_1", "pool"),
+    "cnn_1, stride": Case("cnn_1", "stride"),
+    "cnn_small, stride": Case("cnn_small", "stride"),
+    "mlp_small": Case("mlp_small"),
+}
+TEACHER = Case("cnn_1", "pool")
+POPULATION = ("mlp_small", "cnn_small, stride")  # what is timed with --populations if nothing else is asked for
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=CASES, nargs="*")
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=5, help="in a call, and in a round")
+    parser.add_argument("--populations", type=int, nargs="*", default=[], help="numbers of runs")
+    args = parser.parse_args()
+    torch.set_num_threads(2)
+    names = args.only or [name for name in CASES if not args.populations or name in POPULATION]
+    print(f"{platform.machine()}, jax {jax.__version__}, torch {torch.__version__}, {pages()}", flush=True)
+    sides = {name: competitors(CASES[name], args.populations) for name in names}
+    print(f"{len(names)} cases, {train_chunk._cache_size()} compilations of train_chunk")
+    times = {(name, side): [] for name, forms in sides.items() for side in forms}
+    for _ in range(args.rounds):
+        for (name, side), spent in times.items():
+            spent.append(sides[name][side](args.steps))
+    print(f"{'':30}{'':28}{'ms a run and step':>20}{'this/kdib':>14}")
+    for (name, side), spent in times.items():
+        best, middle, ours = min(spent), statistics.median(spent), times[name, "kdib"]
+        ratio = f"{best / min(ours):.2f} / {middle / statistics.median(ours):.2f}"
+        print(f"{name:30}{side:28}{best:11.2f} /{middle:7.2f}{ratio:>14}")
+
+
+def competitors(case: Case, populations: list[int]) -> dict[str, Callable[[int], float]]:
+    """What is timed: each takes a number of steps and answers milliseconds a run and step."""
+    data, single = pictures(), None
+    forms: dict[str, Callable[[int], float]] = {}
+    for runs in (1, *populations):
+        group = Trained(network(case), data, runs=runs, teacher=_teacher(case))
+        group.milliseconds(2)
+        if runs == 1:
+            single = group
+            forms["kdib"] = group.milliseconds
+            continue
+        forms[f"kdib, {runs} runs in turn"] = in_turn(single.milliseconds, runs)
+        forms[f"kdib, vmap over {runs} runs"] = lambda steps, group=group, runs=runs: group.milliseconds(steps) / runs
+    for label, layout in (("torch", torch.contiguous_format), ("torch, channels last", torch.channels_last)):
+        if layout is torch.channels_last and not case.downsampling:
+            continue
+        step = training_step(peer(case), data, layout, _torch_teacher(case))
+        step()
+        forms[label] = lambda steps, step=step: milliseconds(step, steps)
+    sizes = parameters(single.population.state.params), sum(p.numel() for p in peer(case).parameters())
+    print(f"{case}: parameters {sizes[0]} and {sizes[1]}", flush=True)
+    return forms
+
+
+def in_turn(one: Callable[[int], float], runs: int) -> Callable[[int], float]:
+    """The mean over as many calls as there are runs."""
+    return lambda steps: sum(one(steps) for _ in range(runs)) / runs
+
+
+def pictures() -> dict[str, np.ndarray]:
+    """Random ones."""
+    rng = np.random.default_rng(0)
+    image, label = rng.integers(0, 256, (N, *SHAPE), np.uint8), rng.integers(0, CLASSES, N).astype(np.int32)
+    return {"image": image, "label": label, "id": np.arange(N, dtype=np.int32)}
+
+
+def network(case: Case):
+    """The network of kdib."""
+    return build(case.preset, num_classes=CLASSES, image_shape=SHAPE, **({"downsampling": case.downsampling or None}))
+
+
+def _teacher(case: Case):
+    if case.teacher == "live":
+        model = network(TEACHER)
+        return model, model.init(jax.random.key(9), {"image": pictures()["image"][:1]})
+    if case.teacher == "stored":
+        return table(), {"params": {"logits": jax.random.normal(jax.random.key(9), (N, CLASSES))}}
+    return None
+
+
+def _torch_teacher(case: Case):
+    if case.teacher == "live":
+        return peer(TEACHER)
+    return torch.randn(N, CLASSES) if case.teacher == "stored" else None
+
+
+def peer(case: Case) -> nn.Sequential:
+    """The same network in PyTorch."""
+    fields = PRESETS[case.preset]
+    layers: list[nn.Module] = []
+    if "widths" in fields:
+        sizes = [int(np.prod(SHAPE)), *fields["widths"]]
+        for inputs, width in zip(sizes, sizes[1:], strict=False):
+            layers += [nn.Linear(inputs, width), nn.ReLU(), nn.Dropout(fields["dropout"])]
+        return nn.Sequential(nn.Flatten(), *layers, nn.Linear(sizes[-1], CLASSES))
+    sizes = [SHAPE[-1], *fields["channels"]]
+    for i, (inputs, features) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        stride = 2 if case.downsampling == "stride" and i else 1
+        layers += [nn.Conv2d(inputs, features, 3, stride, 1), nn.BatchNorm2d(features), nn.ReLU()]
+        if case.downsampling == "pool" and i < len(sizes) - 2:
+            layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(sizes[-1], CLASSES))
+
+
+def training_step(net: nn.Module, data, layout, teacher=None) -> Callable[[], torch.Tensor]:
+    """One full step, batch after batch: pictures to fractions, forward, backward, clip, AdamW.
+
+    `teacher` is None (labels), a network that answers live in evaluation mode, or stored logits [N, K].
+    """
+    net = net.to(memory_format=layout).train()
+    if isinstance(teacher, nn.Module):
+        teacher = teacher.to(memory_format=torch.channels_last).eval()
+    image = torch.from_numpy(data["image"]).permute(0, 3, 1, 2).contiguous(memory_format=layout)
+    label = torch.from_numpy(data["label"]).long()
+    optimizer = torch.optim.AdamW(net.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
+    order, at = torch.randperm(len(label)), 0
+
+    def step():
+        nonlocal at
+        rows, at = order[at : at + BATCH], (at + BATCH) % len(order)
+        x = image[rows].to(memory_format=layout, dtype=torch.float32) / 255
+        loss = _loss(net(x), label[rows], _targets(teacher, x, rows))
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), CLIP_NORM)
+        optimizer.step()
+        return loss
+
+    return step
+
+
+def _targets(teacher, x, rows):
+    if isinstance(teacher, torch.Tensor):
+        return teacher[rows]
+    with torch.no_grad():
+        return None if teacher is None else teacher(x)
+
+
+def _loss(logits, label, targets):
+    if targets is None:
+        return F.cross_entropy(logits, label)
+    return F.kl_div(F.log_softmax(logits, -1), F.log_softmax(targets, -1), reduction="batchmean", log_target=True)
+
+
+if __name__ == "__main__":
+    main()
