@@ -71,6 +71,7 @@ GOOD = arrays(PICTURES)
     ("change", "message"),
     [
         ({"offset": GOOD["offset"][:-1]}, "6 offsets and 6 labels, expected one offset more than labels"),
+        ({"offset": np.r_[2, GOOD["offset"][1:]]}, "offsets from 2 to .*, expected increasing ones from 0 to"),
         ({"offset": GOOD["offset"] + 1}, "offsets from 1 to .*, expected increasing ones from 0 to"),
         ({"jpeg": GOOD["jpeg"][:-1]}, "offsets from 0 to .*, expected increasing ones from 0 to .*, the bytes there"),
         ({"offset": GOOD["offset"][[0, 2, 1, 3, 4, 5, 6]]}, "offsets from 0 to"),
