@@ -59,7 +59,7 @@ def images(name: str, file: Path) -> Images:
 
 def _arrays(file: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(file, allow_pickle=False) as stored:
+        with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored}
     except Exception as error:  # zip, zlib, numpy: each has its own, and all mean the same
         raise wrong(file, f"{type(error).__name__}: {error}", "an undamaged .npz file") from error

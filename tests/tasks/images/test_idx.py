@@ -150,7 +150,8 @@ def test_a_damaged_gzip_file_is_named(tmp_path):
     file = write(tmp_path, ".gz") / "train-images-idx3-ubyte.gz"
     whole = file.read_bytes()
     flipped = whole[:5000] + bytes([whole[5000] ^ 16]) + whole[5001:]
-    for data in (whole[:-9], whole[:100], encoded(IMAGES["train"]), flipped, whole[:-8] + bytes(8)):
+    no_block = whole[:10] + b"\xff" + whole[11:]  # after the head: a kind of block that deflate does not have
+    for data in (no_block, whole[:-9], whole[:100], encoded(IMAGES["train"]), flipped, whole[:-8] + bytes(8)):
         file.write_bytes(data)
         with pytest.raises(ValueError, match=r"train-images-idx3-ubyte\.gz: found .*, expected an undamaged gzip file"):
             idx.read("mnist", tmp_path)
