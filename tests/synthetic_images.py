@@ -93,7 +93,12 @@ def _scalars(fit: str, cost: float) -> Iterator[tuple[str, str, str, Coords, flo
 
 def config(n_seeds: int) -> dict:
     """A resolved configuration with a curve over the students of teachers that trained longer and longer."""
-    curve = {"xlabel": "teacher's training steps", "log": True, "x": STUDENTS, "beside": ["alone", "distilled", "cnn"]}
+    curve = {
+        "xlabel": "teacher's training steps",
+        "log": True,
+        "x": dict(reversed(STUDENTS.items())),
+        "beside": ["alone", "distilled", "cnn"],
+    }
     return {
         "title": "CNN to MLP on digits",
         "seed": 0,

@@ -293,3 +293,16 @@ def test_headline_needs_a_scalar_property_with_a_direction():
     for prop in (PROPERTIES["fidelity"], PROPERTIES["accuracy"]._replace(higher_is_better=None)):
         with pytest.raises(ValueError, match="scalar property with a direction"):
             headline(effects, prop)
+
+
+def test_points_of_a_map_have_levels_and_no_effects():
+    rows, subjects = study(SCORES)
+    point = [row._replace(metric="accuracy", group="offset", coords=(("dx", 1), ("dy", 2))) for row in rows]
+    line = [row._replace(metric="accuracy", group="radius", coords=(("radius", 1),)) for row in rows]
+    effects = effects_of([*rows, *point, *line], subjects)
+    assert {effect.group for effect in effects} == {"attractors", "radius"}
+    levels = {cell.group: summary for cell, summary in fit_summary([*rows, *point], subjects).items()}
+    assert levels["offset"]["alone"].estimate == pytest.approx(np.mean(SCORES["alone"]))
+    primary = PROPERTIES["accuracy"].primary._replace(metric="accuracy", group="offset", coords=(("dx", 1), ("dy", 2)))
+    declared = {"accuracy": PROPERTIES["accuracy"]._replace(primary=primary)}
+    assert {e.group for e in effects_of([*rows, *point], subjects, declared) if e.family == "primary"} == {"offset"}

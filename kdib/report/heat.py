@@ -56,7 +56,7 @@ def _values(
 def _in_words(fit: str, values_YxX: np.ndarray, xs: Sequence[float], ys: Sequence[float]) -> str:
     extremes = []
     for find in (np.nanargmin, np.nanargmax):
-        row, column = np.unravel_index(int(find(values_YxX)), values_YxX.shape)
+        row, column = divmod(int(find(values_YxX)), len(xs))
         extremes.append(f"{values_YxX[row, column]:.3f} at ({xs[column]:g}, {ys[row]:g})")
     return f"{fit} from {extremes[0]} to {extremes[1]}"
 

@@ -71,7 +71,8 @@ def _picture(view: View, name: str, curve: Mapping[str, Any], strips: Sequence[S
     prop, metric = strips[0].prop, metric_name(view.primary(strips[0].prop))
     where = " and ".join(strip.split for strip in strips) if len(strips) < 3 else f"{len(strips)} other test sets"
     direction = f" ({ARROWS[prop.higher_is_better]})" if prop.higher_is_better is not None else ""
-    what = f"{prop.title}, {metric}, on {where} over {curve['xlabel']}"
+    named = prop.title if prop.title.lower() == metric.lower() else f"{prop.title} ({metric})"
+    what = f"{named} on {where} over {curve['xlabel']}"
     caption = f"{what}{direction}: means with {intervals(view)}; bands: the same of the fits named at their right."
     caption += LIKENESS_NOTE * (prop.kind == "relational")
     figure = over_fits(strips, view.look, xlabel=curve["xlabel"], ylabel=metric, log=curve["log"])

@@ -39,6 +39,7 @@ def transfer_blocks(view: View) -> list[Block]:
     """The declared family, then the other test sets and the other metrics, marked exploratory."""
     primary = [(prop, view.primary(prop)) for prop in view.properties.values()]
     elsewhere = [(p, view.primary(p, split)) for p in view.properties.values() for split in view.splits[1:]]
+    elsewhere = [(p, cell) for p, cell in elsewhere if cell in view.summary]  # not every set suits every property
     others = [
         (view.properties[cell.property], cell)
         for cell in _whole_set_cells(view)
