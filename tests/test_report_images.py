@@ -15,6 +15,7 @@ from synthetic_images import CORRUPTIONS, OFFSETS, PROPERTIES, STEPS, STUDENTS
 
 from kdib import report
 from kdib.properties import of_task
+from kdib.properties.base import Curve
 from kdib.records import Records, Row, Subject, read_json, write_json
 from kdib.report import canvas, categories, heat, over_fits
 from kdib.report.canvas import styles
@@ -231,3 +232,22 @@ def test_an_unknown_property_of_the_task_is_named(study, tmp_path):
     with pytest.raises(ValueError, match=r"'perplexity' is unknown\. Known: accuracy, calibration, fidelity"):
         report.write(tmp_path)
     assert Records(tmp_path / "subjects.jsonl", Subject).read()[1] == []
+
+
+def test_a_relational_property_has_curves_of_the_likeness_to_the_own_teacher(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(canvas, "save", lambda figure, folder, name: "<svg></svg>")
+    curve = Curve("agreement", "radius", "radius", "radius", "agreement")
+    monkeypatch.setitem(of_task("images"), "fidelity", of_task("images")["fidelity"]._replace(curves=(curve,)))
+    whole = [row for row in study[1] if row.split == "test" and row.property in ("fidelity", "accuracy")]
+    radii = [
+        row._replace(group="radius", coords=(("radius", r),), value=(row.value or 0) - 0.1 * r)
+        for row in whole if row.other for r in (0, 1)
+    ]  # fmt: skip
+    Records(tmp_path / "rows.jsonl", Row).append([*whole, *radii])
+    for name in ("task.json", "subjects.jsonl"):
+        (tmp_path / name).write_bytes((study[0] / name).read_bytes())
+    config = read_json(study[0] / "config.json") | {"curves": {}, "properties": ["accuracy", "fidelity"]}
+    write_json(tmp_path / "config.json", config)
+    shown = next(row for row in draw(tmp_path).rows if row[0]["text"] == "student_400" and len(row) == 3)
+    own = next(row for row in study[2].rows if row[0]["text"] == "student_400" and len(row) == 9)[6]["number"]
+    np.testing.assert_allclose([cell["number"] for cell in shown[1:]], [own, own - 0.1])

@@ -14,16 +14,13 @@ from kdib.report.canvas import COLOURS, Box, Style, grid
 from kdib.report.figures import GREY, title
 from kdib.report.tables import NOTHING, Block, Entry, Section, Table, Text
 from kdib.report.transfer import mean_entry
-from kdib.report.view import View, capital, intervals, metric_name
+from kdib.report.view import LIKENESS_NOTE, View, capital, intervals, metric_name
 from kdib.stats import Interval
 
 CURVE_COLOURS = ("#0072B2", *COLOURS[1:])  # the first that no fit beside the curve has
 LINE_OF_TEXT = 11.0  # points from one direct label to the next
 INK = "#222222"
 ARROWS = {True: "higher is better", False: "lower is better"}
-LIKENESS_NOTE = (
-    " Likeness is to the role’s teacher of the own seed; under the teacher’s own name, to the teachers of other seeds."
-)
 
 
 class Strip(NamedTuple):

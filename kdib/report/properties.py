@@ -12,7 +12,7 @@ from kdib.report.figures import Band, Dot, Panel
 from kdib.report.heat import map_blocks
 from kdib.report.tables import NOTHING, Block, Details, Entry, Picture, Section, Table, Text, number
 from kdib.report.transfer import mean_entry
-from kdib.report.view import View, capital, intervals, listed, metric_name
+from kdib.report.view import LIKENESS_NOTE, View, capital, intervals, listed, metric_name
 
 MARKS = {
     "scalar": "pale marks are single seeds",
@@ -126,6 +126,7 @@ def _lines(view: View, prop: Property, curves: Sequence[Curve], split: str) -> P
         f"{what}: means with {intervals(view)}; points are moved sideways so that intervals can be told apart. "
         "Groups that are too small are left out here and named in the table."
     )
+    caption += LIKENESS_NOTE * (prop.kind == "relational")
     return view.picture(figure, f"{prop.name}-{curves[0].metric}-{split}", _alt(what, panels), caption)
 
 

@@ -22,6 +22,9 @@ KNOWN_AS = {
     ("accuracy", "mu", (("mu", 0),)): "mu-accuracy",
 }
 LIKENESS = {"teacher": "ceiling", "alone": "floor", "distilled": "own"}  # the estimands of kdib.estimands.LEVELS
+LIKENESS_NOTE = (
+    " Likeness is to the role’s teacher of the own seed; under the teacher’s own name, to the teachers of other seeds."
+)
 Places = Mapping[tuple[float | int | str, ...], Cell]
 ACRONYMS = {"ece", "mce", "nll", "kl", "cka"}
 
