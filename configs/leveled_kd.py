@@ -94,13 +94,14 @@ def _sizes(config: ConfigDict, number: str, data: str, *, smoke: bool) -> int:
 
 def _snapshots(config: ConfigDict, long: int) -> None:
     """Exp. 1: a student of every snapshot, by logits alone."""
+    levels = tuple(sorted({50, _weak(long), long}))
     steps = [*range(50, min(501, long), 50), *range(1_000, long, 500)]
     students = {f"from_{step}": step for step in steps}
     for name, step in students.items():
         config.fits[name] = fit("mlp", "kd", teacher="teacher", teacher_steps=(step,))
-    config.fits.curriculum = fit("mlp", "kd", teacher="teacher", teacher_steps=(50, 500, long))
+    config.fits.curriculum = fit("mlp", "kd", teacher="teacher", teacher_steps=levels)
     config.fits.snapshot_ensemble = fit(
-        "mlp", "kd", teacher="teacher", teacher_steps=(50, 500, long), ensemble="mean_probability"
+        "mlp", "kd", teacher="teacher", teacher_steps=levels, ensemble="mean_probability"
     )
     config.curves = fields(
         teacher_step=fields(
@@ -112,10 +113,14 @@ def _snapshots(config: ConfigDict, long: int) -> None:
     )
 
 
+def _weak(long: int) -> int:
+    """The step of the weak teacher."""
+    return min(500, long // 2)
+
+
 def _features(config: ConfigDict, long: int) -> None:
     """Exp. 2: the weak teacher (step 500, or half of a short one) against the strong one, types, alphas, controls."""
-    weak = min(500, long // 2)
-    add = config.fits
+    weak, add = _weak(long), config.fits
     config.losses.smoothing = fields(smoothed=fields(fn="label_smoothing", weight=1.0, epsilon=0.1))
     config.losses.kd_smoothed = fields(
         smoothed=fields(fn="label_smoothing", weight=ALPHA, epsilon=0.1),

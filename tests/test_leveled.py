@@ -1,0 +1,191 @@
+"""Snapshots as teachers: which one teaches when, alone, in turn or as one; how soft it is; who is trained together."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from miniature import prints, tiny
+
+from kdib import fit as fits
+from kdib import study, tasks
+from kdib.answers import answer, matched_temperature, mean_entropy
+from kdib.config import parse
+from kdib.fit import Job
+from kdib.models.combinators import RULES
+from kdib.records import RunSpec
+from kdib.runs import generations, main_runs
+from kdib.tasks.images.views import augmentation
+from kdib.teaching import check_teachers, jobs_of, load, open_lab, plan_of
+
+pytestmark = pytest.mark.usefixtures("no_page")
+STEPS = 12  # of the miniature study, which is saved at 0, 6 and 12
+
+
+@pytest.fixture(scope="module")
+def lab(finished):
+    config = parse(tiny())
+    return open_lab(config, tasks.build(config.task), finished)
+
+
+def jobs_with(lab, fit="distilled", **changes):
+    """The plan and jobs of a fit that was configured otherwise and has not been trained."""
+    config = tiny()
+    config["fits"][fit] |= changes
+    fresh = lab._replace(study=parse(config))
+    check_teachers(fresh)
+    plan = plan_of(fit, fresh)._replace(folder=lab.workdir / "nowhere")
+    return plan, jobs_of(main_runs(fresh.study, fit), plan, fresh)
+
+
+def answers_of(lab, seed, step):
+    plan, _ = jobs_with(lab, answers="live")
+    variables = load(lab.workdir / f"fits/teacher/seed{seed}", step, lab)
+    return answer(plan.arch.teacher, variables, lab.task.train.inputs).logits
+
+
+def test_a_student_learns_from_the_snapshot_of_its_own_seed(lab):
+    for seed, job in enumerate(jobs_with(lab, teacher_steps=(6,))[1]):
+        np.testing.assert_array_equal(job.teachers[0], answers_of(lab, seed, 6))
+        assert not np.allclose(job.teachers[0], answers_of(lab, seed, STEPS))
+
+
+def test_several_snapshots_teach_in_turn_or_as_one(lab):
+    _, (job, _) = jobs_with(lab, teacher_steps=(0, 6, STEPS))
+    each = [answers_of(lab, 0, step) for step in (0, 6, STEPS)]
+    for own, expected in zip(job.teachers, each, strict=True):
+        np.testing.assert_array_equal(own, expected)
+    for rule in RULES:
+        _, (as_one, other) = jobs_with(lab, teacher_steps=(0, 6, STEPS), ensemble=rule)
+        np.testing.assert_allclose(as_one.teachers[0], RULES[rule](jnp.stack(each)), atol=1e-6)
+        assert as_one.run.teacher == 0 and other.run.teacher == 1  # the snapshots are those of the paired seed
+
+
+def test_live_snapshots_answer_as_their_stored_answers(lab):
+    plan, (live, _) = jobs_with(lab, teacher_steps=(0, 6), answers="live")
+    _, (stored, _) = jobs_with(lab, teacher_steps=(0, 6))
+    for variables, table in zip(live.teachers, stored.teachers, strict=True):
+        np.testing.assert_array_equal(answer(plan.arch.teacher, variables, lab.task.train.inputs).logits, table)
+
+
+def test_a_strong_teacher_is_made_as_soft_as_a_weak_one(lab):
+    _, (softened, _) = jobs_with(lab, as_soft_as=0)
+    strong, weak = answers_of(lab, 0, STEPS), answers_of(lab, 0, 0)
+    assert mean_entropy(softened.teachers[0]) == pytest.approx(mean_entropy(weak), rel=1e-4)
+    ratio = softened.teachers[0] / strong
+    np.testing.assert_allclose(ratio, ratio.flat[0], rtol=1e-4)  # one temperature for all
+
+
+def test_the_matched_temperature_is_the_one_that_softened():
+    logits = np.random.default_rng(0).normal(size=(200, 10)) * 3
+    assert matched_temperature(logits, mean_entropy(logits / 2.5)) == pytest.approx(2.5, rel=1e-6)
+    with pytest.raises(ValueError, match="a mean entropy of 9 is outside"):
+        matched_temperature(logits, 9.0)
+
+
+def test_the_turns_are_equal_shares_and_a_call_stays_within_one(lab):
+    plan, jobs = jobs_with(lab, teacher_steps=(0, 6, STEPS))
+    for start, stop in fits._chunks(0, jobs, plan):
+        assert {tuple(fits._phases(step, jobs, plan)) for step in range(start, stop)} == {
+            (start // 4, start // 4)
+        }  # 12 steps, three teachers
+    assert [cut for cut in fits._chunks(6, jobs, plan)] == [c for c in fits._chunks(0, jobs, plan) if c[0] >= 6]
+
+
+def test_runs_hold_the_answers_of_a_teacher_that_they_share_once():
+    one, other = (np.full((3, 2), value, np.float32) for value in (1, 2))
+    jobs = [Job(RunSpec("s", seed, seed, seed, 0), of, {}, 0.1) for seed, of in enumerate([(one,), (other, one)])]
+    tables = fits._tables(jobs)
+    assert [table is kept for table, kept in zip(tables, (one, other), strict=True)] == [True, True]
+    np.testing.assert_array_equal(fits._teachers([0, 0], jobs, tables)["params"]["teacher"], [0, 1])
+    np.testing.assert_array_equal(fits._teachers([0, 1], jobs, tables)["params"]["teacher"], [0, 0])
+
+
+@pytest.fixture(scope="module")
+def leveled(tmp_path_factory):
+    """A study with students of two snapshots, and one that is handed the same snapshot three times."""
+    workdir = tmp_path_factory.mktemp("leveled")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study.report, "write", lambda workdir: None)
+        study.run(with_levels(), workdir)
+    return workdir
+
+
+def with_levels():
+    config = tiny(properties=())
+    of = config["fits"]
+    of["weak"] = of["distilled"] | {"teacher_steps": (0,)}
+    of["strong"] = of["distilled"] | {"teacher_steps": (STEPS,)}
+    of["thrice"] = of["distilled"] | {"teacher_steps": (STEPS,) * 3}
+    of["growing"] = of["distilled"] | {"teacher_steps": (0, 6, STEPS)}
+    of["rarely_saved"] = of["distilled"] | {"snapshots": {"name": "explicit", "steps": ()}}
+    return config
+
+
+def test_a_population_of_fits_is_what_each_of_them_is_alone(leveled, finished):
+    config = with_levels()
+    lab = open_lab(parse(config), tasks.build(config["task"]), leveled)
+    students = generations(lab.study)[-1]
+    (together, apart) = sorted(study._alike(students, lab), key=len, reverse=True)
+    assert {*together} == {"self", "distilled", "weak", "strong", "thrice", "growing"} and apart == ["rarely_saved"]
+    own, before = prints(leveled), prints(finished)
+    for name in before:  # trained fit by fit, in groups of other sizes
+        assert own[name] == before[name], name
+
+
+def test_the_last_snapshot_is_the_default_and_turns_of_one_teacher_change_nothing(leveled):
+    own = prints(leveled)
+    for seed in (0, 1):
+        weights = {fit: own[f"fits/{fit}/seed{seed}@{STEPS}"] for fit in with_levels()["fits"]}
+        assert weights["distilled"] == weights["strong"] == weights["thrice"] == weights["rarely_saved"]
+        assert len({weights[fit] for fit in ("weak", "strong", "growing", "self")}) == 4
+        assert f"fits/rarely_saved/seed{seed}@6" not in own and f"fits/strong/seed{seed}@6" in own
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"teacher_steps": (5,)}, r"distilled: teacher is not saved at steps \[5\]; it is at \(0, 6, 12\)"),
+        ({"as_soft_as": 7}, r"distilled: teacher is not saved at steps \[7\]"),
+        ({"as_soft_as": 6, "answers": "live"}, "as_soft_as needs a teacher whose answers are 'table', got 'live'"),
+        ({"augment": {"name": "shift"}}, "augment: stored answers are those to the examples as they are"),
+        ({"augment": {"name": "shift"}, "answers": "live"}, "there are no augmentations of sentences"),
+    ],
+)
+def test_what_cannot_teach_is_refused_before_anything_is_trained(tmp_path, change, message):
+    config = tiny()
+    config["fits"]["distilled"] |= change
+    with pytest.raises(ValueError, match=message):
+        study.run(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "fits").exists()
+
+
+def test_labels_have_no_snapshots(tmp_path):
+    config = tiny()
+    config["fits"]["alone"]["teacher_steps"] = (6,)
+    with pytest.raises(ValueError, match=r"alone\.teacher_steps=\(6,\) needs a teacher"):
+        study.run(config, tmp_path / "run")
+
+
+# ---- views
+
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 1), np.uint8)
+BATCH = {"image": IMAGES, "id": np.arange(6, dtype=np.int32), "label": np.zeros(6, np.int32)}
+
+
+def test_a_view_depends_on_the_key_and_the_example_alone():
+    augment, rows = augmentation("shift", pixels=2), np.array([4, 0, 5])
+    assert augment is augmentation("shift", pixels=2)
+    whole = augment(jax.random.key(0), BATCH)["image"]
+    part = augment(jax.random.key(0), {name: values[rows] for name, values in BATCH.items()})["image"]
+    np.testing.assert_array_equal(whole[rows], part)
+    assert not np.array_equal(whole, augment(jax.random.key(1), BATCH)["image"])
+    unmoved = augmentation("shift", pixels=0)(jax.random.key(0), BATCH)["image"]
+    np.testing.assert_allclose(unmoved, IMAGES / 255, rtol=1e-6)
+
+
+def test_unknown_views_and_knobs_list_the_known():
+    with pytest.raises(ValueError, match="'shove' is unknown.*Known: .*shift"):
+        augmentation("shove")
+    with pytest.raises(ValueError, match="'pixel' is unknown.*Did you mean 'pixels'"):
+        augmentation("shift", pixel=2)
