@@ -234,7 +234,7 @@ def test_shot_noise_is_poisson_clipped():
         assert float(jnp.isclose(values, k / 3).mean()) == pytest.approx(expected, abs=0.012), k
     assert float((values == 1).mean()) == pytest.approx(poisson.sf(2, 1.2), abs=0.012)
     assert float(CORRUPTIONS["shot_noise"](KEY, jnp.zeros((28, 28, 1))).max()) == 0
-    with pytest.raises(ValueError, match="whole number >= 1, got 0.5"):
+    with pytest.raises(ValueError, match=r"whole number >= 1, got 0\.5"):
         CORRUPTIONS["shot_noise"](KEY, values, photons=0.5)
 
 

@@ -142,7 +142,7 @@ def test_random_shifts_are_uniform_over_the_square():
     share = np.asarray(out.mean(axis=0))[..., 0]
     assert share[1:6, 1:6].sum() == pytest.approx(1)
     np.testing.assert_allclose(share[1:6, 1:6], 1 / 25, atol=0.014)  # five standard errors
-    with pytest.raises(ValueError, match="whole number >= 0, got 1.5"):
+    with pytest.raises(ValueError, match=r"whole number >= 0, got 1\.5"):
         transforms.random_shift(keys[0], point, pixels=1.5)
 
 
