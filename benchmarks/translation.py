@@ -7,6 +7,7 @@ An MLP 2000-1000-100-10 on 441 offsets (up to 10 pixels) of 1,000 images 28 x 28
 """
 
 import argparse
+import itertools
 import resource
 import subprocess
 import sys
@@ -37,7 +38,7 @@ def main() -> None:
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
         return
     peak = matmul_peak()
-    flop = 2 * sum(a * b for a, b in zip(SIZES, SIZES[1:], strict=False)) * args.images * len(cases["mlp"])
+    flop = 2 * sum(a * b for a, b in itertools.pairwise(SIZES)) * args.images * len(cases["mlp"])
     print(f"jax {jax.__version__}, {args.images} images; measured matmul peak {peak:.0f} GFLOP/s")
     for network, offsets in cases.items():
         default = fitting_chunk(lambda x, network=network: NETWORKS[network](weights(network), x), images)
@@ -60,9 +61,9 @@ def weights(network: str) -> list[jax.Array]:
     """Random ones, of He's size."""
     keys = jax.random.split(jax.random.key(1), 8)
     if network == "mlp":
-        shapes = list(zip(SIZES, SIZES[1:], strict=False))
+        shapes = list(itertools.pairwise(SIZES))
     else:
-        shapes = [(3, 3, a, b) for a, b in zip(CHANNELS, CHANNELS[1:], strict=False)] + [(CHANNELS[-1], CLASSES)]
+        shapes = [(3, 3, a, b) for a, b in itertools.pairwise(CHANNELS)] + [(CHANNELS[-1], CLASSES)]
     return [jax.random.normal(k, s) * np.sqrt(2 / np.prod(s[:-1])) for k, s in zip(keys, shapes, strict=False)]
 
 

@@ -33,7 +33,7 @@ from kdib.tasks.images.transforms import shift
 
 RADIUS = 6
 N_IMAGES = 1000
-BUDGET = 64 * 2**20  # bytes that the largest step of a chunk of offsets may read and write
+BUDGET = 16 * 2**20  # bytes that the largest step of a chunk of offsets may read and write
 
 
 def offset_grid(radius: int) -> np.ndarray:
@@ -54,8 +54,8 @@ def translation_grid(
         calls within your own jit take them as arguments. Pass the same function again to use what was compiled.
       images_NxHxWxC: [N, H, W, C] of any dtype; the metric sees the same.
       offsets_Ox2: [O, 2] whole (dy, dx), O > 0; +dy moves the picture down, +dx to the right, and zeros come in.
-      chunk: None takes as many as BUDGET holds of the largest step of metric_fn, at least 1: about 2 for an MLP of
-        width 2000 and 1,000 images, 1 for a convolutional network. More of them cost memory, and time on a CPU.
+      chunk: None takes as many as BUDGET holds of the largest step of metric_fn, at least 1: 1 for an MLP of
+        width 2000 and 1,000 images. More of them cost memory.
 
     Returns:
       metric_fn's pytree with a leading axis: [O, ...].

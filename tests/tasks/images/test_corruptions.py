@@ -1,5 +1,7 @@
 """kdib.tasks.images.corruptions and filters: against scipy, scikit-image, and loops over pixels in numpy."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -97,7 +99,8 @@ def test_canny_of_real_digits_is_scikit_images(data_dir):
 
     from skimage.feature import canny
 
-    raw = gzip.open(data_dir / "mnist" / "t10k-images-idx3-ubyte.gz").read(16 + 400 * 784)[16:]
+    with gzip.open(data_dir / "mnist" / "t10k-images-idx3-ubyte.gz") as file:
+        raw = file.read(16 + 400 * 784)[16:]
     digits = np.frombuffer(raw, np.uint8).reshape(-1, 28, 28)
     ours = np.asarray(jax.jit(jax.vmap(filters.canny))(digits / np.float32(255)))
     theirs = np.stack([canny(image) for image in digits / 255.0])
@@ -219,7 +222,7 @@ def test_zigzag_is_mnist_cs(picture, rise):
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     places = np.array(points) @ turn.T + (2, 12)
     expected = picture[..., 0].astype(np.float64)
-    for (c0, r0), (c1, r1) in zip(places, places[1:], strict=False):
+    for (c0, r0), (c1, r1) in itertools.pairwise(places):
         expected = np.clip(expected + drawn_line(c0, r0, c1, r1), 0, 1)
     result = corruptions.draw_zigzag(picture, 12, rise, 2.0, 2.3)[..., 0]
     np.testing.assert_allclose(result, expected, rtol=0, atol=2e-4)  # the logarithm near distance 2.3
