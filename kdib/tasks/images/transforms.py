@@ -191,7 +191,7 @@ def random_colour_jitter(
 
 def random_flip(key: jax.Array, image: jax.Array, *, probability: float = 0.5) -> jax.Array:
     """Left and right exchanged with this probability; digits and letters do not survive it."""
-    return jnp.where(jax.random.bernoulli(key, probability), image[:, ::-1], image)
+    return jnp.where(jax.random.bernoulli(key, float(probability)), image[:, ::-1], image)
 
 
 # (key, image [H, W, C] of floats in [0, 1], **knobs) -> image; jax.vmap over keys and images for a batch.
