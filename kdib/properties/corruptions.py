@@ -6,7 +6,7 @@ N_IMAGES images, always by one and the same draw.
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -74,7 +74,7 @@ def _subject_rows(subject: str, split: str, answers: dict[str, np.ndarray], labe
     yield row("mean_ece", (), float(np.mean(eces)), len(answers))
 
 
-def _logits(model: Model, variables: Variables, batch: Batch) -> np.ndarray:
+def _logits(model: Model, variables: Variables, batch: Mapping[str, np.ndarray]) -> np.ndarray:
     """The logits [N, K] of all images; every device answers a share of each batch."""
     devices = jax.local_device_count()
     size, n, mesh = BATCH * devices, len(batch["label"]), runs_mesh(devices)
@@ -108,8 +108,8 @@ PROPERTY = Property(
     primary=Primary("mean_accuracy", split="", group="corruption"),
     higher_is_better=True,
     measure=measure,
-    caption=f"Accuracy and expected calibration error under each of {len(CORRUPTIONS)} {STYLE} corruptions of the first "
-    f"{N_IMAGES} test images (or all, if there are fewer), at MNIST-C's strengths. The pictures are generated here, by one "
-    "fixed draw; they are not the published set.",
+    caption=f"Accuracy and expected calibration error under each of {len(CORRUPTIONS)} {STYLE} corruptions of the "
+    f"first {N_IMAGES} test images (or all, if there are fewer), at MNIST-C's strengths. The pictures are generated "
+    "here, by one fixed draw; they are not the published set.",
     reference="Mu, Gilmer, MNIST-C (ICML workshop 2019); Hendrycks, Dietterich (ICLR 2019)",
 )

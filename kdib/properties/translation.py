@@ -1,7 +1,7 @@
 """What a network answers when the picture is moved: accuracy, consistency, equivariance, fidelity to the teacher.
 
 Offsets are (dy, dx) in whole pixels, +dy down, zeros come in; `radius` is max(|dy|, |dx|), so that ring r > 0 is a
-square of 8 r offsets. Measured on the first N_IMAGES images of the first test set. Metrics of the rows of "translation":
+square of 8 r offsets. Measured on the first N_IMAGES images of the first test set. Metrics of "translation":
 
 - "accuracy" of group "offset" at (("dx", dx), ("dy", dy)); of group "radius" at (("radius", r),): the mean over ring r.
 - "consistency", the share of images whose answer is that to the picture in place, at (("radius", r),).
@@ -16,12 +16,13 @@ both give one answer, and "mean_agreement" at coords (), its mean over radii 1..
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import Mesh, PartitionSpec
 
 from kdib.models.base import Batch, Model, Variables
@@ -32,7 +33,7 @@ from kdib.tasks.images.transforms import shift
 
 RADIUS = 6
 N_IMAGES = 1000
-BUDGET = 64 * 2**20  # bytes that the largest step of a chunk of offsets may read and write
+BUDGET = 16 * 2**20  # bytes that the largest step of a chunk of offsets may read and write
 
 
 def offset_grid(radius: int) -> np.ndarray:
@@ -53,8 +54,8 @@ def translation_grid(
         calls within your own jit take them as arguments. Pass the same function again to use what was compiled.
       images_NxHxWxC: [N, H, W, C] of any dtype; the metric sees the same.
       offsets_Ox2: [O, 2] whole (dy, dx), O > 0; +dy moves the picture down, +dx to the right, and zeros come in.
-      chunk: None takes as many as BUDGET holds of the largest step of metric_fn, at least 1: about 2 for an MLP of
-        width 2000 and 1,000 images, 1 for a convolutional network. More of them cost memory, and time on a CPU.
+      chunk: None takes as many as BUDGET holds of the largest step of metric_fn, at least 1: 1 for an MLP of
+        width 2000 and 1,000 images. More of them cost memory.
 
     Returns:
       metric_fn's pytree with a leading axis: [O, ...].
@@ -85,7 +86,7 @@ class Shifted(NamedTuple):
     norm_N: np.ndarray
 
 
-def shifted(model: Model, variables: Variables, batch: Batch, offsets_Ox2: np.ndarray) -> Shifted:
+def shifted(model: Model, variables: Variables, batch: Mapping[str, np.ndarray], offsets_Ox2: np.ndarray) -> Shifted:
     """The answers of a network to moved images, its devices dividing the images.
 
     Args:
@@ -154,13 +155,14 @@ def _subject_rows(subject: str, split: str, answers: Shifted, labels_N: np.ndarr
     correct_RxN, same_RxN, change_RxN = (
         by_radius(values, offsets_Ox2) for values in (correct_OxN, answers.choice_OxN == in_place_N, answers.change_OxN)
     )
-    error_RxN = change_RxN / norm if norm > 0 else [None] * len(change_RxN)
+    error_RxN = change_RxN / norm if norm > 0 else None
     rings = {"accuracy": correct_RxN, "consistency": same_RxN, "equivariance_error": error_RxN}
     for metric, values_RxN in rings.items():
-        yield from (row(metric, "radius", (("radius", r),), values_N) for r, values_N in enumerate(values_RxN))
+        for r in range(RADIUS + 1):
+            yield row(metric, "radius", (("radius", r),), None if values_RxN is None else values_RxN[r])
     yield row("area_under_curve", "radius", (), correct_RxN.mean(axis=0))
     yield row("mean_consistency", "radius", (), same_RxN[1:].mean(axis=0))
-    yield row("mean_equivariance_error", "radius", (), error_RxN[1:].mean(axis=0) if norm > 0 else None)
+    yield row("mean_equivariance_error", "radius", (), None if error_RxN is None else error_RxN[1:].mean(axis=0))
 
 
 def _images(evidence: Evidence) -> tuple[str, dict[str, np.ndarray]]:
@@ -207,7 +209,7 @@ def _grid(metric_fn, images: jax.Array, offsets: jax.Array, chunk: int):
 
 
 def _whole(offsets_Ox2: Any) -> jax.Array:
-    if isinstance(offsets_Ox2, jax.core.Tracer):
+    if isinstance(offsets_Ox2, Tracer):
         if not jnp.issubdtype(offsets_Ox2.dtype, jnp.integer):
             raise ValueError(f"expected offsets of an integer type, got {offsets_Ox2.dtype}")
         return offsets_Ox2
@@ -221,11 +223,20 @@ def _largest_step(jaxpr: Any) -> int:
     """Bytes that the largest equation reads and writes, those of inner programs included."""
     largest = 0
     for equation in jaxpr.eqns:
-        inner = [_largest_step(sub) for sub in jax.core.jaxprs_in_params(equation.params)]
+        inner = [_largest_step(sub) for sub in _programs(equation.params)]
         avals = [v.aval for v in (*equation.invars, *equation.outvars) if hasattr(v.aval, "shape")]
         own = 0 if inner else sum(math.prod(a.shape) * a.dtype.itemsize for a in avals)
         largest = max(largest, own, *inner)
     return largest
+
+
+def _programs(params: Mapping[str, Any]) -> Iterator[Any]:
+    """The jaxprs among the parameters of an equation, such as the body of a loop."""
+    for value in params.values():
+        for part in value if isinstance(value, tuple | list) else (value,):
+            part = getattr(part, "jaxpr", part)  # of a closed one  # noqa: PLW2901
+            if hasattr(part, "eqns"):
+                yield part
 
 
 _REFERENCE = (
@@ -243,9 +254,9 @@ PROPERTY = Property(
     primary=Primary("area_under_curve", split="", group="radius"),
     higher_is_better=True,
     measure=measure,
-    caption=f"Accuracy and shift consistency of {_FIRST}, moved by whole offsets of up to {RADIUS} pixels, zeros coming "
-    f"in. A radius r is the mean over all offsets with max(|dy|, |dx|) = r; the area under the curve is the mean of the "
-    f"accuracies at radii 0 to {RADIUS}.",
+    caption=f"Accuracy and shift consistency of {_FIRST}, moved by whole offsets of up to {RADIUS} pixels, zeros "
+    "coming in. A radius r is the mean over all offsets with max(|dy|, |dx|) = r; the area under the curve is the mean "
+    f"of the accuracies at radii 0 to {RADIUS}.",
     reference=_REFERENCE,
     curves=(
         Curve("accuracy", "radius", x="radius", xlabel=_XLABEL, ylabel="accuracy"),
@@ -261,8 +272,8 @@ FIDELITY = Property(
     primary=Primary("mean_agreement", split="", group="radius"),
     higher_is_better=True,
     measure=measure_fidelity,
-    caption=f"How often a student answers as its own teacher does, and as those of the other seeds do, to {_FIRST} moved "
-    f"by whole offsets; the mean is over radii 1 to {RADIUS}.",
+    caption=f"How often a student answers as its own teacher does, and as those of the other seeds do, to {_FIRST}, "
+    f"moved by whole offsets; the mean is over radii 1 to {RADIUS}.",
     reference="Stanton, Izmailov, Kirichenko, Alemi, Wilson (NeurIPS 2021), section 3, on moved images",
     curves=(Curve("agreement", "radius", x="radius", xlabel=_XLABEL, ylabel="agreement"),),
 )

@@ -116,8 +116,8 @@ def smear(image: jax.Array, angle: jax.Array | float, radius: int, sigma: float)
 
 def shear(key: jax.Array, image: jax.Array, *, amount: float = 0.4) -> jax.Array:
     """Rows slanted by sin(amount) and heightened by 1 / cos(amount), to either side, about the centre."""
-    amount = _sign(key) * amount
-    return transforms.affine(image, jnp.array([[jnp.cos(amount), 0.0], [-jnp.sin(amount), 1.0]]))
+    angle = _sign(key) * amount
+    return transforms.affine(image, jnp.array([[jnp.cos(angle), 0.0], [-jnp.sin(angle), 1.0]]))
 
 
 def scale(key: jax.Array, image: jax.Array, *, factor: float = 0.7) -> jax.Array:

@@ -32,9 +32,9 @@ def shift(image: jax.Array, dy: jax.Array | int, dx: jax.Array | int, *, reach: 
     Raises:
       TypeError: if an offset is not of an integer type: `shift_subpixel` takes fractions.
     """
-    dy, dx = jnp.asarray(dy), jnp.asarray(dx)
-    if not (jnp.issubdtype(dy.dtype, jnp.integer) and jnp.issubdtype(dx.dtype, jnp.integer)):
-        raise TypeError(f"expected whole offsets, got {dy.dtype} and {dx.dtype}: shift_subpixel takes fractions")
+    for offset in (dy, dx):
+        if not jnp.issubdtype(jnp.result_type(offset), jnp.integer):
+            raise TypeError(f"expected whole offsets, got {jnp.result_type(offset)}: shift_subpixel takes fractions")
     height, width = image.shape[-3:-1]
     rows, columns = (height, width) if reach is None else (min(reach, height), min(reach, width))
     lead = image.ndim - 3
@@ -191,7 +191,7 @@ def random_colour_jitter(
 
 def random_flip(key: jax.Array, image: jax.Array, *, probability: float = 0.5) -> jax.Array:
     """Left and right exchanged with this probability; digits and letters do not survive it."""
-    return jnp.where(jax.random.bernoulli(key, probability), image[:, ::-1], image)
+    return jnp.where(jax.random.bernoulli(key, float(probability)), image[:, ::-1], image)
 
 
 # (key, image [H, W, C] of floats in [0, 1], **knobs) -> image; jax.vmap over keys and images for a batch.
@@ -206,9 +206,9 @@ AUGMENTATIONS: dict[str, Callable[..., jax.Array]] = {
 }
 
 
-def _clip(offset: jax.Array, reach: int) -> jax.Array:
+def _clip(offset: jax.Array | int, reach: int) -> jax.Array:
     # Of an unsigned type -dy would wrap around.
-    return jnp.clip(offset.astype(jnp.int32), -reach, reach)
+    return jnp.clip(jnp.asarray(offset, jnp.int32), -reach, reach)
 
 
 def _uniform(key: jax.Array, knob: float) -> jax.Array:
@@ -256,4 +256,4 @@ def _pixels(image: jax.Array, y_HxW: jax.Array, x_HxW: jax.Array) -> jax.Array:
     y_HxW, x_HxW = y_HxW.astype(jnp.int32), x_HxW.astype(jnp.int32)
     height, width, _ = image.shape
     inside_HxW = (y_HxW >= 0) & (y_HxW < height) & (x_HxW >= 0) & (x_HxW < width)
-    return jnp.where(inside_HxW[..., None], image.at[y_HxW, x_HxW].get(mode="clip"), 0)
+    return jnp.where(inside_HxW[..., None], jnp.asarray(image).at[y_HxW, x_HxW].get(mode="clip"), 0)

@@ -1,0 +1,163 @@
+"""kdib.tasks.images.transforms: exact where exactness is promised, and scipy, scikit-image and jax.image elsewhere."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from kdib.tasks.images import transforms
+
+TOLERANCE = {"rtol": 0, "atol": 2e-5}
+
+
+@pytest.fixture
+def image():
+    """A picture [9, 12, 3] of noise, so that no border and no direction passes by chance."""
+    return np.random.default_rng(0).random((9, 12, 3), dtype=np.float32)
+
+
+def moved(image, dy, dx):
+    """Pixel by pixel."""
+    out = np.zeros_like(image)
+    height, width, _ = image.shape
+    for y in range(height):
+        for x in range(width):
+            if 0 <= y - dy < height and 0 <= x - dx < width:
+                out[y, x] = image[y - dy, x - dx]
+    return out
+
+
+@pytest.mark.parametrize("offset", [(0, 0), (2, 0), (0, 3), (-4, 5), (8, -11), (9, 0), (-100, 100)])
+def test_whole_shifts_are_exact(image, offset):
+    for picture in (image, (image * 255).astype(np.uint8)):
+        np.testing.assert_array_equal(transforms.shift(picture, *offset), moved(picture, *offset))
+    several = transforms.shift(np.stack([image, 2 * image]), *offset)
+    np.testing.assert_array_equal(several, [moved(image, *offset), moved(2 * image, *offset)])
+
+
+def test_offsets_may_be_traced_and_reach_bounds_them(image):
+    offsets = jnp.array([[1, -2], [-2, 0], [0, 2]])
+    shift = jax.jit(jax.vmap(lambda offset: transforms.shift(image, *offset, reach=2)))
+    np.testing.assert_array_equal(shift(offsets), [moved(image, *offset) for offset in offsets.tolist()])
+    np.testing.assert_array_equal(transforms.shift(image, 5, 0, reach=2), moved(image, 2, 0))
+    np.testing.assert_array_equal(transforms.shift(image, jnp.uint8(1), 0), moved(image, 1, 0))
+    with pytest.raises(TypeError, match=r"whole offsets, got float.*shift_subpixel"):
+        transforms.shift(image, 0.5, 0)
+
+
+@pytest.mark.parametrize("offset", [(0.25, -1.5), (3.0, 2.0), (-0.9, 0.0), (20.5, 0.0)])
+def test_subpixel_shifts_are_scipys(image, offset):
+    expected = ndimage.shift(image, (*offset, 0), order=1, mode="grid-constant")
+    np.testing.assert_allclose(transforms.shift_subpixel(image, *offset), expected, **TOLERANCE)
+
+
+def test_affine_is_scipys(image):
+    matrix, centre = np.array([[0.9, 0.4], [-0.3, 1.2]]), np.array([4.0, 5.5])
+    expected = np.stack(
+        [
+            ndimage.affine_transform(channel, matrix, centre - matrix @ centre, order=1, mode="grid-constant")
+            for channel in np.moveaxis(image, -1, 0)
+        ],
+        axis=-1,
+    )
+    np.testing.assert_allclose(transforms.affine(image, jnp.array(matrix)), expected, **TOLERANCE)
+
+
+@pytest.mark.parametrize("degrees", [0, 30, -75, 90])
+def test_rotation_is_scikit_images(degrees):
+    from skimage.transform import rotate
+
+    image = np.random.default_rng(1).random((11, 11, 2))
+    expected = rotate(image, degrees, order=1, mode="constant")
+    np.testing.assert_allclose(transforms.rotate(image.astype(np.float32), degrees), expected, **TOLERANCE)
+    quarter = transforms.rotate(image.astype(np.float32), 90)
+    np.testing.assert_allclose(quarter, np.rot90(image), **TOLERANCE)  # counter-clockwise
+
+
+def test_scale_is_scipys(image):
+    centre = np.array([4.0, 5.5, 1.0])
+    matrix = np.diag([1 / 1.3, 1 / 1.3, 1])
+    expected = ndimage.affine_transform(image, matrix, centre - matrix @ centre, order=1, mode="grid-constant")
+    np.testing.assert_allclose(transforms.scale(image, 1.3), expected, **TOLERANCE)
+
+
+def test_shear_moves_upper_rows_to_the_right(image):
+    sheared = np.asarray(transforms.shear(image, 1.0))
+    for row in range(9):
+        expected = moved(image[row : row + 1], 0, 4 - row)
+        np.testing.assert_allclose(sheared[row : row + 1], expected, **TOLERANCE)
+
+
+def test_a_stretched_crop_is_jaxs_resize(image):
+    crop = image[2:7, 3:6]
+    expected = jax.image.resize(crop, image.shape, "linear", antialias=False)
+    np.testing.assert_allclose(transforms.crop_resize(image, 2, 3, 5, 3), expected, **TOLERANCE)
+    np.testing.assert_array_equal(transforms.crop_resize(image, 0, 0, 9, 12), image)
+
+
+def test_colours_by_their_formulas(image):
+    luma = image @ np.array([0.299, 0.587, 0.114], np.float32)
+    unchanged = transforms.colour_jitter(image, 1, 1, 1)
+    np.testing.assert_allclose(unchanged, image, **TOLERANCE)
+    np.testing.assert_allclose(transforms.colour_jitter(image, 1, 0, 1), np.full_like(image, luma.mean()), **TOLERANCE)
+    np.testing.assert_allclose(transforms.colour_jitter(image, 1, 1, 0), luma[..., None].repeat(3, -1), **TOLERANCE)
+    np.testing.assert_allclose(transforms.colour_jitter(image, 1.5, 1, 1), np.minimum(1.5 * image, 1), **TOLERANCE)
+    contrast = np.clip(luma.mean() + 2 * (image - luma.mean()), 0, 1)
+    np.testing.assert_allclose(transforms.colour_jitter(image, 1, 2, 1), contrast, **TOLERANCE)
+    grey = image[..., :1]
+    np.testing.assert_allclose(transforms.colour_jitter(grey, 1, 1, 3), grey, **TOLERANCE)
+    with pytest.raises(ValueError, match="1 or 3 channels"):
+        transforms.colour_jitter(image[..., :2], 1, 1, 1)
+
+
+def test_mixup_keeps_images_and_labels_together():
+    onehot = jnp.eye(8)
+    images = onehot[:, :, None, None]
+    mixed, labels = transforms.mixup(jax.random.key(3), images, onehot, alpha=1.0)
+    np.testing.assert_array_equal(mixed[:, :, 0, 0], labels)
+    np.testing.assert_allclose(labels.sum(axis=1), 1, rtol=1e-6)
+    weights = np.unique(np.round(labels[(labels > 0) & (labels < 1)], 5))
+    assert len(weights) == 2 and weights.sum() == pytest.approx(1)  # one weight a batch
+
+
+@pytest.mark.parametrize("name", transforms.AUGMENTATIONS)
+def test_augmentations_are_functions_of_the_key_and_keep_the_range(name):
+    images = np.random.default_rng(2).random((64, 10, 10, 3), dtype=np.float32)
+    keys = jax.random.split(jax.random.key(5), 64)
+    augment = jax.jit(jax.vmap(transforms.AUGMENTATIONS[name]))
+    out = augment(keys, images)
+    assert out.shape == images.shape and out.dtype == jnp.float32
+    assert float(out.min()) >= 0 and float(out.max()) <= 1 + 1e-5
+    np.testing.assert_array_equal(augment(keys, images), out)
+    np.testing.assert_allclose(augment(keys[::-1], images[::-1])[::-1], out, **TOLERANCE)  # each by its own key
+    assert len({np.asarray(picture).tobytes() for picture in augment(keys, np.repeat(images[:1], 64, 0))}) > 1
+
+
+def test_random_shifts_are_uniform_over_the_square():
+    point = np.zeros((7, 7, 1), np.float32)
+    point[3, 3] = 1
+    keys = jax.random.split(jax.random.key(0), 4900)
+    out = jax.vmap(lambda key: transforms.AUGMENTATIONS["shift"](key, point, pixels=2))(keys)
+    share = np.asarray(out.mean(axis=0))[..., 0]
+    assert share[1:6, 1:6].sum() == pytest.approx(1)
+    np.testing.assert_allclose(share[1:6, 1:6], 1 / 25, atol=0.014)  # five standard errors
+    with pytest.raises(ValueError, match=r"whole number >= 0, got 1\.5"):
+        transforms.random_shift(keys[0], point, pixels=1.5)
+
+
+def test_knobs_of_nothing_change_nothing(image):
+    key = jax.random.key(0)
+    knobs = {
+        "shift": {"pixels": 0},
+        "rotate": {"degrees": 0},
+        "scale": {"factor": 1},
+        "shear": {"amount": 0},
+        "crop_resize": {"area": 1, "aspect": 1},
+        "colour_jitter": {"brightness": 0, "contrast": 0, "saturation": 0},
+        "flip": {"probability": 0},
+    }
+    assert set(knobs) == set(transforms.AUGMENTATIONS)
+    for name, values in knobs.items():
+        np.testing.assert_allclose(transforms.AUGMENTATIONS[name](key, image, **values), image, **TOLERANCE)
+    np.testing.assert_array_equal(transforms.random_flip(key, image, probability=1), image[:, ::-1])
