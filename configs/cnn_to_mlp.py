@@ -3,7 +3,7 @@
     python -m kdib.main --config=configs/cnn_to_mlp.py --workdir=runs/cnn_to_mlp
 
 After Abnar, Dehghani & Zuidema (2020), MNIST: pure distillation at temperature 5; tested on digits, translated
-digits and scaled digits, and on every whole offset within 6 pixels. By default on generated digits with small
+digits and scaled digits, and on every whole offset within 5 pixels. By default on generated digits with small
 networks; `:mnist` and `:fashion` read the files of config.task.data_dir (or $KDIB_DATA_DIR) and take the sizes of
 the paper (cnn_abnar, mlp_abnar); `:cifar` is CIFAR-10 with ResNet-8. `:full` adds the controls: an MLP that sees
 shifted digits (alone, and taught by the CNN without labels: the upper bounds), label smoothing at the teacher's

@@ -99,7 +99,7 @@ def train(jobs: Sequence[Job], plan: Plan, progress: Progress, logbook: Logbook)
 
 
 def _groups(jobs: Sequence[Job], size: int) -> list[Sequence[Job]]:
-    """As few groups of at most `size` as there can be, as equal as they can be: another number of runs compiles again."""
+    """As few groups of at most `size` as can be, of sizes as equal as can be: another number of runs compiles again."""
     n = -(-len(jobs) // size)
     cuts = [len(jobs) * i // n for i in range(n + 1)] if n else [0]
     return [jobs[first:stop] for first, stop in itertools.pairwise(cuts)]

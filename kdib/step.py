@@ -264,7 +264,7 @@ def _advance(
     def at_length(inputs, carry, rows_RxB):
         population, sums = carry
         batch = {name: values[rows_RxB] for name, values in inputs.items()}
-        return jax.vmap(learn)(population, sums, batch, teacher_variables, loss)
+        return _each(learn)(population, sums, batch, teacher_variables, loss)
 
     lengths = [*edges, data["tokens"].shape[1]] if edges else []
     branches = [functools.partial(at_length, cut(data, length)) for length in lengths]
@@ -279,6 +279,18 @@ def _advance(
     sums = {name: Mean(zeros_R, zeros_R) for name in (*loss, *METRICS)}
     population, sums = jax.lax.fori_loop(0, stop - start, body, (population, sums))
     return population, (sums, population.health)
+
+
+def _each(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`vmap` over the runs of a device. A single one is computed as it is: products without a batch axis are faster."""
+
+    def mapped(*trees):
+        if jax.tree.leaves(trees)[0].shape[0] > 1:
+            return jax.vmap(function)(*trees)
+        alone = jax.tree.map(lambda leaf: leaf[0], trees)
+        return jax.tree.map(lambda leaf: leaf[None], function(*alone))
+
+    return mapped
 
 
 def _guarded_step(population: Population, sums, batch, teacher_variables, loss, *, arch):

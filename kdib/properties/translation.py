@@ -31,8 +31,8 @@ from kdib.records import Row, Subject
 from kdib.step import predict, runs_mesh
 from kdib.tasks.images.transforms import shift
 
-RADIUS = 6
-N_IMAGES = 1000
+RADIUS = 5
+N_IMAGES = 500
 BUDGET = 16 * 2**20  # bytes that the largest step of a chunk of offsets may read and write
 
 
