@@ -32,7 +32,14 @@ def measure(lab: Lab) -> None:
         for units in _portions(missing, properties[name].kind):
             pairs = [wanted[unit] for unit in units if len(wanted[unit]) == 2]
             alone = [wanted[unit][0] for unit in units if len(wanted[unit]) == 1]
-            evidence = Evidence(lab.task.tests, lambda *of: ask(*of).logits, pairs, lambda *of: ask(*of).nll, network)
+            evidence = Evidence(
+                lab.task.tests,
+                lambda *of: ask(*of).logits,
+                pairs,
+                lambda *of: ask(*of).nll,
+                network,
+                lambda subject, inputs: answer(*network(subject), inputs).logits,
+            )
             stored = {row.key for row in rows.read()[0]}  # a crash between the rows and `measured.json` leaves some
             rows.append([row for row in properties[name].measure(alone, evidence) if row.key not in stored])
             done[name] += units

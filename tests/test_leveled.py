@@ -88,7 +88,7 @@ def test_the_turns_are_equal_shares_and_a_call_stays_within_one(lab):
         assert {tuple(fits._phases(step, jobs, plan)) for step in range(start, stop)} == {
             (start // 4, start // 4)
         }  # 12 steps, three teachers
-    assert [cut for cut in fits._chunks(6, jobs, plan)] == [c for c in fits._chunks(0, jobs, plan) if c[0] >= 6]
+    assert list(fits._chunks(6, jobs, plan)) == [c for c in fits._chunks(0, jobs, plan) if c[0] >= 6]
 
 
 def test_runs_hold_the_answers_of_a_teacher_that_they_share_once():
@@ -185,7 +185,7 @@ def test_a_view_depends_on_the_key_and_the_example_alone():
 
 
 def test_unknown_views_and_knobs_list_the_known():
-    with pytest.raises(ValueError, match="'shove' is unknown.*Known: .*shift"):
+    with pytest.raises(ValueError, match=r"'shove' is unknown.*Known: .*shift"):
         augmentation("shove")
-    with pytest.raises(ValueError, match="'pixel' is unknown.*Did you mean 'pixels'"):
+    with pytest.raises(ValueError, match=r"'pixel' is unknown.*Did you mean 'pixels'"):
         augmentation("shift", pixel=2)

@@ -313,12 +313,13 @@ def _kl(log_p_xK: jax.Array, log_q_xK: jax.Array) -> jax.Array:
 
 
 def _softened(student, teacher, temperature, axis, where) -> tuple[jax.Array, jax.Array]:
-    """Log-probabilities [..., K] of student and teacher; the teacher's carry no gradient."""
+    """Log-probabilities [..., K] of student and teacher; no gradient reaches the teacher's logits."""
     _same_shape(student, teacher)
     temperature = _scalar("temperature", temperature)
     student_xK = _log_softmax(student, axis=axis, where=where, temperature=temperature)
-    teacher_xK = _log_softmax(teacher, axis=axis, where=where, temperature=temperature)
-    return student_xK, jax.lax.stop_gradient(teacher_xK)
+    # Stopped before it is softened: the slope in the temperature is the whole one.
+    teacher_xK = _log_softmax(jax.lax.stop_gradient(teacher), axis=axis, where=where, temperature=temperature)
+    return student_xK, teacher_xK
 
 
 def _same_shape(student, teacher) -> None:

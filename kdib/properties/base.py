@@ -57,14 +57,21 @@ def _no_network(subject: Subject) -> tuple[Model, Variables]:
     raise TypeError(f"{subject.id}: this evidence holds answers only, and the property asks the network itself")
 
 
+def _not_asked(subject: Subject, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    raise TypeError(
+        f"{subject.id}: this evidence holds answers to its test sets only, and the property asks for others"
+    )
+
+
 class Evidence(NamedTuple):
     """What a property may look at.
 
     `sets` are the test sets by name, the first in distribution. `logits(subject, name)` answers [N, K] float32 in
     evaluation mode. `pairs` are the (student, teacher) couples a relational property compares, siblings included.
     `nll(subject, name)` is a language model's negative log-likelihood of each sentence [N], in nats.
-    `network(subject)` is the network itself, for a property that asks it about other inputs; subjects of one
-    architecture share one Model, so that each program is compiled once.
+    `asked(subject, inputs)` answers [N, K] about inputs of the property's own making. `network(subject)` is the network
+    itself, for one that builds a program around it; subjects of one architecture share one Model, so that each program
+    is compiled once.
     """
 
     sets: Mapping[str, Dataset]
@@ -72,6 +79,7 @@ class Evidence(NamedTuple):
     pairs: Sequence[tuple[Subject, Subject]]
     nll: Callable[[Subject, str], np.ndarray] = _no_language_model
     network: Callable[[Subject], tuple[Model, Variables]] = _no_network
+    asked: Callable[[Subject, Mapping[str, np.ndarray]], np.ndarray] = _not_asked
 
 
 class Property(NamedTuple):

@@ -6,22 +6,18 @@ N_IMAGES images, always by one and the same draw.
 """
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
 
-from kdib.models.base import Batch, Model, Variables
-from kdib.properties.base import Evidence, Primary, Property, log_softmax, mean_and_se
+from kdib.properties.base import Curve, Evidence, Primary, Property, log_softmax, mean_and_se
 from kdib.properties.calibration import expected_calibration_error
 from kdib.records import Row, Subject
-from kdib.step import predict, runs_mesh
 from kdib.tasks.images.corruptions import CORRUPTIONS, STYLE, corrupt
 
 N_IMAGES = 2000
 SEED = 0  # of the corruptions: the same pictures for every study
-BATCH = 256  # images a device and call
 
 
 def mean_corruption_error(error_C: np.ndarray, reference_error_C: np.ndarray) -> float:
@@ -47,15 +43,20 @@ def measure(subjects: Sequence[Subject], evidence: Evidence) -> Iterator[Row]:
     if "image" not in dataset.inputs:
         raise TypeError(f"{split} holds no images to corrupt; its columns are {sorted(dataset.inputs)}")
     batch = {name: np.asarray(column[:N_IMAGES]) for name, column in dataset.inputs.items()}
-    key = jax.random.key(SEED)
-    pictures = {
-        name: np.asarray(corrupt(name, jax.random.fold_in(key, number), batch["image"]))
+    pictures = _corrupted(batch["image"].tobytes(), batch["image"].shape)
+    for subject in subjects:
+        answers = {name: evidence.asked(subject, {**batch, "image": images}) for name, images in pictures.items()}
+        yield from _subject_rows(subject.id, split, answers, batch["label"])
+
+
+@functools.lru_cache(maxsize=1)  # a study measures some subjects at a time, and all of them see the same pictures
+def _corrupted(pixels: bytes, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """The images [N, H, W, C] under every corruption."""
+    images, key = np.frombuffer(pixels, np.uint8).reshape(shape), jax.random.key(SEED)
+    return {
+        name: np.asarray(corrupt(name, jax.random.fold_in(key, number), images))
         for number, name in enumerate(CORRUPTIONS)
     }
-    for subject in subjects:
-        network = evidence.network(subject)
-        answers = {name: _logits(*network, {**batch, "image": images}) for name, images in pictures.items()}
-        yield from _subject_rows(subject.id, split, answers, batch["label"])
 
 
 def _subject_rows(subject: str, split: str, answers: dict[str, np.ndarray], labels_N: np.ndarray) -> Iterator[Row]:
@@ -74,33 +75,6 @@ def _subject_rows(subject: str, split: str, answers: dict[str, np.ndarray], labe
     yield row("mean_ece", (), float(np.mean(eces)), len(answers))
 
 
-def _logits(model: Model, variables: Variables, batch: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The logits [N, K] of all images; every device answers a share of each batch."""
-    devices = jax.local_device_count()
-    size, n, mesh = BATCH * devices, len(batch["label"]), runs_mesh(devices)
-    rows = np.arange(-(-n // size) * size) % n  # the last batch is filled up from the start
-    parts = [
-        _ask(variables, {name: column[part] for name, column in batch.items()}, model=model, mesh=mesh)
-        for part in rows.reshape(-1, size)
-    ]
-    logits_NxK = np.concatenate(jax.device_get(parts))[:n]
-    if not np.isfinite(logits_NxK).all():
-        raise FloatingPointError("logits of corrupted images are not finite")
-    return logits_NxK
-
-
-@functools.partial(jax.jit, static_argnames=("model", "mesh"))
-def _ask(variables: Variables, batch: Batch, *, model: Model, mesh: Mesh) -> jax.Array:
-    ask = jax.shard_map(
-        lambda variables, batch: predict(variables, batch, model=model).logits,
-        mesh=mesh,
-        in_specs=(PartitionSpec(), PartitionSpec("runs")),
-        out_specs=PartitionSpec("runs"),
-        check_vma=False,
-    )
-    return ask(variables, batch)
-
-
 PROPERTY = Property(
     name="corruptions",
     title=f"{STYLE} corruptions",
@@ -112,4 +86,8 @@ PROPERTY = Property(
     f"first {N_IMAGES} test images (or all, if there are fewer), at MNIST-C's strengths. The pictures are generated "
     "here, by one fixed draw; they are not the published set.",
     reference="Mu, Gilmer, MNIST-C (ICML workshop 2019); Hendrycks, Dietterich (ICLR 2019)",
+    curves=(
+        Curve("accuracy", "corruption", x="corruption", xlabel="corruption", ylabel="accuracy"),
+        Curve("ece", "corruption", x="corruption", xlabel="corruption", ylabel="ECE"),
+    ),
 )

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kdib.answers import answer
 from kdib.models.base import Model, Outputs
 from kdib.properties import corruptions
 from kdib.properties.base import Evidence
@@ -45,8 +46,8 @@ def test_rows_are_those_of_the_corrupted_images(monkeypatch):
     labels = (images.mean(axis=(1, 2, 3)) > 80).astype(np.int32)
     dataset = Dataset({"image": images, "label": labels, "id": np.arange(40)}, {})
     subject, slope = Subject("a/seed0@1", "a", 0, "seed0", 1, "a"), np.float32(0.02)
-    network = lambda subject: (bright_or_dark(), {"params": {"slope": slope}})  # noqa: E731
-    rows = list(PROPERTY.measure([subject], Evidence({"test": dataset}, lambda *_: None, [], network=network)))
+    asked = lambda subject, inputs: answer(bright_or_dark(), {"params": {"slope": slope}}, inputs).logits  # noqa: E731
+    rows = list(PROPERTY.measure([subject], Evidence({"test": dataset}, lambda *_: None, [], asked=asked)))
     values = {(row.metric, row.coords): row for row in rows}
     assert len(values) == len(rows) == 2 * 3 + 2
     accuracies, eces = [], []
