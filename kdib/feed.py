@@ -5,6 +5,7 @@ it. Which examples are in a window is the same for all runs of a study, so that 
 imports grain, and only for windows: it takes more than a second.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from kdib.tasks.base import gather
 
 Data = Mapping[str, Any]  # arrays [N, ...], in memory or mapped from files
 Put = Callable[[Data], dict[str, jax.Array]]
+SAMPLE = 256  # rows by which a training set is recognised
 
 
 def steps_per_window(n_examples: int, batch_size: int, window: int) -> int:
@@ -25,6 +27,15 @@ def steps_per_window(n_examples: int, batch_size: int, window: int) -> int:
 def steps_per_epoch(n_examples: int, batch_size: int, window: int) -> int:
     """The steps in which a run sees every example once, but for those that fill no window or no batch."""
     return (n_examples // window if window else 1) * steps_per_window(n_examples, batch_size, window)
+
+
+def _digest(data: Data) -> str:
+    """A hash of some rows, so that a state that was saved for other text of the same size is noticed."""
+    rows = np.unique(np.linspace(0, len(data["label"]) - 1, SAMPLE).astype(np.int64))
+    sha = hashlib.sha256()
+    for name, column in sorted(gather(data, rows).items()):
+        sha.update(name.encode() + np.ascontiguousarray(column).tobytes())
+    return sha.hexdigest()[:16]
 
 
 class Whole:
@@ -66,7 +77,8 @@ class Windows:
         n_examples = len(data["label"])
         self._put = put
         self._steps = steps_per_window(n_examples, batch_size, window)
-        self._about = {"window": window, "batch_size": batch_size, "examples": n_examples, "seed": seed}
+        about = {"window": window, "batch_size": batch_size, "examples": n_examples, "seed": seed}
+        self._about = {**about, "sample": _digest(data)}
         rows = (
             grain.MapDataset.range(n_examples).shuffle(seed=seed).batch(window, drop_remainder=True, batch_fn=np.sort)
         )

@@ -112,6 +112,12 @@ def test_a_state_that_is_not_that_of_the_step_is_an_error_that_names_it(feed, ch
         feed().resume(5, saved)
 
 
+def test_a_state_saved_for_other_examples_is_refused(feed):
+    saved, others = feed().state(0), {name: values[::-1].copy() for name, values in columns().items()}
+    with pytest.raises(ValueError, match=r"'sample': '\w+'.*expected.*'sample': '\w+'"):
+        feed(data=others).resume(0, saved)
+
+
 def test_a_training_set_on_the_device_refuses_the_state_of_windows(feed):
     whole = Whole(columns(), dict)
     whole.resume(3, whole.state(3))

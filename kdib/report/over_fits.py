@@ -41,9 +41,9 @@ def curve_sections(view: View) -> list[Section]:
 
 
 def _blocks(view: View, name: str, curve: Mapping[str, Any]) -> list[Block]:
-    """Each property's primary metric on the first test set, the first property's on the others, and the numbers."""
+    """Each property's primary metric on the first test set, on the others as small panels, and the numbers."""
     first = [_strip(view, prop, curve, view.in_distribution) for prop in view.properties.values()]
-    others = [_strip(view, prop, curve, s) for prop in list(view.properties.values())[:1] for s in view.splits[1:]]
+    others = [_strip(view, prop, curve, s) for prop in view.properties.values() for s in view.splits[1:]]
     first, others = ([strip for strip in strips if strip.curve] for strips in (first, others))
     if not first + others:
         return [Text("Nothing was measured.", "note")]
