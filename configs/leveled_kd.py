@@ -40,17 +40,18 @@ def get_config(variants: str = "") -> ConfigDict:
     for name in chosen:
         if name not in VARIANTS:
             raise ValueError(f"--config: unknown variant {name!r}; known: {', '.join(VARIANTS)}")
-    data = next((name for name in chosen if name in ("mnist", "fashion", "cifar")), "")
+    data = ",".join(name for name in chosen if name in ("mnist", "fashion", "cifar"))
     config = BASE["get_config"](data).unlock()
     config.title = f"Leveled distillation on {config.task.source}"
-    config.published = fields(source="", note="", rows=fields())
+    config.published = BASE["NOTHING"]
     config.properties = ("translation", "accuracy", "calibration", "fidelity")
     long = _sizes(config, "2" if "features" in chosen else "1", data, smoke="smoke" in chosen)
     config.losses = fields(labels=BASE["BASE"]["get_config"]().losses.labels, kd=_total())
     config.fits = fields(
         teacher=fit("cnn", "labels", budget=long / config.train.steps, snapshots=fields(**POSTER)),
-        peer=fit("mlp", "labels", seeds="peer"),
+        peer=fit("mlp", "labels", seeds="peer", budget=long / config.train.steps),  # as long as the CNN
         alone=fit("mlp", "labels"),
+        alone_long=fit("mlp", "labels", budget=1 + long / config.train.steps),  # its own steps and a teacher's
         self=fit("mlp", "kd", teacher="peer"),
         distilled=fit("mlp", "kd", teacher="teacher"),  # from the last snapshot: the strong teacher
     )
@@ -130,7 +131,7 @@ def _features(config: ConfigDict, long: int) -> None:
     )
     config.losses.type1 = _total(s_kl=None, s_fm=S_FM)
     config.losses.type2 = _total(s_fm=S_FM)
-    add.strong_softened = fit("mlp", "kd", teacher="teacher", as_soft_as=weak)
+    add.strong_softened = fit("mlp", "kd", teacher="teacher", as_soft_as=weak, softness_at=TAU)
     add.smoothing_teacher = fit("cnn", "smoothing", budget=long / config.train.steps)
     add.from_smoothing = fit("mlp", "kd", teacher="smoothing_teacher")
     add.strong_smoothed = fit("mlp", "kd_smoothed", teacher="teacher")

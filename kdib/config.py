@@ -52,6 +52,7 @@ class Fit:
     shuffle: bool = False  # permute the teacher's answers within a class (needs answers="table")
     as_soft_as: int = -1  # a step: the answers are tempered to the mean entropy of this snapshot's (needs a table)
     augment: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # {"name": one of the task's, **knobs}
+    softness_at: float = 1.0  # the temperature at which as_soft_as and match_entropy compare: that of the loss
     match_entropy: str = ""  # a fit: label_smoothing's epsilon is set so that its targets have that fit's entropy
     seeds: str = "main"  # main, or peer: initial values disjoint from every main run's
     snapshots: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of itself; {}: those of train
@@ -264,6 +265,8 @@ def _check_fit(name: str, fit: Fit, study: Study) -> None:
             raise ValueError(f"{where}.{field} needs a teacher whose answers are 'table', got {fit.answers!r}")
     if fit.teacher_steps and (not fit.teacher or fit.answers == "online"):
         raise ValueError(f"{where}.teacher_steps={fit.teacher_steps} needs a teacher that has been trained before")
+    if fit.softness_at <= 0:
+        raise ValueError(f"{where}.softness_at must be a temperature above 0, got {fit.softness_at}")
     if fit.augment and fit.teacher and fit.answers == "table":
         raise ValueError(
             f"{where}.augment: stored answers are those to the examples as they are, not to what the student sees; "

@@ -107,8 +107,12 @@ def _validation(model: Model, variables: Variables, task: Task) -> dict[str, flo
 
 def trains_alike(fit: str, plan: Plan, lab: Lab) -> tuple[Any, ...]:
     """Equal for fits whose runs differ in leaves only (weights, temperatures, teachers): one program trains them."""
-    spec = losses.from_config(lab.study.losses[lab.study.fits[fit].loss])
-    return plan.arch, plan.recipe.steps, plan.snapshot_steps, jax.tree.structure(spec)
+    own = lab.study.fits[fit]
+    spec = losses.from_config(lab.study.losses[own.loss])
+    members = (
+        (own.ensemble, len(own.teacher_steps)) if own.answers == "live" else ()
+    )  # of an ensemble: part of its tree
+    return plan.arch, plan.recipe.steps, plan.snapshot_steps, jax.tree.structure(spec), members
 
 
 def _heads(fit: Fit, study: Study) -> tuple[tuple[str, Model], ...]:
@@ -163,7 +167,8 @@ def _job(run: RunSpec, lab: Lab) -> Job:
     loss = losses.from_config(lab.study.losses[fit.loss])
     if fit.match_entropy:
         folder = teacher_folder(lab.study, fit.match_entropy, run, lab.workdir)
-        loss = with_epsilon(loss, matched_epsilon(_stored_answers(fit.match_entropy, folder, LAST, lab)))
+        softened_NxK = _stored_answers(fit.match_entropy, folder, LAST, lab) / fit.softness_at
+        loss = with_epsilon(loss, matched_epsilon(softened_NxK))
     return Job(run, _teachers(fit, run, lab), loss, learning_rate(lab.study, run, lab.workdir))
 
 
@@ -209,12 +214,13 @@ def _softened(fit: Fit, folder: Path, step: int, lab: Lab) -> np.ndarray:
     logits_NxK = _stored_answers(fit.teacher, folder, step, lab)
     if fit.as_soft_as < 0:
         return logits_NxK
-    target = mean_entropy(_stored_answers(fit.teacher, folder, fit.as_soft_as, lab))
-    return logits_NxK / np.float32(matched_temperature(logits_NxK, target))
+    target = mean_entropy(_stored_answers(fit.teacher, folder, fit.as_soft_as, lab) / fit.softness_at)
+    return logits_NxK / np.float32(matched_temperature(logits_NxK / fit.softness_at, target))
 
 
 def _stored_answers(teacher: str, folder: Path, step: int, lab: Lab) -> np.ndarray:
     """The logits [N, K] on the training set of a snapshot of the teacher's run in `folder`."""
+    step = last_step(folder) if step == LAST else step
     place = folder / str(step)
     if place not in lab.answers:
         lab.answers[place] = answer(model_of(teacher, lab), load(folder, step, lab), lab.task.train.inputs).logits
@@ -259,6 +265,12 @@ def _steps_there(folder: Path) -> int:
     config.pop("environment")
     other = parse(config)  # a field that came later had its default
     return steps_of(other, folder.name) if folder.name in other.fits else -1
+
+
+def last_step(run_folder: Path) -> int:
+    """The step of a run's last snapshot."""
+    with SnapshotIndex(run_folder / "snapshots", read_only=True) as index:
+        return index.steps()[-1]
 
 
 def load_last(run_folder: Path, lab: Lab) -> Variables:

@@ -57,7 +57,7 @@ def study_config(name: str, data: Path | None) -> dict[str, Any]:
 
 def _shorten(config: dict[str, Any]) -> None:
     """Students of 600 steps; teachers keep their 5,000, but for the one with label smoothing, which has half."""
-    budgets = {"teacher": 5_000, "smoothing_teacher": 2_500}
+    budgets = {"teacher": 5_000, "peer": 5_000, "alone_long": 5_600, "smoothing_teacher": 2_500}
     config["train"]["steps"] = config["train"]["save_every"] = 600
     for name in budgets.keys() & config["fits"].keys():
         config["fits"][name]["budget"] = budgets[name] / 600
@@ -87,13 +87,9 @@ def _keep_students(config: dict[str, Any], steps: tuple[int, ...]) -> None:
 def tables(workdir: Path, name: str) -> str:
     """The claims with their verdicts, then every fit's scores, as Markdown."""
     study = ROWS["read"](workdir)
-    values = {label: study.by_fit(key, split) for label, (*key, split) in _keys().items()}
+    values = {label: study.by_fit(key[:3], key[3]) for label, key in METRICS.items()}
     claims = [*_snapshot_claims(values, study, workdir), *_feature_claims(values)]
     return "\n\n".join([ROWS["claim_table"](claims), _scores(study.config, values)])
-
-
-def _keys() -> dict[str, tuple[Any, ...]]:
-    return {label: (tuple(key), split) for label, (*key, split) in METRICS.items()}
 
 
 def _scores(config: Mapping[str, Any], values: Mapping[str, Mapping[str, Values]]) -> str:
@@ -114,7 +110,7 @@ def _snapshot_claims(values: Mapping[str, Mapping[str, Values]], study: Any, wor
     chosen = _chosen(workdir, shown)
     found = [
         Claim(
-            f"the teacher's accuracy (validation) still rises from step {_middle(shown)} on",
+            f"the teacher's accuracy (validation) still rises from step {_middle(shown):g} on",
             minus(*(_teacher_validation(workdir, step, study) for step in (max(shown.values()), _middle(shown)))),
         )
     ]
@@ -122,7 +118,9 @@ def _snapshot_claims(values: Mapping[str, Mapping[str, Values]], study: Any, wor
         own = values[label]
         weak = next(fit for fit, step in shown.items() if step == _middle(shown))
         found.append(
-            Claim(f"a teacher of {_middle(shown)} steps beats the last ({label})", minus(own[weak], own["distilled"]))
+            Claim(
+                f"the snapshot at step {_middle(shown):g} beats the last ({label})", minus(own[weak], own["distilled"])
+            )
         )
         for by, fits in chosen.items():
             best = {seed: own[fit][seed] for seed, fit in fits.items() if seed in own[fit]}
@@ -155,30 +153,36 @@ def _validation(workdir: Path) -> dict[tuple[str, int, int, str], float]:
 
 def _teacher_validation(workdir: Path, step: int, study: Any) -> Values:
     found = _validation(workdir)
-    return {seed: found["teacher", seed, step, "accuracy"] for seed in range(study.config["seeds"])}
+    keys = {seed: ("teacher", seed, int(step), "accuracy") for seed in range(study.config["seeds"])}
+    return {seed: found[key] for seed, key in keys.items() if key in found}
 
 
 def _chosen(workdir: Path, shown: Mapping[str, int]) -> dict[str, dict[int, str]]:
     """By seed the student with the best validation accuracy, in distribution and, apart, on shifted images of it."""
     found = _validation(workdir)
     last = max(step for fit, _, step, _ in found if fit == "distilled")
-    seeds = {seed for fit, seed, *_ in found if fit == "distilled"}
-    return {
-        name: {seed: max(shown, key=lambda fit, seed=seed, m=metric: found[fit, seed, last, m]) for seed in seeds}
-        for name, metric in {"validation": "accuracy", "shifted validation": "shifted_accuracy"}.items()
-    }
+    chosen: dict[str, dict[int, str]] = {}
+    for name, metric in {"validation": "accuracy", "shifted validation": "shifted_accuracy"}.items():
+        for seed in {seed for fit, seed, *_ in found if fit == "distilled"}:
+            able = {fit: found[key] for fit in shown if (key := (fit, seed, last, metric)) in found}
+            chosen.setdefault(name, {})[seed] = max(able, key=lambda fit, able=able: able[fit])
+    return chosen
 
 
 def _accuracy_matched(own: Mapping[str, Values], shown: Mapping[str, int], workdir: Path) -> Values:
     """The student of the CNN's snapshot whose validation accuracy is nearest to the peer's, against `self`, by seed."""
     found = _validation(workdir)
     last = max(step for fit, _, step, _ in found if fit == "peer")
-
-    def distance(fit: str, seed: int) -> float:
-        return abs(found["teacher", seed, shown[fit], "accuracy"] - found["peer", seed, last, "accuracy"])
-
-    nearest = {seed: min(shown, key=lambda fit, seed=seed: distance(fit, seed)) for seed in own["self"]}
-    return minus({seed: own[fit][seed] for seed, fit in nearest.items()}, own["self"])
+    taught: dict[int, float] = {}
+    for seed in own["self"]:
+        wanted = found["peer", seed, last, "accuracy"]
+        able = {
+            fit: abs(found[key] - wanted)
+            for fit, step in shown.items()
+            if (key := ("teacher", seed, int(step), "accuracy")) in found and seed in own[fit]
+        }
+        taught[seed] = own[min(able, key=lambda fit, able=able: able[fit])][seed]
+    return minus(taught, own["self"])
 
 
 # ---------------------------------------------------------------------------------------------- features, alphas

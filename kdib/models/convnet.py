@@ -17,7 +17,7 @@ class CNN(nn.Module):
     every layer but the last (a row or column left over is dropped); "stride", a stride of 2 in every layer but the
     first. `padding` is "zero", or "circular": then, without downsampling, a picture that is shifted around the edge
     has the same logits. Hidden: "conv1", "conv2", ... [B, H', W', channels] before pooling, "pool" [B, channels] after
-    the mean over all positions, and "penultimate", "pool" after dropout.
+    the mean over all positions and before dropout, and "penultimate", the same.
 
     Reference: CNN_1 and CNN_2 of Wong, Fermin, Zheng, Park & Wang's poster. Kernel size, bias and downsampling are not
     published: 3x3 with bias has the published parameter counts, in which the scales and offsets of the normalisation
@@ -181,6 +181,5 @@ def maxout(x: jax.Array, units: int) -> jax.Array:
 def _classified(num_classes: int, dropout: float, hidden, x_NxHxWxC: jax.Array, train: bool) -> Outputs:
     """The mean over all positions, and the logits. Called within a module's compact method."""
     pool_BxD = x_NxHxWxC.mean(axis=(1, 2))
-    penultimate_BxD = Dropout(dropout)(pool_BxD, train=train)
-    logits_BxK = nn.Dense(num_classes, name="head")(penultimate_BxD)
-    return Outputs(logits_BxK.astype(jnp.float32), {**hidden, "pool": pool_BxD, "penultimate": penultimate_BxD})
+    logits_BxK = nn.Dense(num_classes, name="head")(Dropout(dropout)(pool_BxD, train=train))
+    return Outputs(logits_BxK.astype(jnp.float32), {**hidden, "pool": pool_BxD, "penultimate": pool_BxD})

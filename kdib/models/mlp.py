@@ -14,7 +14,7 @@ class MLP(nn.Module):
     """image [B, H, W, C] -> logits [B, K]: the flattened picture through layers of `widths`, each with ReLU, dropout.
 
     With `batch_norm` ReLU is followed by batch normalisation. Hidden: "hidden1", "hidden2", ... [B, width] as they come
-    before dropout, and "penultimate", the last of them after it.
+    before dropout, which would bias a loss that matches them, and "penultimate", the last of them.
 
     Reference: MLP_1 and MLP_2 of Wong, Fermin, Zheng, Park & Wang's poster; with batch normalisation the MLP of Abnar,
     Dehghani & Zuidema (2020). Initial values are our choice, as theirs are not published: He et al. (2015) before a
@@ -39,7 +39,7 @@ class MLP(nn.Module):
             hidden[f"hidden{i}"] = x_BxD
             x_BxD = Dropout(self.dropout)(x_BxD, train=train)
         logits_BxK = nn.Dense(self.num_classes, name="head")(x_BxD)
-        return Outputs(logits_BxK.astype(jnp.float32), {**hidden, "penultimate": x_BxD})
+        return Outputs(logits_BxK.astype(jnp.float32), {**hidden, "penultimate": hidden[f"hidden{len(self.widths)}"]})
 
 
 def pixels(batch: Batch, image_shape: tuple[int, int, int]) -> jax.Array:

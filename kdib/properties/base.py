@@ -114,6 +114,11 @@ def mean_and_se(values_N: np.ndarray) -> tuple[float, float]:
     return float(values_N.mean()), float(values_N.std() / np.sqrt(len(values_N)))
 
 
+def evenly(size: int, n: int) -> np.ndarray:
+    """`n` rows of `size`, evenly spaced, or all: the first of a file may be easier than the rest, as MNIST's are."""
+    return np.unique(np.linspace(0, size - 1, min(size, n)).astype(np.int64))
+
+
 def check_classified(scores_NxK: np.ndarray, labels_N: np.ndarray) -> None:
     """Raise ValueError unless scores are finite [N, K] and labels [N] name their columns, with N > 0."""
     if scores_NxK.ndim != 2 or labels_N.shape != scores_NxK.shape[:1] or not len(labels_N):

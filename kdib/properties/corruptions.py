@@ -1,8 +1,8 @@
 """Accuracy and calibration on MNIST-C-style corruptions of the first test set.
 
 Metrics of the rows, at group "corruption": "accuracy" and "ece" (15 bins of equal width) at (("corruption", name),);
-"mean_accuracy" and "mean_ece" over the 15 at coords (), with `n` the number of corruptions. Corrupted are the first
-N_IMAGES images, always by one and the same draw.
+"mean_accuracy" and "mean_ece" over the 15 at coords (), with `n` the number of corruptions. Corrupted are N_IMAGES
+images, always by one and the same draw.
 """
 
 import functools
@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 import jax
 import numpy as np
 
-from kdib.properties.base import Curve, Evidence, Primary, Property, log_softmax, mean_and_se
+from kdib.properties.base import Curve, Evidence, Primary, Property, evenly, log_softmax, mean_and_se
 from kdib.properties.calibration import expected_calibration_error
 from kdib.records import Row, Subject
+from kdib.tasks.base import gather
 from kdib.tasks.images.corruptions import CORRUPTIONS, STYLE, corrupt
 
 N_IMAGES = 2000
@@ -42,7 +43,7 @@ def measure(subjects: Sequence[Subject], evidence: Evidence) -> Iterator[Row]:
     split, dataset = next(iter(evidence.sets.items()))
     if "image" not in dataset.inputs:
         raise TypeError(f"{split} holds no images to corrupt; its columns are {sorted(dataset.inputs)}")
-    batch = {name: np.asarray(column[:N_IMAGES]) for name, column in dataset.inputs.items()}
+    batch = gather(dataset.inputs, evenly(dataset.size, N_IMAGES))
     pictures = _corrupted(batch["image"].tobytes(), batch["image"].shape)
     for subject in subjects:
         answers = {name: evidence.asked(subject, {**batch, "image": images}) for name, images in pictures.items()}
@@ -82,8 +83,8 @@ PROPERTY = Property(
     primary=Primary("mean_accuracy", split="", group="corruption"),
     higher_is_better=True,
     measure=measure,
-    caption=f"Accuracy and expected calibration error under each of {len(CORRUPTIONS)} {STYLE} corruptions of the "
-    f"first {N_IMAGES} test images (or all, if there are fewer), at MNIST-C's strengths. The pictures are generated "
+    caption=f"Accuracy and expected calibration error under each of {len(CORRUPTIONS)} {STYLE} corruptions of "
+    f"{N_IMAGES} test images, evenly spaced (or all, if there are fewer), at MNIST-C's strengths. The pictures are generated "
     "here, by one fixed draw; they are not the published set.",
     reference="Mu, Gilmer, MNIST-C (ICML workshop 2019); Hendrycks, Dietterich (ICLR 2019)",
     curves=(

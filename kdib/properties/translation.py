@@ -1,7 +1,7 @@
 """What a network answers when the picture is moved: accuracy, consistency, equivariance, fidelity to the teacher.
 
 Offsets are (dy, dx) in whole pixels, +dy down, zeros come in; `radius` is max(|dy|, |dx|), so that ring r > 0 is a
-square of 8 r offsets. Measured on the first N_IMAGES images of the first test set. Metrics of "translation":
+square of 8 r offsets. Measured on N_IMAGES images of the first test set. Metrics of "translation":
 
 - "accuracy" of group "offset" at (("dx", dx), ("dy", dy)); of group "radius" at (("radius", r),): the mean over ring r.
 - "consistency", the share of images whose answer is that to the picture in place, at (("radius", r),).
@@ -26,9 +26,10 @@ from jax.core import Tracer
 from jax.sharding import Mesh, PartitionSpec
 
 from kdib.models.base import Batch, Model, Variables
-from kdib.properties.base import Curve, Evidence, Map, Primary, Property, mean_and_se
+from kdib.properties.base import Curve, Evidence, Map, Primary, Property, evenly, mean_and_se
 from kdib.records import Row, Subject
-from kdib.step import predict, runs_mesh
+from kdib.step import predict
+from kdib.tasks.base import gather
 from kdib.tasks.images.transforms import shift
 
 RADIUS = 5
@@ -98,7 +99,8 @@ def shifted(model: Model, variables: Variables, batch: Mapping[str, np.ndarray],
     Raises:
       FloatingPointError: if a logit is not finite.
     """
-    mesh = runs_mesh(math.gcd(len(batch["image"]), jax.local_device_count()))
+    devices = jax.local_devices()[: math.gcd(len(batch["image"]), jax.local_device_count())]
+    mesh = Mesh(np.array(devices), ("runs",))
     answers = Shifted(*jax.device_get(_shifted(variables, dict(batch), offsets_Ox2, model=model, mesh=mesh)))
     if not (np.isfinite(answers.change_OxN).all() and np.isfinite(answers.norm_N).all()):
         raise FloatingPointError("logits of moved images are not finite")
@@ -166,11 +168,11 @@ def _subject_rows(subject: str, split: str, answers: Shifted, labels_N: np.ndarr
 
 
 def _images(evidence: Evidence) -> tuple[str, dict[str, np.ndarray]]:
-    """The name of the first test set, and the first N_IMAGES rows of its columns."""
+    """The name of the first test set, and N_IMAGES rows of its columns."""
     split, dataset = next(iter(evidence.sets.items()))
     if "image" not in dataset.inputs:
         raise TypeError(f"{split} holds no images to move; its columns are {sorted(dataset.inputs)}")
-    return split, {name: np.asarray(column[:N_IMAGES]) for name, column in dataset.inputs.items()}
+    return split, gather(dataset.inputs, evenly(dataset.size, N_IMAGES))
 
 
 @functools.partial(jax.jit, static_argnames=("model", "mesh"))
@@ -243,7 +245,7 @@ _REFERENCE = (
     "Kauderer-Abrams, Quantifying translation-invariance in convolutional neural networks (arXiv 1801.01450); "
     "Azulay, Weiss (JMLR 2019); Zhang, Making Convolutional Networks Shift-Invariant Again (ICML 2019)"
 )
-_FIRST = f"the first {N_IMAGES} test images (or all, if there are fewer)"
+_FIRST = f"{N_IMAGES} test images, evenly spaced (or all, if there are fewer)"
 _XLABEL = "offset in pixels, max(|dy|, |dx|)"
 
 PROPERTY = Property(

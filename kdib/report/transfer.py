@@ -61,7 +61,8 @@ def transfer_blocks(view: View) -> list[Block]:
 
 
 def _ensemble_note(view: View) -> list[Block]:
-    students = [name for name, fit in view.material.config["fits"].items() if fit["ensemble"]]
+    fits = view.material.config["fits"].items()
+    students = [name for name, fit in fits if fit["ensemble"] and len(fit.get("teacher_steps", ())) < 2]
     if not students:
         return []
     note = (

@@ -17,11 +17,11 @@ def shifted(image_NxHxWxC: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarra
 
 
 def translated(image_NxHxWxC: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Every picture moved by a random real offset within REACH; and the offsets [N, 2], (dy, dx).
+    """Every picture moved by REACH pixels on each axis, to a random side; and the offsets int [N, 2], (dy, dx).
 
     Reference: MNIST-C's translate (Mu & Gilmer 2019).
     """
-    offset_Nx2 = np.random.default_rng([seed, 2]).uniform(-REACH, REACH, (len(image_NxHxWxC), 2))
+    offset_Nx2 = np.random.default_rng([seed, 2]).choice((-REACH, REACH), (len(image_NxHxWxC), 2))
     return moved(image_NxHxWxC, offset_Nx2), offset_Nx2
 
 

@@ -19,7 +19,7 @@ __all__ = ["SOURCES", "augmentation", "build"]
 
 MADE = {
     "validation": "carved from the training split",
-    "translated": f"MNIST-C-style: test, moved by up to {moved.REACH} px on each axis, real offsets, bilinear",
+    "translated": f"MNIST-C-style: test, moved by {moved.REACH} px on each axis, to a random side",
     "scaled": f"MNIST-C-style: test, at {moved.SCALE:.0%} of its size, bilinear",
     "shifted": f"validation, moved by up to {moved.REACH} px on each axis, whole offsets; watched, never trained on",
 }
