@@ -260,6 +260,17 @@ def _check_fit(name: str, fit: Fit, study: Study) -> None:
         raise ValueError(f"{where}.answers='online' needs a teacher to take the architecture of, and no ensemble")
     if fit.ensemble and not fit.teacher:
         raise ValueError(f"{where}.ensemble={fit.ensemble!r} needs a teacher, whose seeds then teach together")
+    _check_lessons(where, fit)
+    teacher = study.fits.get(fit.teacher)
+    if teacher and (teacher.model, teacher.seeds) == (fit.model, fit.seeds):
+        raise ValueError(
+            f"{where} would start from its teacher's own weights: {fit.teacher} has the same model and seeds "
+            f"{fit.seeds!r}; give one of them seeds='peer'"
+        )
+
+
+def _check_lessons(where: str, fit: Fit) -> None:
+    """What is made of a teacher's answers, and of which of them."""
     for field, used in {"shuffle": fit.shuffle, "as_soft_as": fit.as_soft_as >= 0}.items():
         if used and (not fit.teacher or fit.answers != "table"):
             raise ValueError(f"{where}.{field} needs a teacher whose answers are 'table', got {fit.answers!r}")
@@ -271,12 +282,6 @@ def _check_fit(name: str, fit: Fit, study: Study) -> None:
         raise ValueError(
             f"{where}.augment: stored answers are those to the examples as they are, not to what the student sees; "
             "use answers='live'"
-        )
-    teacher = study.fits.get(fit.teacher)
-    if teacher and (teacher.model, teacher.seeds) == (fit.model, fit.seeds):
-        raise ValueError(
-            f"{where} would start from its teacher's own weights: {fit.teacher} has the same model and seeds "
-            f"{fit.seeds!r}; give one of them seeds='peer'"
         )
 
 

@@ -81,17 +81,17 @@ class _Files(NamedTuple):
 def train(jobs: Sequence[Job], plan: Plan, progress: Progress, logbook: Logbook) -> None:
     """Trains the jobs that are not finished, in groups of `recipe.group_size`.
 
-    A group that was interrupted goes on from the last step that all of its runs have saved. Runs that have begun and
-    runs that have not are never in one group, which would throw away what the former have done.
+    A group that was interrupted goes on from the last step that all of its runs have saved. Only runs that were saved
+    last at the same step are in one group, for others would throw away what they have done.
 
     Raises:
       Stopped: when `progress` was asked to stop and the runs under way have been saved.
     """
     todo = [job for job in jobs if not is_finished(folder_of(job.run, plan), plan.recipe.steps)]
     saved = {job.run: _saved_step(folder_of(job.run, plan)) for job in todo}
-    todo.sort(key=lambda job: -saved[job.run])  # those that stopped together go on together
-    begun, fresh = ([job for job in todo if (saved[job.run] >= 0) == state] for state in (True, False))
-    for group in [group for jobs in (begun, fresh) for group in _groups(jobs, plan.recipe.group_size)]:
+    todo.sort(key=lambda job: -saved[job.run])
+    together = [list(jobs) for _, jobs in itertools.groupby(todo, lambda job: saved[job.run])]
+    for group in [group for jobs in together for group in _groups(jobs, plan.recipe.group_size)]:
         with contextlib.ExitStack() as stack_:
             _train_group(group, [_open(plan, job, stack_) for job in group], stack_, plan, progress, logbook)
         for job in group:  # the last snapshot says that the run is finished

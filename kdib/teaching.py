@@ -30,7 +30,7 @@ from kdib.records import RunSpec, read_json, write_json
 from kdib.runs import learning_rate, main_runs, steps_of, teacher_folder, teacher_folders
 from kdib.snapshots import SnapshotError, SnapshotIndex, schedule
 from kdib.step import Architecture
-from kdib.tasks.base import Task
+from kdib.tasks.base import Task, gather
 
 LAST = -1  # the step of a run's last snapshot
 SHUFFLE_STREAM = 2  # what the root key is folded with for permutations; fit.py has 0 and 1
@@ -228,18 +228,32 @@ def _stored_answers(teacher: str, folder: Path, step: int, lab: Lab) -> np.ndarr
 
 
 def check_teachers(lab: Lab) -> None:
-    """That every snapshot which is to teach will be there, so that a wrong step is found before hours of training.
+    """That every snapshot which is to teach will be there, and every view can be drawn: found before hours of training.
 
     Raises:
-      ValueError: for a step at which a teacher is not saved, with those at which it is.
+      ValueError: for a step at which a teacher is not saved, with those at which it is, or a knob that cannot be.
     """
     for name, fit in lab.study.fits.items():
+        if augment := tasks.augmentation(lab.study.task["name"], fit.augment):
+            jax.eval_shape(augment, lab.root, gather(lab.data, slice(0, 1)))
         wanted = {*fit.teacher_steps, *([fit.as_soft_as] if fit.as_soft_as >= 0 else [])}
-        if not wanted or lab.study.fits[fit.teacher].path:
+        if not wanted:
             continue
-        saved = snapshot_steps(fit.teacher, lab)
+        saved = _saved_steps(fit.teacher, lab)
         if absent := sorted(wanted - {*saved}):
             raise ValueError(f"config.fits.{name}: {fit.teacher} is not saved at steps {absent}; it is at {saved}")
+
+
+def _saved_steps(teacher: str, lab: Lab) -> tuple[int, ...]:
+    """Where a teacher will be saved, or if it is opened by path where all of its runs are."""
+    path = lab.study.fits[teacher].path
+    if not path:
+        return snapshot_steps(teacher, lab)
+    steps = []
+    for run in main_runs(lab.study, teacher):
+        with SnapshotIndex(Path(path) / run.name / "snapshots", read_only=True) as index:
+            steps.append({*index.steps()})
+    return tuple(sorted(set.intersection(*steps)))
 
 
 def check_opened_by_path(lab: Lab) -> None:

@@ -6,11 +6,11 @@ A step runs them after the student and puts their outputs into the context; snap
 import functools
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 
 from kdib.losses import PROJECTORS, resolve
 from kdib.models.base import Batch, Model, Outputs, from_linen
+from kdib.models.convnet import Convolution
+from kdib.models.mlp import norm
 
 
 @functools.cache
@@ -51,9 +51,8 @@ class Projector(nn.Module):
         width = self._width(features.shape, resolve(batch, self.teacher_path).shape)
         if self.kind == "linear":
             return Outputs(nn.Dense(width, name="linear")(features), {})
-        y_NxHxWxK = Conv3x3(width, name="conv")(features)
-        y_NxHxWxK = nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm")(y_NxHxWxK)
-        return Outputs(nn.relu(y_NxHxWxK), {})
+        y_NxHxWxK = Convolution(width, bias=False, name="conv")(features)
+        return Outputs(nn.relu(norm("norm", train)(y_NxHxWxK)), {})
 
     def _width(self, student: tuple[int, ...], teacher: tuple[int, ...]) -> int:
         found = f"got {self.student_path} {list(student)} and {self.teacher_path} {list(teacher)}"
@@ -64,23 +63,3 @@ class Projector(nn.Module):
                 f"projector={self.kind!r} changes the last axis only, {found}; choose layers alike in the others"
             )
         return teacher[-1]
-
-
-class Conv3x3(nn.Module):
-    """A 3x3 convolution of stride 1 that keeps the size: [N, H, W, C] -> [N, H, W, K], zeros around, no bias.
-
-    As shifted matrix products, because `jax.lax.conv` is slow on CPUs when it is differentiated inside a loop. The
-    kernel is [3, 3, C, K], as that of `nn.Conv`.
-    """
-
-    features: int
-
-    @nn.compact
-    def __call__(self, x_NxHxWxC: jax.Array) -> jax.Array:
-        """Three copies shifted in width side by side, then three products shifted in height."""
-        _, height, width, channels = x_NxHxWxC.shape
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), (3, 3, channels, self.features))
-        padded = jnp.pad(x_NxHxWxC, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        wide = jnp.concatenate([padded[:, :, j : j + width] for j in range(3)], axis=-1)
-        rows = [wide[:, i : i + height] @ kernel[i].reshape(3 * channels, self.features) for i in range(3)]
-        return rows[0] + rows[1] + rows[2]

@@ -3,10 +3,9 @@
 Metrics of the rows, with `group` the name of a column of the data set ("" is the whole set):
 
 - "accuracy", "balanced_accuracy" at coords ((column, k),): group k; at coords () of group "": the whole set.
-- "mean_accuracy", "mean_balanced_accuracy" at coords (): the mean over the groups of the column that are
-large enough,
-  with `n` the number of groups that entered. On "attractors" this is A-accuracy, on "distance" D-accuracy;
-  the column "mu" holds one group, and "accuracy" at (("mu", 0),) is mu-accuracy.
+- "mean_accuracy", "mean_balanced_accuracy" at coords (): the mean over the groups of the column that are large
+  enough, with `n` the number of groups that entered. On "attractors" this is A-accuracy, on "distance"
+  D-accuracy; the column "mu" holds one group, and "accuracy" at (("mu", 0),) is mu-accuracy.
 
 Balanced accuracy is the mean of the per-label accuracies, so that answering "singular" always scores one
 half. A group with fewer than 100 examples of some label is too small for it: its value is None, its `n` the

@@ -84,8 +84,8 @@ PROPERTY = Property(
     higher_is_better=True,
     measure=measure,
     caption=f"Accuracy and expected calibration error under each of {len(CORRUPTIONS)} {STYLE} corruptions of "
-    f"{N_IMAGES} test images, evenly spaced (or all, if there are fewer), at MNIST-C's strengths. The pictures are generated "
-    "here, by one fixed draw; they are not the published set.",
+    f"{N_IMAGES} test images, evenly spaced (or all, if there are fewer), at MNIST-C's strengths. The pictures are "
+    "generated here, by one fixed draw; they are not the published set.",
     reference="Mu, Gilmer, MNIST-C (ICML workshop 2019); Hendrycks, Dietterich (ICLR 2019)",
     curves=(
         Curve("accuracy", "corruption", x="corruption", xlabel="corruption", ylabel="accuracy"),

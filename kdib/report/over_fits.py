@@ -42,15 +42,15 @@ def curve_sections(view: View) -> list[Section]:
 
 def _blocks(view: View, name: str, curve: Mapping[str, Any]) -> list[Block]:
     """Each property's primary metric on the first test set, on the others as small panels, and the numbers."""
-    first = [_strip(view, prop, curve, view.in_distribution) for prop in view.properties.values()]
-    others = [_strip(view, prop, curve, s) for prop in view.properties.values() for s in view.splits[1:]]
-    first, others = ([strip for strip in strips if strip.curve] for strips in (first, others))
-    if not first + others:
-        return [Text("Nothing was measured.", "note")]
-    blocks = [_picture(view, f"curve-{name}-{strip.prop.name}", curve, [strip]) for strip in first]
-    if others:
-        blocks.append(_picture(view, f"curve-{name}-other-sets", curve, others))
-    return [*blocks, _table(view, curve, first + others)]
+    blocks: list[Block] = []
+    shown: list[Strip] = []
+    for prop in view.properties.values():
+        for suffix, splits in {"": view.splits[:1], "-other-sets": view.splits[1:]}.items():
+            strips = [strip for split in splits if (strip := _strip(view, prop, curve, split)).curve]
+            if strips:
+                blocks.append(_picture(view, f"curve-{name}-{prop.name}{suffix}", curve, strips))
+                shown += strips
+    return [*blocks, _table(view, curve, shown)] if shown else [Text("Nothing was measured.", "note")]
 
 
 def _strip(view: View, prop: Property, curve: Mapping[str, Any], split: str) -> Strip:

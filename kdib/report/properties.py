@@ -18,7 +18,7 @@ MARKS = {
     "scalar": "pale marks are single seeds",
     "relational": "own is the fit's likeness to the teacher of its own seed, sibling to the teachers of the others",
 }
-BASELINE_METRIC = "balanced_accuracy"  # what a task's baselines are given in
+BALANCED = "balanced_accuracy"  # what a task's baselines are given in, and small groups have none of
 
 
 def property_section(view: View, prop: Property) -> Section:
@@ -119,12 +119,12 @@ def _lines(view: View, prop: Property, curves: Sequence[Curve], split: str) -> P
         Panel(curve.xlabel, _bands(view, prop, curve, split), baselines=_baseline_points(view, curve, split))
         for curve in curves
     ]
-    chance = _chance(view, split) if curves[0].metric == BASELINE_METRIC else None
+    chance = _chance(view, split) if curves[0].metric == BALANCED else None
     figure = figures.lines(panels, view.look, ylabel=curves[0].ylabel, chance=chance)
     what = f"{capital(curves[0].ylabel)} on {split} by {listed([curve.xlabel for curve in curves])}"
     caption = (
-        f"{what}: means with {intervals(view)}; points are moved sideways so that intervals can be told apart. "
-        "Groups that are too small are left out here and named in the table."
+        f"{what}: means with {intervals(view)}; points are moved sideways so that intervals can be told apart."
+        + " Groups that are too small are left out here and named in the table." * (curves[0].metric == BALANCED)
     )
     caption += LIKENESS_NOTE * (prop.kind == "relational")
     return view.picture(figure, f"{prop.name}-{curves[0].metric}-{split}", _alt(what, panels), caption)
@@ -192,7 +192,8 @@ def _table(view: View, prop: Property, curve: Curve, split: str, fits: Sequence[
     sizes = [str(view.sizes[cell]) if _is_measured(view, prop, cell) else NOTHING for cell in points.values()]
     rows.append((Entry("examples"), *map(Entry, sizes)))
     title = f"{capital(curve.ylabel)} on {split} by {curve.xlabel}."
-    caption = f"Mean ± half of the {intervals(view)}; too small (n): the rarest label has n examples."
+    small = "; too small (n): the rarest label has n examples" * (curve.metric == BALANCED)
+    caption = f"Mean ± half of the {intervals(view)}{small}."
     header = (f"Fit \\ {curve.xlabel}", *(f"{x:.3g}" for x in points))
     return Table(title, caption, header, rows)
 
@@ -213,7 +214,7 @@ def _is_measured(view: View, prop: Property, cell: Cell) -> bool:
 def _baselines(view: View, curve: Curve, split: str) -> dict[str, Mapping[str, float | None]]:
     """The task's baselines by group value, where it gives some for this column and metric."""
     of_split = view.material.facts.get("baselines", {}).get(split, {})
-    if curve.metric != BASELINE_METRIC:
+    if curve.metric != BALANCED:
         return {}
     return {name.replace("_", " "): groups[curve.group] for name, groups in of_split.items() if curve.group in groups}
 
