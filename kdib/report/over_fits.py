@@ -44,8 +44,8 @@ def _blocks(view: View, name: str, curve: Mapping[str, Any]) -> list[Block]:
     """Each property's primary metric on the first test set, on the others as small panels, and the numbers."""
     blocks: list[Block] = []
     shown: list[Strip] = []
-    for prop in view.properties.values():
-        for suffix, splits in {"": view.splits[:1], "-other-sets": view.splits[1:]}.items():
+    for suffix, splits in {"": view.splits[:1], "-other-sets": view.splits[1:]}.items():
+        for prop in view.properties.values():
             strips = [strip for split in splits if (strip := _strip(view, prop, curve, split)).curve]
             if strips:
                 blocks.append(_picture(view, f"curve-{name}-{prop.name}{suffix}", curve, strips))

@@ -8,7 +8,7 @@ import pytest
 from kdib.answers import answer
 from kdib.models.base import Model, Outputs
 from kdib.properties import corruptions
-from kdib.properties.base import Evidence
+from kdib.properties.base import Evidence, evenly
 from kdib.properties.calibration import expected_calibration_error
 from kdib.properties.corruptions import PROPERTY, mean_corruption_error
 from kdib.records import Subject
@@ -50,13 +50,13 @@ def test_rows_are_those_of_the_corrupted_images(monkeypatch):
     rows = list(PROPERTY.measure([subject], Evidence({"test": dataset}, lambda *_: None, [], asked=asked)))
     values = {(row.metric, row.coords): row for row in rows}
     assert len(values) == len(rows) == 2 * 3 + 2
-    accuracies, eces = [], []
+    accuracies, eces, rows_n = [], [], evenly(40, 30)
     for number, name in enumerate(chosen):
         key = jax.random.fold_in(jax.random.key(0), number)
-        level = np.asarray(corrupt(name, key, images[:30])).mean(axis=(1, 2, 3), dtype=np.float64)
+        level = np.asarray(corrupt(name, key, images[rows_n])).mean(axis=(1, 2, 3), dtype=np.float64)
         prob = 1 / (1 + np.exp(-2 * slope * (level - 80)))
-        accuracies.append(((level > 80) == labels[:30]).mean())
-        eces.append(expected_calibration_error(np.stack([1 - prob, prob], -1), labels[:30]))
+        accuracies.append(((level > 80) == labels[rows_n]).mean())
+        eces.append(expected_calibration_error(np.stack([1 - prob, prob], -1), labels[rows_n]))
         assert values["accuracy", (("corruption", name),)].value == pytest.approx(accuracies[-1])
         assert values["ece", (("corruption", name),)].value == pytest.approx(eces[-1], rel=1e-3)
         assert values["accuracy", (("corruption", name),)].n == 30

@@ -8,7 +8,7 @@ import pytest
 from kdib.models.base import Model, Outputs
 from kdib.properties import translation
 from kdib.properties.base import Evidence
-from kdib.properties.translation import FIDELITY, PROPERTY, by_radius, offset_grid, shifted, translation_grid
+from kdib.properties.translation import FIDELITY, PROPERTY, RADIUS, by_radius, offset_grid, shifted, translation_grid
 from kdib.records import Subject
 from kdib.tasks.base import Dataset
 
@@ -135,16 +135,18 @@ def subjects_and_evidence():
 
 def in_numpy(matrix):
     """The centred logits [O, N, K] at every offset."""
-    logits = np.stack([moved(IMAGES, dy, dx).reshape(6, -1) @ matrix.astype(np.float64) for dy, dx in offset_grid(6)])
+    logits = np.stack(
+        [moved(IMAGES, dy, dx).reshape(6, -1) @ matrix.astype(np.float64) for dy, dx in offset_grid(RADIUS)]
+    )
     return logits - logits.mean(axis=-1, keepdims=True)
 
 
 def test_rows_are_numpys():
     subjects, evidence, matrices, _ = subjects_and_evidence()
     rows = list(PROPERTY.measure(subjects, evidence))
-    assert len({row.key for row in rows}) == len(rows) == 2 * (169 + 3 * 7 + 3)
+    assert len({row.key for row in rows}) == len(rows) == 2 * ((2 * RADIUS + 1) ** 2 + 3 * (RADIUS + 1) + 3)
     values = {(row.metric, row.group, row.coords): row.value for row in rows if row.subject == subjects[0].id}
-    logits_OxNxK, offsets = in_numpy(matrices["student"]), offset_grid(6)
+    logits_OxNxK, offsets = in_numpy(matrices["student"]), offset_grid(RADIUS)
     radius = np.abs(offsets).max(axis=1)
     still = logits_OxNxK[radius == 0][0]
     correct = logits_OxNxK.argmax(-1) == evidence.sets["test"].inputs["label"]
@@ -154,10 +156,10 @@ def test_rows_are_numpys():
         assert values["accuracy", "offset", (("dx", dx), ("dy", dy))] == pytest.approx(correct_N.mean())
     rings = {"accuracy": correct, "consistency": same, "equivariance_error": error}
     for metric, of in rings.items():
-        for r in range(7):
+        for r in range(RADIUS + 1):
             found = values[metric, "radius", (("radius", r),)]
             assert found == pytest.approx(of[radius == r].mean(), rel=1e-4, abs=1e-6), (metric, r)
-    ring = {m: [values[m, "radius", (("radius", r),)] for r in range(7)] for m in rings}
+    ring = {m: [values[m, "radius", (("radius", r),)] for r in range(RADIUS + 1)] for m in rings}
     primary = PROPERTY.primary
     assert values[primary.metric, primary.group, ()] == pytest.approx(np.mean(ring["accuracy"]))
     assert values["mean_consistency", "radius", ()] == pytest.approx(np.mean(ring["consistency"][1:]))
@@ -170,7 +172,7 @@ def test_fidelity_compares_moved_images_and_asks_each_network_once():
     rows = [row for row in FIDELITY.measure([], evidence) if row.subject == subjects[0].id]
     assert sorted(asked) == sorted(subject.id for subject in subjects)
     same = in_numpy(matrices["student"]).argmax(-1) == in_numpy(matrices["teacher"]).argmax(-1)
-    expected = by_radius(same, offset_grid(6)).mean(axis=1)
+    expected = by_radius(same, offset_grid(RADIUS)).mean(axis=1)
     np.testing.assert_allclose([row.value for row in rows], [*expected, expected[1:].mean()])
     assert {(row.other, row.split, row.group, row.n) for row in rows} == {(subjects[1].id, "test", "radius", 6)}
     assert rows[-1].metric == FIDELITY.primary.metric and rows[-1].coords == ()
