@@ -9,7 +9,8 @@ the paper (cnn_abnar, mlp_abnar); `:cifar` is CIFAR-10 with ResNet-8. `:full` ad
 shifted digits (alone, and taught by the CNN without labels: the upper bounds), label smoothing at the teacher's
 entropy, its answers shuffled within a class.
 
-Time on 2 CPU cores: TIME; `:smoke` about a minute. Expected, 3 seeds: EXPECTED
+Time on 2 CPU cores: not timed on an idle machine; `:smoke` three minutes with nothing compiled yet. Expected numbers:
+experiments/vision_transfer, on MNIST.
 """
 
 import runpy

@@ -17,7 +17,8 @@ same on Fashion-MNIST; `:cifar` on CIFAR-10. `:features` adds the poster's secon
 for it: weak and strong teachers with label smoothing and matched entropy, types of distillation, alphas, and what
 bounds it from above. They combine: `:features,mnist`.
 
-Time on 2 CPU cores: TIME; `:smoke` about two minutes. Expected, 3 seeds: EXPECTED
+Time on 2 CPU cores: not timed on an idle machine; `:smoke` three minutes with nothing compiled yet. Expected numbers:
+experiments/leveled_kd, on MNIST.
 """
 
 import runpy

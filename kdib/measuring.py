@@ -30,7 +30,7 @@ def measure(lab: Lab) -> None:
         wanted = units_of(name, everyone, lab.study)
         missing = [unit for unit in wanted if unit not in done.setdefault(name, [])]
         for units in _portions(missing, properties[name].kind):
-            pairs = [wanted[unit] for unit in units if len(wanted[unit]) == 2]
+            pairs = [(wanted[unit][0], wanted[unit][1]) for unit in units if len(wanted[unit]) == 2]
             alone = [wanted[unit][0] for unit in units if len(wanted[unit]) == 1]
             evidence = Evidence(
                 lab.task.tests,

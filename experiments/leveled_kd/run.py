@@ -56,9 +56,11 @@ def study_config(name: str, data: Path | None) -> dict[str, Any]:
 
 
 def _shorten(config: dict[str, Any]) -> None:
-    """Students of 600 steps; teachers keep their 5,000, but for the one with label smoothing, which has half."""
-    budgets = {"teacher": 5_000, "peer": 5_000, "alone_long": 5_600, "smoothing_teacher": 2_500}
+    """Students of 600 steps; teachers keep their 5,000. A second CNN, with label smoothing, is left out for the time."""
+    budgets = {"teacher": 5_000, "peer": 5_000, "alone_long": 5_600}
     config["train"]["steps"] = config["train"]["save_every"] = 600
+    for name in {"smoothing_teacher", "from_smoothing"} & config["fits"].keys():
+        del config["fits"][name]
     for name in budgets.keys() & config["fits"].keys():
         config["fits"][name]["budget"] = budgets[name] / 600
 
@@ -192,7 +194,6 @@ PAIRS = {
     "the weak teacher beats the strong one": ("from_500", "distilled"),
     "the weak teacher beats the strong one, softened to its entropy": ("from_500", "strong_softened"),
     "the weak teacher beats the strong one with label smoothing on the student": ("from_500", "strong_smoothed"),
-    "the weak teacher beats a strong one trained with label smoothing": ("from_500", "from_smoothing"),
     "features alone (Type 1) beat logits alone, strong teacher": ("strong_type1", "distilled"),
     "features alone (Type 1) beat both (Type 2), strong teacher": ("strong_type1", "strong_type2"),
     "features alone (Type 1) beat logits alone, weak teacher": ("weak_type1", "from_500"),
