@@ -56,7 +56,7 @@ def study_config(name: str, data: Path | None) -> dict[str, Any]:
 
 
 def _shorten(config: dict[str, Any]) -> None:
-    """Students of 600 steps; teachers keep their 5,000. A second CNN, with label smoothing, is left out for the time."""
+    """Students of 600 steps; teachers keep their 5,000. The CNN with label smoothing is left out for the time."""
     budgets = {"teacher": 5_000, "peer": 5_000, "alone_long": 5_600}
     config["train"]["steps"] = config["train"]["save_every"] = 600
     for name in {"smoothing_teacher", "from_smoothing"} & config["fits"].keys():
