@@ -67,10 +67,11 @@ def test_live_snapshots_answer_as_their_stored_answers(lab):
         np.testing.assert_array_equal(answer(plan.arch.teacher, variables, lab.task.train.inputs).logits, table)
 
 
-def test_a_strong_teacher_is_made_as_soft_as_a_weak_one(lab):
-    _, (softened, _) = jobs_with(lab, as_soft_as=0)
-    strong, weak = answers_of(lab, 0, STEPS), answers_of(lab, 0, 0)
-    assert mean_entropy(softened.teachers[0]) == pytest.approx(mean_entropy(weak), rel=1e-4)
+@pytest.mark.parametrize("tau", [1.0, 4.0])
+def test_a_strong_teacher_is_made_as_soft_as_a_weak_one_at_the_temperature_of_the_loss(lab, tau):
+    _, (softened, _) = jobs_with(lab, as_soft_as=6, softness_at=tau)
+    strong, weak = answers_of(lab, 0, STEPS), answers_of(lab, 0, 6)
+    assert mean_entropy(softened.teachers[0] / tau) == pytest.approx(mean_entropy(weak / tau), rel=1e-4)
     ratio = softened.teachers[0] / strong
     np.testing.assert_allclose(ratio, ratio.flat[0], rtol=1e-4)  # one temperature for all
 

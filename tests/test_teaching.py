@@ -65,12 +65,13 @@ def test_shuffled_answers_are_the_same_set_within_each_class(lab):
     assert (a != b).any(-1).mean() > 0.9
 
 
-def test_label_smoothing_is_as_soft_as_the_teacher(lab):
-    _, smoothed = job_of(lab, "label_smoothed")
+@pytest.mark.parametrize("tau", [1.0, 5.0])
+def test_label_smoothing_is_as_soft_as_the_teacher(lab, tau):
+    _, smoothed = job_of(lab, "label_smoothed", softness_at=tau)
     _, distilled = job_of(lab, "distilled")
     epsilon = float(smoothed.loss["smoothed"].hparams["epsilon"])
     p = np.array([1 - epsilon / 2, epsilon / 2])
-    target = mean_entropy(distilled.teachers[0])
+    target = mean_entropy(distilled.teachers[0] / tau)
     np.testing.assert_allclose(-(p * np.log(p)).sum(), target, rtol=1e-5)
 
 
