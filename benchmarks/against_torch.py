@@ -80,7 +80,10 @@ def _teacher(case: Case, data):
         model = network(Case("lstm", 0.0))
         return model, model.init(jax.random.key(9), {name: values[:1] for name, values in data.items()})
     if case.teacher == "stored":
-        return table(), {"params": {"teacher": jnp.int32(0)}, "answers": jax.random.normal(jax.random.key(9), (1, N, 2))}
+        return table(), {
+            "params": {"teacher": jnp.int32(0)},
+            "answers": jax.random.normal(jax.random.key(9), (1, N, 2)),
+        }
     return None
 
 

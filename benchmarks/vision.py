@@ -9,6 +9,7 @@ one device; torch trains one after another.
 """
 
 import argparse
+import itertools
 import platform
 import statistics
 from collections.abc import Callable
@@ -137,11 +138,11 @@ def peer(case: Case) -> nn.Sequential:
     layers: list[nn.Module] = []
     if "widths" in fields:
         sizes = [int(np.prod(SHAPE)), *fields["widths"]]
-        for inputs, width in zip(sizes, sizes[1:], strict=False):
+        for inputs, width in itertools.pairwise(sizes):
             layers += [nn.Linear(inputs, width), nn.ReLU(), nn.Dropout(fields["dropout"])]
         return nn.Sequential(nn.Flatten(), *layers, nn.Linear(sizes[-1], CLASSES))
     sizes = [SHAPE[-1], *fields["channels"]]
-    for i, (inputs, features) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for i, (inputs, features) in enumerate(itertools.pairwise(sizes)):
         stride = 2 if case.downsampling == "stride" and i else 1
         layers += [nn.Conv2d(inputs, features, 3, stride, 1), nn.BatchNorm2d(features), nn.ReLU()]
         if case.downsampling == "pool" and i < len(sizes) - 2:
