@@ -115,11 +115,7 @@ def relational_distance(
     Reference: Park, Kim, Lu and Cho, "Relational Knowledge Distillation", 2019, section 3.2.1, RKD-D
     (https://arxiv.org/abs/1904.05068).
     """
-    _check(student_features, teacher_features, where)
-    student_NxD = _kept(student_features, where)
-    teacher_NxD = _kept(jax.lax.stop_gradient(teacher_features), where)
-    mask_N = _mask(student_NxD, where)
-    pair_NxN = mask_N[:, None] & mask_N[None, :] & ~jnp.eye(len(mask_N), dtype=bool)
+    student_NxD, teacher_NxD, mask_N, pair_NxN = _compared(student_features, teacher_features, where)
     difference_NxN = _distances(student_NxD, mask_N, pair_NxN) - _distances(teacher_NxD, mask_N, pair_NxN)
     return jnp.sum(_huber(difference_NxN), axis=-1) / _count(pair_NxN, axis=-1)
 
@@ -155,14 +151,20 @@ def relational_angle(
     Reference: Park, Kim, Lu and Cho, "Relational Knowledge Distillation", 2019, section 3.2.2, RKD-A
     (https://arxiv.org/abs/1904.05068).
     """
+    student_NxD, teacher_NxD, _, other_NxN = _compared(student_features, teacher_features, where)
+    triple_NxNxN = other_NxN[:, :, None] & other_NxN[:, None, :] & other_NxN[None, :, :]
+    difference_NxNxN = jnp.where(triple_NxNxN, _angles(student_NxD) - _angles(teacher_NxD), 0.0)
+    return jnp.sum(_huber(difference_NxNxN), axis=(1, 2)) / _count(triple_NxNxN, axis=(1, 2))
+
+
+def _compared(student_features, teacher_features, where) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Both layers [N, D], the teacher's without gradient; the examples kept [N], and which are others of which [N, N]."""
     _check(student_features, teacher_features, where)
     student_NxD = _kept(student_features, where)
     teacher_NxD = _kept(jax.lax.stop_gradient(teacher_features), where)
     mask_N = _mask(student_NxD, where)
     other_NxN = mask_N[:, None] & mask_N[None, :] & ~jnp.eye(len(mask_N), dtype=bool)
-    triple_NxNxN = other_NxN[:, :, None] & other_NxN[:, None, :] & other_NxN[None, :, :]
-    difference_NxNxN = jnp.where(triple_NxNxN, _angles(student_NxD) - _angles(teacher_NxD), 0.0)
-    return jnp.sum(_huber(difference_NxNxN), axis=(1, 2)) / _count(triple_NxNxN, axis=(1, 2))
+    return student_NxD, teacher_NxD, mask_N, other_NxN
 
 
 def _check(student, teacher, where) -> None:
