@@ -158,7 +158,7 @@ def relational_angle(
 
 
 def _compared(student_features, teacher_features, where) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Both layers [N, D], the teacher's without gradient; the examples kept [N], and which are others of which [N, N]."""
+    """Both layers [N, D], the teacher's without gradient; which examples are kept [N]; which pairs differ [N, N]."""
     _check(student_features, teacher_features, where)
     student_NxD = _kept(student_features, where)
     teacher_NxD = _kept(jax.lax.stop_gradient(teacher_features), where)
