@@ -79,7 +79,7 @@ def mlp(layers: list[jax.Array], images: jax.Array) -> jax.Array:
 def cnn(layers: list[jax.Array], images: jax.Array) -> jax.Array:
     """Logits [N, K]."""
     for kernel in layers[:-1]:
-        images = jax.nn.relu(convolve(images, kernel))
+        images = jax.nn.relu(convolve(images, kernel, 1, 1))
     return images.mean(axis=(1, 2)) @ layers[-1]
 
 
