@@ -156,7 +156,7 @@ def exhibit(subjects: Sequence[Subject], evidence: Evidence) -> dict[str, Any]:
     couple = [evidence.fits[role] for role in ("distilled", "alone") if role in evidence.fits]
     with_both = [of_seed for of_seed in networks.values() if len(couple) == 2 and {*couple} <= {*of_seed}]
     examples = [differing(with_both[0], couple[0], couple[1], evidence)] if with_both else []
-    return {"title": "Which examples", "caption": said, "blocks": [*blocks, *examples]}
+    return {"title": "Which examples", "caption": said, "blocks": [*blocks, *(b for b in examples if b["items"])]}
 
 
 def differing(networks: Mapping[str, Subject], fit: str, other: str, evidence: Evidence) -> dict[str, Any]:
