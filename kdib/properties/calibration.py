@@ -124,8 +124,7 @@ def smooth_ece(probs_NxK: np.ndarray, labels_N: np.ndarray) -> float:
     the less is left, so there is one such width. Of a calibrated network it tends to 0 with the number of examples.
 
     Confidences are put into CELLS cells, and the kernel has at least NARROWEST (0.00012): what is below that is 0 to
-    within it. Arguments and errors as in `expected_calibration_error`. relplot's value differs by up to .003 where many
-    confidences are next to 1, half of whose mass its grid loses.
+    within it. Arguments and errors as in `expected_calibration_error`.
 
     Reference: Blasiok, Nakkiran, Smooth ECE: Principled Reliability Diagrams via Kernel Smoothing, ICLR (2024), arXiv
     2309.12236.
