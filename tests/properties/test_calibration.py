@@ -79,9 +79,9 @@ def test_nothing_and_everything_have_a_bin():
 
 
 def test_a_confidence_that_rounding_took_beyond_1_is_1():
-    probs, labels = np.array([[1 + 1e-6, 0.0], [0.75, 0.25]]), np.array([0, 1])
+    probs, labels = np.array([[1 + 1e-6, 0.0], [0.75, 0.25]]), np.array([1, 1])
     assert reliability(probs, labels, n_bins=4).confidence_B[3] == 1
-    assert smooth_ece(probs, labels) > 0.2  # and not left out of its cells
+    assert smooth_ece(probs, labels) == pytest.approx((1 + 0.75) / 2)  # and not left out of its cells
 
 
 @pytest.mark.parametrize(("classes", "n_bins", "scheme"), [(2, 15, "width"), (5, 10, "mass"), (3, 1, "width")])

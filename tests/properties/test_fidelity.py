@@ -119,18 +119,9 @@ def test_confidence_of_other_classes_is_refused(logits):
 # ---- rows
 
 
-class Shown(Dataset):
-    """A data set that can be looked at: one grey a picture."""
-
-    def shown(self, i):
-        file = io.BytesIO()
-        Image.fromarray(self.inputs["image"][i]).save(file, "PNG")
-        return {"png": base64.b64encode(file.getvalue()).decode(), "alt": f"example {i}"}
-
-
-def shown_set(labels):
-    images = np.arange(len(labels), dtype=np.uint8)[:, None, None] * np.ones((28, 28), np.uint8)
-    return Shown({"label": labels, "id": np.arange(len(labels)), "image": images}, {})
+def pictures(labels):
+    images = np.arange(len(labels)).astype(np.uint8)[:, None, None, None] * np.ones((28, 28, 1), np.uint8)
+    return Dataset({"label": labels, "id": np.arange(len(labels)), "image": images}, {})
 
 
 def network(fit, seed=0):
@@ -140,7 +131,7 @@ def network(fit, seed=0):
 def evidence_of(answers, **sets):
     """`answers[fit]` [N, K] on every set, given as labels; the student's couple with its teacher."""
     return Evidence(
-        {name: shown_set(labels) for name, labels in sets.items()},
+        {name: pictures(labels) for name, labels in sets.items()},
         lambda subject, split: answers[subject.fit],
         [(network("distilled"), network("teacher"))],
         fits={role: role for role in ("teacher", "alone", "self", "distilled")},
@@ -263,6 +254,16 @@ def test_exhibit_shows_what_distilled_and_alone_differ_on():
         np.testing.assert_array_equal(image, np.full((28, 28), i))
         for fit, p in probs.items():
             assert item["answers"][fit] == f"{p[i].argmax()} ({p[i].max():.2f})"
+
+
+def test_exhibit_shows_sentences():
+    answers = {"alone": onehot([0, 1], 2), "distilled": onehot([0, 0], 2)}
+    tokens = np.array([[3, 4, 0], [4, 0, 0]])
+    inputs = {"label": np.array([0, 0]), "id": np.arange(2), "tokens": tokens, "length": np.array([3, 2])}
+    words = Dataset(inputs, {}, words=("<end>", "a", "b", "dogs", "bark"))
+    evidence = evidence_of(answers, test=np.zeros(2, int))._replace(sets={"test": words})
+    [item] = exhibit([network("alone"), network("distilled")], evidence)["blocks"][1]["items"]
+    assert item == {"text": "bark", "label": "0", "answers": {"alone": "1 (0.73)", "distilled": "0 (0.73)"}}
 
 
 def test_exhibit_shows_no_examples_without_a_difference():
