@@ -195,7 +195,7 @@ PROPERTY = Property(
             group="teacher_confidence",
             x="teacher_confidence",
             xlabel="confidence of the teacher",
-            ylabel="confidence of the student - of the teacher",
+            ylabel="exaggeration of confidence",
             weight_metric="exaggeration_count",
         ),
     ),
