@@ -107,15 +107,19 @@ def exaggeration(teacher_confidence_N: np.ndarray, student_confidence_N: np.ndar
 
 
 def measure(subjects: Sequence[Subject], evidence: Evidence) -> Iterator[Row]:
-    """The rows of every (student, teacher) pair of the evidence on every set; subjects alone have none."""
+    """The rows of every (student, teacher) pair of the evidence on every set; subjects alone have none.
+
+    Exaggeration by the teacher's confidence is measured in distribution, against the role's teachers: it is 20 rows.
+    """
     del subjects
     for student, teacher in evidence.pairs:
-        for split, dataset in evidence.sets.items():
+        for number, (split, dataset) in enumerate(evidence.sets.items()):
             logits = evidence.logits(student, split), evidence.logits(teacher, split)
             labels_N = np.asarray(dataset.inputs["label"])
-            key = (student.id, teacher.id, "fidelity")
+            by_confidence = number == 0 and teacher.fit == evidence.fits.get("teacher", teacher.fit)
             for metric, group, coords, *numbers in _numbers(*logits, labels_N):
-                yield Row(*key, metric, split, group, coords, *numbers)
+                if by_confidence or not coords:
+                    yield Row(student.id, teacher.id, "fidelity", metric, split, group, coords, *numbers)
 
 
 def _numbers(student_NxK: np.ndarray, teacher_NxK: np.ndarray, labels_N: np.ndarray) -> Iterator[tuple]:
