@@ -8,27 +8,36 @@ from kdib.estimands import Cell
 from kdib.properties.base import Curve, Property
 from kdib.report import figures
 from kdib.report.categories import category_blocks, is_categorical
+from kdib.report.embedding import embedding_blocks
+from kdib.report.exhibits import exhibit_blocks
 from kdib.report.figures import Band, Dot, Panel
 from kdib.report.heat import map_blocks
-from kdib.report.tables import NOTHING, Block, Details, Entry, Picture, Section, Table, Text, number
-from kdib.report.transfer import mean_entry
+from kdib.report.interpolation import GROUP as INTERPOLATION
+from kdib.report.interpolation import interpolation_blocks
+from kdib.report.sentences import finding
+from kdib.report.tables import NOTHING, Block, Details, Entry, Picture, Section, Table, Text, mean_entry, number
 from kdib.report.view import LIKENESS_NOTE, View, capital, intervals, listed, metric_name
+from kdib.stats import LEVEL, Interval
 
 MARKS = {
     "scalar": "pale marks are single seeds",
+    "pairwise": "pale marks are single seeds, each the mean over its couples with the other runs of its fit",
     "relational": "own is the fit's likeness to the teacher of its own seed, sibling to the teachers of the others",
 }
 BALANCED = "balanced_accuracy"  # what a task's baselines are given in, and small groups have none of
 
 
 def property_section(view: View, prop: Property) -> Section:
-    """Caption, the primary metric on every test set, the curves of the first one, the others folded away, reference."""
-    blocks: list[Block] = [Text(prop.caption), *_levels(view, prop)]
+    """What was found in one sentence, the primary metric everywhere, then curves, maps and exhibits; caveat, reference."""
+    blocks: list[Block] = [Text(finding(view, prop), "finding"), Text(prop.caption)]
+    blocks += [Text(f"Caveat: {prop.caveat}", "caveat")] if prop.caveat else []
+    blocks += _levels(view, prop)
     for i, split in enumerate(view.splits):
         found = _split_blocks(view, prop, split)
         if found and i > 0:
             found = [Details(f"{prop.title} on {split} (another test set, exploratory)", found)]
         blocks += found
+    blocks += [*embedding_blocks(view, prop), *interpolation_blocks(view, prop), *exhibit_blocks(view, prop)]
     blocks.append(Text(f"Reference: {prop.reference}.", "reference"))
     return Section(f"property-{prop.name}", prop.title, blocks)
 
@@ -37,7 +46,7 @@ def property_section(view: View, prop: Property) -> Section:
 
 
 def _levels(view: View, prop: Property) -> list[Block]:
-    """The primary metric of every fit (or of every pair with a teacher), one panel a test set."""
+    """The primary metric of every fit (or of every pair with a teacher): one panel and one column a test set."""
     dots = {split: _dots(view, prop, view.primary(prop, split)) for split in view.splits}
     dots = {split: found for split, found in dots.items() if found}
     if not dots:
@@ -48,7 +57,24 @@ def _levels(view: View, prop: Property) -> list[Block]:
         f"{dot.label} {dot.mean:.3f}" for dot in dots[next(iter(dots))]
     )
     figure = figures.dots(dots, view.look, xlabel=name)
-    return [view.picture(figure, f"{prop.name}-levels", alt, caption)]
+    return [view.picture(figure, f"{prop.name}-levels", alt, caption), _levels_table(view, prop, dots)]
+
+
+def _levels_table(view: View, prop: Property, dots: Mapping[str, Sequence[Dot]]) -> Table:
+    levels = {split: {dot.label: dot for dot in found} for split, found in dots.items()}
+    labels = list(dict.fromkeys(label for found in levels.values() for label in found))
+    rows = [
+        (Entry(label), *(_dot_entry(found[label]) if label in found else Entry(NOTHING) for found in levels.values()))
+        for label in labels
+    ]
+    sizes = [view.sizes.get(view.primary(prop, split)) for split in levels]
+    rows.append((Entry("examples"), *(Entry(NOTHING if size is None else str(size)) for size in sizes)))
+    title = f"{capital(metric_name(view.primary(prop)))}."
+    return Table(title, f"Mean ± half of the {intervals(view)}.", ("Fit", *levels), rows)
+
+
+def _dot_entry(dot: Dot) -> Entry:
+    return mean_entry(Interval(dot.mean, dot.low, dot.high, len(dot.values), LEVEL))
 
 
 def _dots(view: View, prop: Property, cell: Cell) -> list[Dot]:
@@ -88,8 +114,9 @@ def _relational_dots(view: View, cell: Cell) -> list[Dot]:
 def _split_blocks(view: View, prop: Property, split: str) -> list[Block]:
     """Curves of one metric share a figure and a scale; the first one's numbers stand below it, the others' folded."""
     blocks: list[Block] = []
-    categorical = [curve for curve in prop.curves if is_categorical(view, prop, curve, split)]
-    numeric = [curve for curve in prop.curves if curve not in categorical and _bands(view, prop, curve, split)]
+    declared = [curve for curve in prop.curves if curve.group != INTERPOLATION]  # drawn by pair of fits
+    categorical = [curve for curve in declared if is_categorical(view, prop, curve, split)]
+    numeric = [curve for curve in declared if curve not in categorical and _bands(view, prop, curve, split)]
     for metric in dict.fromkeys(curve.metric for curve in numeric):
         curves = [curve for curve in numeric if curve.metric == metric]
         draw = _reliability if curves[0].diagonal else _lines
