@@ -23,8 +23,8 @@ from kdib.report.verdicts import ICONS, MEANINGS, card_verdict
 from kdib.report.view import View, metric_name
 
 HEADER = (
-    "Property", "Verdict", "Alone", "Self", "Distilled", "Teacher", "Distilled − self", "Transfer score",
-    "Own − sibling", "Holm p",
+    "Property", "Verdict", "Alone", "Self", "Distilled", "Teacher", "Distilled − self",
+    "Transfer score, or own − sibling", "Holm p",
 )  # fmt: skip
 RELATIONAL_LEVELS = {"floor": "floor", "self: own": "own", "own": "own", "ceiling": "ceiling"}
 UNDECIDED = "undecided"
@@ -92,8 +92,8 @@ def name_entry(prop: Property, cell: Cell, *, with_split: bool = False) -> Entry
 def card_row(view: View, prop: Property, cell: Cell) -> list[Entry]:
     """Everything that the card says of a property but for its name, in the order of HEADER."""
     word = card_verdict(prop, view.effects_at(cell))
-    beyond, score, own, p = contrasts(view, prop, cell)
-    return [Entry(word, icon=ICONS[word]), *levels(view, prop, cell), beyond, score, own, _p(p)]
+    *entries, p = contrasts(view, prop, cell)
+    return [Entry(word, icon=ICONS[word]), *levels(view, prop, cell), *entries, _p(p)]
 
 
 def levels(view: View, prop: Property, cell: Cell) -> list[Entry]:
@@ -109,23 +109,24 @@ def levels(view: View, prop: Property, cell: Cell) -> list[Entry]:
     return [mean_entry(view.summary.get(cell, {}).get(fit)) for fit in fits]
 
 
-def contrasts(view: View, prop: Property, cell: Cell) -> tuple[Entry, Entry, Entry, float | None]:
-    """Distilled - self, the transfer score, own - sibling beside its placebo, and the p of the first or last."""
+def contrasts(view: View, prop: Property, cell: Cell) -> tuple[Entry, Entry, float | None]:
+    """Distilled - self and the transfer score, or own - sibling beside its placebo; the p of the declared one."""
     effects = view.effects_at(cell)
     if prop.kind == "relational":
         own = effects.get("own - sibling")
         p = own and (own.p if own.p_holm is None else own.p_holm)
-        return Entry(NOTHING), Entry(NOTHING), _copying(own, effects.get("alone: own - sibling")), p
+        return Entry(NOTHING), _copying(own, effects.get("alone: own - sibling")), p
     beyond = effects.get("distilled - self")
     p = beyond and (beyond.p if beyond.p_holm is None else beyond.p_holm)
-    return difference(beyond), _score(effects.get(TRANSFER_SCORE)), Entry(NOTHING), p
+    return difference(beyond), _score(effects.get(TRANSFER_SCORE)), p
 
 
 def _copying(own: Effect | None, placebo: Effect | None) -> Entry:
     entry = difference(own)
     if own is None or placebo is None or math.isnan(placebo.estimate):
         return entry
-    return entry._replace(small=f"{entry.small}; placebo {number(placebo.estimate, signed=True).text}")
+    unbroken = entry.small.replace(" ", "\u00a0")
+    return entry._replace(small=f"{unbroken}; placebo\u00a0{number(placebo.estimate, signed=True).text}")
 
 
 def difference(effect: Effect | None) -> Entry:

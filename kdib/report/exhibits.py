@@ -48,9 +48,10 @@ def _upset_blocks(view: View, name: str, block: Mapping[str, Any]) -> list[Block
     what = f"Exact memberships, {block['unit']}, n = {int(block['n'])}"
     caption = (
         f"{what}: a bar is the share of examples in all of the marked sets and in none of the others, "
-        "with its 95 % interval over seeds; a full mark says that the fit is one of them."
+        "with its 95 % interval over seeds; a coloured mark says that the fit is one of them. Examples in none of "
+        "the sets are in the table only."
     )
-    figure = upset(names, sets, view.look, ylabel=str(block["unit"]))
+    figure = upset(names, [one for one in sets if one["members"]], view.look, ylabel=str(block["unit"]))
     rows = [
         (
             Entry(_members(one["members"])),

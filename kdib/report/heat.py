@@ -118,9 +118,9 @@ def _box(xs: Axis, ys: Axis) -> Box:
     tall = PANEL * min(max(len(ys) / len(xs), 0.5), 2.0)
     box = Box(width=PANEL, height=tall, left=0.72, bottom=0.55)
     if isinstance(ys[0], str):
-        box = box._replace(left=0.42 + _inches(ys), height=max(CELL * len(ys), 0.8))
+        box = box._replace(left=0.42 + _inches(ys), height=max(CELL * len(ys), 1.2))
     if isinstance(xs[0], str):
-        box = box._replace(bottom=0.42 + _inches(xs), width=max(CELL * len(xs), 0.8))
+        box = box._replace(bottom=0.42 + _inches(xs), width=max(CELL * len(xs), 1.6))
     return box
 
 

@@ -45,7 +45,8 @@ def interpolation_blocks(view: View, prop: Property) -> list[Block]:
             if found:
                 picture = _picture(view, prop, metric, found, part)
                 fold = part or metric != curves[0].metric
-                summary = f"{capital(metric_words(metric))} along the line: {len(found)} pairs of fits"
+                pairs = f"{len(found)} pair{'' if len(found) == 1 else 's'} of fits"
+                summary = f"{capital(metric_words(metric))} along the line: {pairs}"
                 blocks.append(Details(summary, [picture]) if fold else picture)
     whole = [row for row in own if prop.kind == "pairwise" and not row.group and not row.coords]
     return [*blocks, _table(prop, whole)] if whole else blocks
@@ -60,13 +61,14 @@ def pair_name(subject: str, other: str) -> str:
 
 
 def bundles_of(rows: Sequence[Row]) -> list[Bundle]:
-    """The curves by pair of fits in the order of the rows; a couple that lacks a place is left out."""
+    """The curves by pair of fits, runs of one fit first; a couple that lacks a place is left out."""
     found: dict[str, dict[Couple, dict[float, float]]] = {}
     for row in rows:
         couples = found.setdefault(pair_name(row.subject, str(row.other)), {})
         values = couples.setdefault((row.subject, str(row.other)), {})
         values[float(dict(row.coords)[PLACE])] = float(row.value or 0.0)
-    return [_bundle(name, couples) for name, couples in found.items()]
+    bundles = [_bundle(name, couples) for name, couples in found.items()]
+    return sorted(bundles, key=lambda bundle: bundle.name != f"{bundle.fit} \u2013 {bundle.fit}")
 
 
 def _bundle(name: str, couples: Mapping[Couple, Mapping[float, float]]) -> Bundle:

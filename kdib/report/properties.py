@@ -68,7 +68,7 @@ def _levels_table(view: View, prop: Property, dots: Mapping[str, Sequence[Dot]])
         for label in labels
     ]
     sizes = [view.sizes.get(view.primary(prop, split)) for split in levels]
-    rows.append((Entry("examples"), *(Entry(NOTHING if size is None else str(size)) for size in sizes)))
+    rows.append((Entry("n", small="examples, or groups"), *(Entry(str(size or NOTHING)) for size in sizes)))
     title = f"{capital(metric_name(view.primary(prop)))}."
     return Table(title, f"Mean ± half of the {intervals(view)}.", ("Fit", *levels), rows)
 
@@ -153,8 +153,13 @@ def _lines(view: View, prop: Property, curves: Sequence[Curve], split: str) -> P
         f"{what}: means with {intervals(view)}; points are moved sideways so that intervals can be told apart."
         + " Groups that are too small are left out here and named in the table." * (curves[0].metric == BALANCED)
     )
-    caption += LIKENESS_NOTE * (prop.kind == "relational")
+    caption += LIKENESS_NOTE * _is_of_couples(view, prop, curves[0], split)
     return view.picture(figure, f"{prop.name}-{curves[0].metric}-{split}", _alt(what, panels), caption)
+
+
+def _is_of_couples(view: View, prop: Property, curve: Curve, split: str) -> bool:
+    cells = _points(view, prop, curve, split, curve.metric).values()
+    return prop.kind == "relational" and not any(view.summary[cell] for cell in cells)
 
 
 def _reliability(view: View, prop: Property, curves: Sequence[Curve], split: str) -> Picture:

@@ -53,12 +53,12 @@ def _levels(view: View, cell: Cell) -> str:
 
 def _likeness(effects: Mapping[str, Effect]) -> str:
     words = {
-        "own": "distilled students are {} like their own teachers",
-        "sibling": "{} like the teachers of other seeds",
-        "floor": "students without a teacher {}",
+        "own": "distilled students to their own teachers {}",
+        "sibling": "to the teachers of other seeds {}",
+        "floor": "students without a teacher to them {}",
     }
     known = {name: effects[name] for name in words if name in effects and effects[name].n_seeds}
-    return listed([words[name].format(_plain(effect.estimate)) for name, effect in known.items()])
+    return ", ".join([words[name].format(_plain(effect.estimate)) for name, effect in known.items()])
 
 
 def _plain(value: float) -> str:
