@@ -112,7 +112,7 @@ def _networks(view: View, prop: Property, rows: Sequence[Row]) -> list[Block]:
 def _training_paths(view: View, prop: Property, rows: Sequence[Row]) -> list[Block]:
     """One common map a seed; the first stands open. As published, one map a run, folded away."""
     similar = prop.higher_is_better is True
-    seeds = {f"{s.fit}/{s.run}": s.seed for s in view.material.subjects.values() if s.fit in view.look}
+    seeds = {run: seed for run, seed in view.material.seeds.items() if run.rpartition("/")[0] in view.look}
     rows = [r for r in rows if fit_and_run(r.subject) in seeds and fit_and_run(str(r.other)) in seeds]
     by_seed: dict[int, list[Row]] = {}
     by_run: dict[str, list[Row]] = {}

@@ -30,6 +30,11 @@ class Material(NamedTuple):
     exhibits: Mapping[str, Mapping[str, Any]] = {}
 
     @property
+    def seeds(self) -> dict[str, int]:
+        """The paired seed of every run, by "fit/run"."""
+        return {f"{subject.fit}/{subject.run}": subject.seed for subject in self.subjects.values()}
+
+    @property
     def fits(self) -> list[str]:
         """The fits in the order of the config."""
         return list(self.config["fits"])
