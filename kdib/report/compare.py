@@ -14,7 +14,7 @@ from kdib.report.material import read
 from kdib.report.page import Page, declared, save
 from kdib.report.sentences import finding
 from kdib.report.tables import Block, Entry, Section, Table, Text, key_values
-from kdib.report.view import View, listed, metric_name, view
+from kdib.report.view import View, capital, listed, metric_name, view
 
 
 class Compared(NamedTuple):
@@ -109,7 +109,7 @@ def _blocks(views: Mapping[str, View], one: Compared, folder: pathlib.Path, numb
         (Entry(name, small=cell.split), *card_row(views[name], one.prop, cell)) for name, cell in one.cells.items()
     ]
     metric = metric_name(next(iter(one.cells.values())))
-    caption = f"{metric}; columns as on the card of a study, Holm’s p within each study. {one.prop.caption}"
+    caption = f"{capital(metric)}; columns as on the card of a study, Holm’s p within each study. {one.prop.caption}"
     blocks: list[Block] = [Table(f"{one.prop.title}.", caption, ("Study", *HEADER[1:]), rows, card=True)]
     blocks += _forest(views, one, folder, number)
     return [*blocks, *(Text(f"{name}. {finding(views[name], one.prop)}", "note") for name in one.cells)]

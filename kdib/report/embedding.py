@@ -31,12 +31,17 @@ class Path(NamedTuple):
 
 
 class Chart(NamedTuple):
-    """One map: paths (of one point each where only final networks are shown) and the stress of the plane."""
+    """One map: paths (of one point each where only final networks are shown) and the stress of the plane.
+
+    `alike` networks share a point with others, as far as the distances can tell; `nothing` is the stress of as many
+    networks that are all equally far from each other.
+    """
 
     title: str
     paths: Sequence[Path]
     stress: float
-    alike: int  # networks that lie on another one, as far as the distances can tell
+    alike: int
+    nothing: float
 
 
 def embedding_blocks(view: View, prop: Property) -> list[Block]:
@@ -75,8 +80,26 @@ def _chart(name: str, ids: Sequence[str], distances_NxN: np.ndarray) -> Chart:
     """The plane in which the distances between networks are kept best."""
     from kdib.properties import maps  # scikit-learn, which takes two seconds to import
 
-    xy_Nx2, stress = maps.mds(distances_NxN, SEED)
-    groups = maps.nearly_identical(distances_NxN)
+    return _charted(name, ids, distances_NxN, *maps.mds(distances_NxN, SEED))
+
+
+def _charts_of_runs(ids: Sequence[str], distances_NxN: np.ndarray) -> list[Chart]:
+    """One map a run, turned as it lies in the map of all."""
+    from kdib.properties import maps
+
+    runs = [fit_and_run(network) for network in ids]
+    _, alone = maps.path_maps(distances_NxN, runs, SEED)
+    charts = []
+    for run, (xy_Nx2, stress) in alone.items():
+        own = [i for i, of in enumerate(runs) if of == run]
+        if len(own) >= FEWEST:
+            charts.append(_charted(run, [ids[i] for i in own], distances_NxN[np.ix_(own, own)], xy_Nx2, stress))
+    return charts
+
+
+def _charted(name: str, ids: Sequence[str], distances_NxN: np.ndarray, xy_Nx2: np.ndarray, stress: float) -> Chart:
+    from kdib.properties import maps
+
     runs: dict[str, list[int]] = {}
     for i, network in enumerate(ids):
         runs.setdefault(fit_and_run(network), []).append(i)
@@ -84,7 +107,8 @@ def _chart(name: str, ids: Sequence[str], distances_NxN: np.ndarray) -> Chart:
     for run, members in runs.items():
         by_step = sorted(members, key=lambda i: _step(ids[i]))
         paths.append(Path(run.rpartition("/")[0], [_step(ids[i]) for i in by_step], xy_Nx2[by_step]))
-    return Chart(name, paths, float(stress), sum(len(group) - 1 for group in groups))
+    alike = sum(len(group) for group in maps.nearly_identical(distances_NxN))
+    return Chart(name, paths, float(stress), alike, maps.structureless(len(ids)).stress)
 
 
 def _step(subject_id: str) -> int:
@@ -115,15 +139,14 @@ def _training_paths(view: View, prop: Property, rows: Sequence[Row]) -> list[Blo
     seeds = {run: seed for run, seed in view.material.seeds.items() if run.rpartition("/")[0] in view.look}
     rows = [r for r in rows if fit_and_run(r.subject) in seeds and fit_and_run(str(r.other)) in seeds]
     by_seed: dict[int, list[Row]] = {}
-    by_run: dict[str, list[Row]] = {}
     for row in rows:
-        a, b = fit_and_run(row.subject), fit_and_run(str(row.other))
-        if seeds[a] == seeds[b]:
-            by_seed.setdefault(seeds[a], []).append(row)
-        if a == b:
-            by_run.setdefault(a, []).append(row)
-    common = _charts({f"seed {seed}": found for seed, found in sorted(by_seed.items())}, similar=similar)
-    single = _charts({run: by_run[run] for run in by_run if seeds[run] == min(seeds.values())}, similar=similar)
+        seed = seeds[fit_and_run(row.subject)]
+        if seed == seeds[fit_and_run(str(row.other))]:
+            by_seed.setdefault(seed, []).append(row)
+    found = {seed: distances(of, similar=similar) for seed, of in sorted(by_seed.items())}
+    found = {seed: of for seed, of in found.items() if len(of[0]) >= FEWEST}
+    common = [_chart(f"seed {seed}", *of) for seed, of in found.items()]
+    single = _charts_of_runs(*next(iter(found.values()))) if found else []
     label = f"distance in the plane ({metric_words(rows[0].metric)})" if rows else ""
     blocks: list[Block] = []
     if common:
@@ -141,18 +164,14 @@ def _training_paths(view: View, prop: Property, rows: Sequence[Row]) -> list[Blo
     return blocks
 
 
-def _charts(rows: Mapping[str, Sequence[Row]], *, similar: bool) -> list[Chart]:
-    found = {name: distances(of, similar=similar) for name, of in rows.items()}
-    return [_chart(name, *of) for name, of in found.items() if len(of[0]) >= FEWEST]
-
-
 def _caption(what: str, charts: Sequence[Chart]) -> str:
     alike = sum(chart.alike for chart in charts)
-    stress = "; ".join(f"{chart.stress:.2f}" for chart in charts)
+    stress = "; ".join(f"{chart.title} {chart.stress:.2f} ({chart.nothing:.2f})" for chart in charts)
     return (
         f"{what}: metric multidimensional scaling; only distances have a meaning, the axes have none. Kruskal’s stress "
-        f"{stress} (the plane is faithful below 0.1 and shows little above 0.2)."
-        + f" {alike} networks are nearly identical to another one: their places there mean nothing." * bool(alike)
+        "is 0 where the plane keeps all distances; in brackets, that of as many networks which are all equally far "
+        f"from each other, a map that shows nothing: {stress}."
+        + f" Nearly identical to others, and drawn as one point with them: {alike} networks." * bool(alike)
     )
 
 
