@@ -14,11 +14,13 @@ from kdib.records import Records, Row, Subject, write_json
 
 STEPS = (0, 100, 200, 400, 600)
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
-LAYERS = {"lstm": ("embedding", "lstm_1", "penultimate"), "transformer": ("embedding", "block_1", "block_2", "penultimate")}
+LAYERS = {
+    "lstm": ("embedding", "lstm_1", "penultimate"),
+    "transformer": ("embedding", "block_1", "block_2", "penultimate"),
+}
 # where a fit ends in the plane, and how alike its networks are to a teacher of (their own, another) seed
 ENDS = {"teacher": (3.0, 0.0), "peer": (-2.0, 2.0), "alone": (-2.0, 1.5), "self": (-1.5, 2.0), "distilled": (1.5, 0.5)}
 ALIKE = {"teacher": (1.0, 0.9), "peer": (0.5, 0.5), "alone": (0.5, 0.5), "self": (0.52, 0.52), "distilled": (0.8, 0.79)}
-
 
 
 def nothing(subjects, evidence: Evidence) -> tuple:

@@ -105,9 +105,7 @@ def _sections(views: Mapping[str, View], compared: Sequence[Compared], folder: p
 
 def _blocks(views: Mapping[str, View], one: Compared, folder: pathlib.Path, number: int) -> list[Block]:
     """The card's columns, the declared differences as a picture, and what was found in each study."""
-    rows = [
-        (Entry(name, small=cell.split), *card_row(views[name], one.prop, cell)) for name, cell in one.cells.items()
-    ]
+    rows = [(Entry(name, small=cell.split), *card_row(views[name], one.prop, cell)) for name, cell in one.cells.items()]
     metric = metric_name(next(iter(one.cells.values())))
     caption = f"{capital(metric)}; columns as on the card of a study, Holm’s p within each study. {one.prop.caption}"
     blocks: list[Block] = [Table(f"{one.prop.title}.", caption, ("Study", *HEADER[1:]), rows, card=True)]

@@ -171,7 +171,8 @@ def _caption(what: str, charts: Sequence[Chart]) -> str:
         f"{what}: metric multidimensional scaling; only distances have a meaning, the axes have none. Kruskal’s stress "
         "is 0 where the plane keeps all distances; in brackets, that of as many networks which are all equally far "
         f"from each other, a map that shows nothing: {stress}."
-        + f" Nearly identical to others, and drawn as one point with them: {alike} networks." * bool(alike)
+        + f" Nearly identical to others, and drawn as one point with them: {alike} networks."
+        * bool(alike)
     )
 
 
@@ -181,9 +182,7 @@ def _in_words(chart: Chart) -> str:
     for path in chart.paths:
         ends.setdefault(path.fit, []).append(path.xy_Px2[-1])
     centres = {fit: np.mean(of, axis=0) for fit, of in ends.items()}
-    said = [
-        f"{a} to {b} {np.linalg.norm(centres[a] - centres[b]):.3f}" for a, b in itertools.combinations(centres, 2)
-    ]
+    said = [f"{a} to {b} {np.linalg.norm(centres[a] - centres[b]):.3f}" for a, b in itertools.combinations(centres, 2)]
     between = f"; in the plane, between the ends of the fits: {', '.join(said[:12])}" if said else ""
     return f"{chart.title}, stress {chart.stress:.2f}{between}."
 

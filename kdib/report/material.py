@@ -75,7 +75,9 @@ def read(workdir: pathlib.Path) -> Material:
     problems = [*_failed_runs(failures), *_missing_runs(config, subjects)]
     damage = [*damaged_subjects, *damaged_rows, *damaged_lines, *damaged_exhibits]
     if len(known) < len(rows):
-        left_out = f"rows.jsonl: {len(rows) - len(known)} rows are left out: subjects.jsonl does not list their networks"
+        left_out = (
+            f"rows.jsonl: {len(rows) - len(known)} rows are left out: subjects.jsonl does not list their networks"
+        )
         damage.append(left_out)
     if damage:
         known, without_primary = _declared_only(known, config)
@@ -104,7 +106,9 @@ def _declared_only(rows: Sequence[Row], config: Mapping[str, Any]) -> tuple[list
         for name in config["properties"]
         if name in declared and not _has_primary([row for row in rows if row.property == name], declared[name].primary)
     ]
-    problems = [f"rows.jsonl: the rows of {name} are left out: none of its primary metric is whole" for name in left_out]
+    problems = [
+        f"rows.jsonl: the rows of {name} are left out: none of its primary metric is whole" for name in left_out
+    ]
     return [row for row in rows if row.property not in left_out], problems
 
 

@@ -18,7 +18,19 @@ from kdib.report.grid import grid_blocks
 from kdib.report.material import Material, read
 from kdib.report.over_fits import curve_sections
 from kdib.report.properties import property_section
-from kdib.report.tables import NOTHING, Block, Details, Entry, Section, Table, Text, digits, key_values, mean_entry, number
+from kdib.report.tables import (
+    NOTHING,
+    Block,
+    Details,
+    Entry,
+    Section,
+    Table,
+    Text,
+    digits,
+    key_values,
+    mean_entry,
+    number,
+)
 from kdib.report.view import KNOWN_AS, View, metric_words, view
 from kdib.verdict import has_direction, headline
 
