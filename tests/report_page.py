@@ -54,7 +54,7 @@ class Page(html.parser.HTMLParser):
 
 
 def in_browser(page: pathlib.Path, script: str, profile: pathlib.Path) -> tuple[Page, list[str]]:
-    """The document after `script` ran at the end of a copy of the page, and what the console said; skips without one."""
+    """A copy of the page after `script` ran at its end, and what the console said; skips without a browser."""
     program = next(filter(None, map(shutil.which, BROWSERS)), None)
     if program is None:
         pytest.skip(f"none of {', '.join(BROWSERS)} is installed")

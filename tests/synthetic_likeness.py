@@ -150,7 +150,8 @@ def exhibit() -> dict:
             {"kind": "examples", "heading": "Not a fair sample", "items": [
                 {"text": "the keys to the cabinet [are] on the table", "label": "plural",
                  "answers": {"alone": "singular (0.91)", "distilled": "plural (0.93)"}},
-                {"png": picture(), "alt": "a one", "label": "1", "answers": {"alone": "7 (0.51)", "distilled": "1 (0.9)"}},
+                {"png": picture(), "alt": "a one", "label": "1",
+                 "answers": {"alone": "7 (0.51)", "distilled": "1 (0.90)"}},
             ]},
             {"kind": "contour", "names": ["alone/seed0", "self/seed0", "distilled/seed0"], "x": axis.tolist(),
              "y": axis.tolist(), "z": (0.1 + np.minimum(axis[:, None] ** 2 + axis[None] ** 2, 9.0)).tolist(),

@@ -1,7 +1,7 @@
 """Redraws the report of a study, or compares several: `python -m kdib.report RUN [RUN ...]`.
 
-Nothing is trained or measured: a study's page is drawn from the files of its workdir. Several studies make one page that
-shows them beside each other, property by property; their own pages are left alone.
+Nothing is trained or measured: a study's page is drawn from the files of its workdir. Several studies make one page
+that shows them beside each other, property by property; their own pages are left alone.
 """
 
 import argparse

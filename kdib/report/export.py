@@ -30,7 +30,7 @@ def write(runs: Sequence[pathlib.Path], path: pathlib.Path) -> pathlib.Path:
         seeds = material.seeds
         lines += [{"study": name, **_line(row, seeds)} for row in material.rows]
     frame = pd.DataFrame(lines, columns=list(COLUMNS))
-    whole = {name: "Int64" for name in ("seed", "step", "other_seed", "other_step", "n")}  # integers beside gaps
+    whole = dict.fromkeys(("seed", "step", "other_seed", "other_step", "n"), "Int64")  # integers beside gaps
     frame.astype(whole).to_csv(path, index=False)
     return path
 

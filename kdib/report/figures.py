@@ -121,11 +121,10 @@ def dots(panels: Mapping[str, Sequence[Dot]], look: Mapping[str, Style], *, xlab
         title(axes, item[0])
         for dot in item[1]:
             style, y = look[dot.fit], labels.index(dot.label)
-            seeds = axes.plot(
-                dot.values, [y] * len(dot.values), style.marker, color=style.colour, alpha=0.3, ms=4, mew=0
-            )
-            line = axes.plot([dot.low, dot.high], [y, y], color=style.colour, lw=1.6)
-            mark([*seeds, *line, *axes.plot([dot.mean], [y], style.marker, color=style.colour, ms=6)], style)
+            places = [y] * len(dot.values)
+            drawn = axes.plot(dot.values, places, style.marker, color=style.colour, ms=4, alpha=0.3, mew=0)
+            drawn += axes.plot([dot.low, dot.high], [y, y], color=style.colour, lw=1.6)
+            mark([*drawn, *axes.plot([dot.mean], [y], style.marker, color=style.colour, ms=6)], style)
         axes.set_yticks(range(len(labels)), labels)
         axes.set_ylim(len(labels) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)

@@ -1,6 +1,7 @@
 """Heat maps of a property over two coordinates, such as accuracy over the offsets of a picture: one panel a fit."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -128,7 +129,7 @@ def _inches(names: Axis) -> float:
     return 0.074 * max(len(str(name)) for name in names)
 
 
-def colour_bar(figure: Figure, scale: ScalarMappable, label: str, **options: str) -> None:
+def colour_bar(figure: Figure, scale: ScalarMappable, label: str, **options: Any) -> None:
     """Beside the first row of panels, in the margin of BAR inches at the right."""
     first, width = figure.axes[0].get_position(), figure.get_figwidth()
     with mpl.rc_context({**RC, "axes.grid": False}):

@@ -75,10 +75,8 @@ def read(workdir: pathlib.Path) -> Material:
     problems = [*_failed_runs(failures), *_missing_runs(config, subjects)]
     damage = [*damaged_subjects, *damaged_rows, *damaged_lines, *damaged_exhibits]
     if len(known) < len(rows):
-        left_out = (
-            f"rows.jsonl: {len(rows) - len(known)} rows are left out: subjects.jsonl does not list their networks"
-        )
-        damage.append(left_out)
+        n_strangers = len(rows) - len(known)
+        damage.append(f"rows.jsonl: {n_strangers} rows are left out: subjects.jsonl does not list their networks")
     if damage:
         known, without_primary = _declared_only(known, config)
         damage += without_primary
@@ -99,7 +97,7 @@ def _is_known(subject_id: str, measured: Collection[str]) -> bool:
 
 
 def _declared_only(rows: Sequence[Row], config: Mapping[str, Any]) -> tuple[list[Row], list[str]]:
-    """Where lines were lost, a property may be left without any row of its primary metric: it counts as not measured."""
+    """Where lines were lost, a property may lack any row of its primary metric: it counts as not measured."""
     declared = of_task(config["task"]["name"])
     left_out = [
         name

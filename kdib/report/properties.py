@@ -10,28 +10,23 @@ from kdib.report import figures
 from kdib.report.categories import category_blocks, is_categorical
 from kdib.report.embedding import embedding_blocks
 from kdib.report.exhibits import exhibit_blocks
-from kdib.report.figures import Band, Dot, Panel
+from kdib.report.figures import Band, Panel
 from kdib.report.heat import map_blocks
 from kdib.report.interpolation import GROUP as INTERPOLATION
 from kdib.report.interpolation import interpolation_blocks
+from kdib.report.levels import level_blocks
 from kdib.report.sentences import finding
 from kdib.report.tables import NOTHING, Block, Details, Entry, Picture, Section, Table, Text, mean_entry, number
-from kdib.report.view import LIKENESS_NOTE, View, capital, intervals, listed, metric_name
-from kdib.stats import LEVEL, Interval
+from kdib.report.view import LIKENESS_NOTE, View, capital, intervals, listed
 
-MARKS = {
-    "scalar": "pale marks are single seeds",
-    "pairwise": "pale marks are single seeds, each the mean over its couples with the other runs of its fit",
-    "relational": "own is the fit's likeness to the teacher of its own seed, sibling to the teachers of the others",
-}
 BALANCED = "balanced_accuracy"  # what a task's baselines are given in, and small groups have none of
 
 
 def property_section(view: View, prop: Property) -> Section:
-    """What was found in one sentence, the primary metric everywhere, then curves, maps and exhibits; caveat, reference."""
+    """What was found in one sentence, the primary metric everywhere, then curves, maps and exhibits."""
     blocks: list[Block] = [Text(finding(view, prop), "finding"), Text(prop.caption)]
     blocks += [Text(f"Caveat: {prop.caveat}", "caveat")] if prop.caveat else []
-    blocks += _levels(view, prop)
+    blocks += level_blocks(view, prop)
     for i, split in enumerate(view.splits):
         found = _split_blocks(view, prop, split)
         if found and i > 0:
@@ -40,72 +35,6 @@ def property_section(view: View, prop: Property) -> Section:
     blocks += [*embedding_blocks(view, prop), *interpolation_blocks(view, prop), *exhibit_blocks(view, prop)]
     blocks.append(Text(f"Reference: {prop.reference}.", "reference"))
     return Section(f"property-{prop.name}", prop.title, blocks)
-
-
-# ------------------------------------------------------------------------------- the primary metric, everywhere
-
-
-def _levels(view: View, prop: Property) -> list[Block]:
-    """The primary metric of every fit (or of every pair with a teacher): one panel and one column a test set."""
-    dots = {split: _dots(view, prop, view.primary(prop, split)) for split in view.splits}
-    dots = {split: found for split, found in dots.items() if found}
-    if not dots:
-        return [Text("Nothing was measured.", "note")]
-    name = metric_name(view.primary(prop))
-    caption = f"{capital(name)} on every test set: means with {intervals(view)}; {MARKS[prop.kind]}."
-    alt = f"{capital(name)} on {', '.join(dots)}. " + "; ".join(
-        f"{dot.label} {dot.mean:.3f}" for dot in dots[next(iter(dots))]
-    )
-    figure = figures.dots(dots, view.look, xlabel=name)
-    return [view.picture(figure, f"{prop.name}-levels", alt, caption), _levels_table(view, prop, dots)]
-
-
-def _levels_table(view: View, prop: Property, dots: Mapping[str, Sequence[Dot]]) -> Table:
-    levels = {split: {dot.label: dot for dot in found} for split, found in dots.items()}
-    labels = list(dict.fromkeys(label for found in levels.values() for label in found))
-    rows = [
-        (Entry(label), *(_dot_entry(found[label]) if label in found else Entry(NOTHING) for found in levels.values()))
-        for label in labels
-    ]
-    sizes = [view.sizes.get(view.primary(prop, split)) for split in levels]
-    rows.append((Entry("n", small="examples, or groups"), *(Entry(str(size or NOTHING)) for size in sizes)))
-    title = f"{capital(metric_name(view.primary(prop)))}."
-    return Table(title, f"Mean ± half of the {intervals(view)}.", ("Fit", *levels), rows)
-
-
-def _dot_entry(dot: Dot) -> Entry:
-    return mean_entry(Interval(dot.mean, dot.low, dot.high, len(dot.values), LEVEL))
-
-
-def _dots(view: View, prop: Property, cell: Cell) -> list[Dot]:
-    if prop.kind == "relational":
-        return _relational_dots(view, cell)
-    means = view.summary.get(cell, {})
-    return [
-        Dot(fit, fit, list(view.values.get((cell, fit), {}).values()), *means[fit][:3])
-        for fit in view.look
-        if fit in means and means[fit].n > 0
-    ]
-
-
-def _relational_dots(view: View, cell: Cell) -> list[Dot]:
-    """Ceiling, own, sibling and floor, then the other students' own and sibling, each in the colour of its fit."""
-    roles: Mapping[str, str] = view.material.config["roles"]
-    named = {
-        "ceiling": (f"{roles['teacher']}: sibling (ceiling)", roles["teacher"]),
-        "own": (f"{roles['distilled']}: own", roles["distilled"]),
-        "sibling": (f"{roles['distilled']}: sibling", roles["distilled"]),
-        "floor": (f"{roles['alone']}: own (floor)", roles["alone"]),
-    }
-    for student in ["self", *[fit for fit in view.look if fit not in roles.values()]]:
-        fit = roles.get(student, student)
-        named |= {f"{student}: {whose}": (f"{fit}: {whose}", fit) for whose in ("own", "sibling")}
-    found = {name: view.effects.get((cell, name)) for name in named}
-    return [
-        Dot(*named[name], (), effect.estimate, effect.low, effect.high)
-        for name, effect in found.items()
-        if effect and effect.n_seeds > 0
-    ]
 
 
 # ------------------------------------------------------------------------------------------------------- curves

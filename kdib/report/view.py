@@ -61,7 +61,7 @@ class View(NamedTuple):
         metric, own_split, group, coords = prop.primary
         return Cell(prop.name, metric, split or own_split or self.in_distribution, group, coords)
 
-    def effects_at(self, cell: Cell) -> dict[str, Effect]:
+    def effects_at(self, cell: Cell) -> Mapping[str, Effect]:
         """The effects on one cell by estimand."""
         return self.by_cell.get(cell, {})
 
