@@ -26,6 +26,7 @@ THEMED = {  # by style.css, for light and dark pages
     GRID: "var(--grid)", PAPER: "var(--card)",
 }  # fmt: skip
 PAGE = 10.3  # inches: what style.css gives a figure
+SMALLEST = 0.7  # of a figure's size, on a narrow page: below it is scrolled
 RC: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Arial", "Helvetica"],
@@ -160,4 +161,6 @@ def inline(svg: str, name: str) -> str:
     body = svg[svg.index("<svg") :]
     body = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", body)
     body = re.sub(r"(?<=: )#[0-9a-f]{6}\b", lambda colour: THEMED.get(colour[0], colour[0]), body)
-    return body.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1)
+    wide = float(found[1]) if (found := re.search(r'<svg [^>]*\bwidth="([0-9.]+)pt"', body)) else PAGE * 72
+    style = f"max-width: max(100%, {SMALLEST * wide:.0f}pt)"
+    return body.replace("<svg ", f'<svg aria-hidden="true" focusable="false" style="{style}" ', 1)

@@ -1,5 +1,6 @@
 """Maps of networks: what lies near what, from the distances between all of them, in the plane that fits them best."""
 
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -108,7 +109,14 @@ def _charted(name: str, ids: Sequence[str], distances_NxN: np.ndarray, xy_Nx2: n
         by_step = sorted(members, key=lambda i: _step(ids[i]))
         paths.append(Path(run.rpartition("/")[0], [_step(ids[i]) for i in by_step], xy_Nx2[by_step]))
     alike = sum(len(group) for group in maps.nearly_identical(distances_NxN))
-    return Chart(name, paths, float(stress), alike, maps.structureless(len(ids)).stress)
+    return Chart(name, paths, float(stress), alike, _stress_of_nothing(len(ids)))
+
+
+@functools.cache
+def _stress_of_nothing(n: int) -> float:
+    from kdib.properties import maps
+
+    return maps.structureless(n).stress
 
 
 def _step(subject_id: str) -> int:
