@@ -28,7 +28,7 @@ def measure(lab: Lab) -> None:
     done_path = lab.workdir / "measured.json"
     done = read_json(done_path) if done_path.exists() else {}
     rows, properties = Records(lab.workdir / "rows.jsonl", Row), of_task(lab.study.task["name"])
-    evidence = _evidence(lab)
+    evidence = evidence_of(lab)
     for name in lab.study.properties:
         wanted = units_of(name, everyone, lab.study)
         missing = [unit for unit in wanted if unit not in done.setdefault(name, [])]
@@ -95,7 +95,7 @@ def _of_one_architecture(everyone: list[Subject], study: Study) -> list[tuple[Su
 PAIRS = {"teachers": _with_teachers, "everyone": _all_couples, "architecture": _of_one_architecture}
 
 
-def _evidence(lab: Lab) -> Evidence:
+def evidence_of(lab: Lab) -> Evidence:
     """What the properties may look at: every network is loaded when it is asked, and those asked for last are kept."""
     study, tests = lab.study, lab.task.tests
 

@@ -13,6 +13,7 @@ from kdib.tasks.base import Dataset
 
 PROPERTIES = {name: of_task("agreement")[name] for name in ("accuracy", "calibration", "fidelity")}
 FITS = ("teacher", "peer", "alone", "self", "distilled")
+ROLES = ("teacher", "alone", "self", "distilled")
 TEACHERS = {"self": "peer", "distilled": "teacher"}
 # (margin without attractors, what an attractor takes away, overconfidence): the LSTM resists attractors better.
 SKILL = {
@@ -23,6 +24,7 @@ SKILL = {
     "distilled": (2.4, 0.7, 1.3),
 }
 SETS = {"test": 0.0, "longer": 0.4, "nonce": 0.8}  # how much margin a test set costs
+VALIDATION = "validation"  # costs as much as the first
 STEPS = 600
 
 
@@ -45,7 +47,8 @@ def study(n_seeds: int = 3, fits: Sequence[str] = FITS) -> tuple[list[Subject], 
     """Subjects and their answers; `fits` are names for the five networks of FITS, in that order."""
     kinds = dict(zip(fits, FITS, strict=True))
     names = {kind: fit for fit, kind in kinds.items()}
-    sets = {name: dataset(np.random.default_rng(i)) for i, name in enumerate(SETS)}
+    held = {name: dataset(np.random.default_rng(i)) for i, name in enumerate((*SETS, VALIDATION))}
+    sets = {name: held[name] for name in SETS}
     subjects = [
         Subject(f"{fit}/seed{s}@{STEPS}", fit, s, f"seed{s}", STEPS, f"{i:02x}{s:062x}")
         for i, fit in enumerate(fits)
@@ -53,25 +56,29 @@ def study(n_seeds: int = 3, fits: Sequence[str] = FITS) -> tuple[list[Subject], 
     ]
     noise: dict[tuple[str, int, str], np.ndarray] = {}
     for i, subject in enumerate(subjects):
-        for name, data in sets.items():
+        for name, data in held.items():
             noise[subject.fit, subject.seed, name] = np.random.default_rng([i, len(name)]).normal(size=data.size)
 
     def logits(subject: Subject, name: str) -> np.ndarray:
-        kind, data = kinds[subject.fit], sets[name]
+        kind, data = kinds[subject.fit], held[name]
         margin, cost, scale = SKILL[kind]
         own = noise[subject.fit, subject.seed, name]
         if kind in TEACHERS:
             own = 0.6 * noise[names[TEACHERS[kind]], subject.seed, name] + 0.8 * own
         attractors = np.maximum(data.groups["attractors"], 0)
         luck = 0.05 * np.random.default_rng([subject.seed, len(kind)]).normal()
-        certainty = scale * (margin - SETS[name] + luck - cost * attractors + 1.4 * own)
+        certainty = scale * (margin - SETS.get(name, 0.0) + luck - cost * attractors + 1.4 * own)
         sign = 1 - 2 * data.inputs["label"]
         return np.stack([sign * certainty / 2, -sign * certainty / 2], axis=1).astype(np.float32)
 
     by_run = {(subject.fit, subject.seed): subject for subject in subjects}
     teachers = [by_run[names["teacher"], s] for s in range(n_seeds)]
     pairs = [(by_run[fit, s], t) for fit in fits for s in range(n_seeds) for t in teachers if by_run[fit, s] != t]
-    return subjects, Evidence(sets=sets, logits=logits, pairs=pairs)
+    evidence = Evidence(sets=sets, logits=logits, pairs=pairs, fits={role: names[role] for role in ROLES})
+    held_out = held[VALIDATION]
+    return subjects, evidence._replace(
+        validation=held_out, validation_logits=lambda subject: logits(subject, VALIDATION)
+    )
 
 
 def config(n_seeds: int, fits: Sequence[str]) -> dict:
@@ -100,7 +107,7 @@ def config(n_seeds: int, fits: Sequence[str]) -> dict:
             }
             for kind, fit in names.items()
         },
-        "roles": {role: names[role] for role in ("teacher", "alone", "self", "distilled")},
+        "roles": {role: names[role] for role in ROLES},
         "train": {"steps": STEPS, "batch_size": 128, "optimizer": "adamw", "learning_rate": 0.001},
         "properties": list(PROPERTIES),
         "grid": {},

@@ -27,7 +27,7 @@ def lab(finished):
 
 @pytest.fixture(scope="module")
 def evidence(lab):
-    return measuring._evidence(lab)
+    return measuring.evidence_of(lab)
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@
     python experiments/leveled_kd/run.py --report-only
 
 The studies are configs/leveled_kd.py with the changes below; FOLDER holds mnist/ and fashion_mnist/, each with its
-four IDX files (without the latter, Debian's package is used), and cifar10_jpeg/, a lossy sample of CIFAR-10. They resume when called again and leave their rows in results/. `--report-only` writes the README's
-tables from them.
+four IDX files (without the latter, Debian's package is used), and cifar10_jpeg/, a lossy sample of CIFAR-10. They
+resume when called again and leave their rows in results/. `--report-only` writes the README's tables from them.
 """
 
 import json

@@ -39,7 +39,7 @@ class Dataset(NamedTuple):
             raise ValueError(f"cannot show an example of {', '.join(self.inputs)}: no image, no tokens with words")
         whole = "position" in self.inputs  # a language model's begin with a token of their own, and end after the verb
         words = slice(1, self.inputs["position"][i] + 1) if whole else slice(self.inputs["length"][i] - 1)
-        return {"text": " ".join(self.words[token] for token in self.inputs["tokens"][i, words])}
+        return {"text": " ".join(self.words[int(token)] for token in self.inputs["tokens"][i, words])}
 
     @property
     def size(self) -> int:
