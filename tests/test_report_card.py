@@ -13,16 +13,15 @@ NAN = math.nan
 
 
 def effects(prop, **intervals):
-    """Effects by estimand from (low, high) or (low, high, Holm's p); names have _ for " - "."""
-    found = {}
+    """Effects from (low, high) or (low, high, Holm's p); names have _ for " - "."""
+    found = []
     for name, given in intervals.items():
         estimand = {"placebo": "alone: own - sibling"}.get(name, name.replace("_", " - "))
         low, high, *p = given
         cell = (prop.name, prop.primary.metric, "test", "", ())
         family = "primary" if p else "secondary"
-        found[estimand] = Effect(
-            *cell, estimand, (low + high) / 2, low, high, 5, 0.01, *(p or [None]), family, True, ()
-        )
+        p_holm = p[0] if p else None
+        found.append(Effect(*cell, estimand, (low + high) / 2, low, high, 5, 0.01, p_holm, family, True, ()))
     return found
 
 
@@ -78,18 +77,20 @@ def test_without_one_of_the_comparisons_a_likeness_is_undecided():
 def test_a_pairwise_property_has_no_teacher_to_take_after(beyond, word):
     prop = PROPERTIES["basins"]
     assert card_verdict(prop, effects(prop, distilled_self=beyond)) == word
-    assert card_verdict(prop, {}) == "undecided"
+    assert card_verdict(prop, []) == "undecided"
 
 
 def test_a_scalar_property_with_a_direction_has_the_verdict_of_the_headline():
     prop = MEASURED["calibration"]  # lower is better
     lead = {"teacher_alone": (-0.3, -0.2), "distilled_alone": (-0.2, -0.1)}
-    (handed_over,) = effects(prop, score=(0.4, 0.8)).values()
-    score = {"transfer score": handed_over._replace(estimand="transfer score")}
-    better = effects(prop, **lead, distilled_self=(-0.2, -0.1, 0.01)) | score
-    worse = effects(prop, **lead, distilled_self=(0.1, 0.2, 0.01)) | score
+    (score,) = effects(prop, score=(0.4, 0.8))
+    score = score._replace(estimand="transfer score")
+    better = [*effects(prop, **lead, distilled_self=(-0.2, -0.1, 0.01)), score]
+    worse = [*effects(prop, **lead, distilled_self=(0.1, 0.2, 0.01)), score]
     assert card_verdict(prop, better) == "transferred"
     assert card_verdict(prop, worse) == "did not transfer"
+    strangers = [e._replace(property="accuracy") for e in worse] + [e._replace(family="exploratory") for e in worse]
+    assert card_verdict(prop, better + strangers) == "transferred"
 
 
 def test_every_word_has_an_icon_of_its_own_and_a_meaning():

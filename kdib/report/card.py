@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from kdib.estimands import TRANSFER_SCORE, Cell, Effect
 from kdib.properties.base import Property
+from kdib.report.embedding import SNAPSHOTS
 from kdib.report.tables import (
     NOTHING,
     Block,
@@ -91,7 +92,7 @@ def name_entry(prop: Property, cell: Cell, *, with_split: bool = False) -> Entry
 
 def card_row(view: View, prop: Property, cell: Cell) -> list[Entry]:
     """Everything that the card says of a property but for its name, in the order of HEADER."""
-    word = card_verdict(prop, view.effects_at(cell))
+    word = card_verdict(prop, view.effects_at(cell).values())
     *entries, p = contrasts(view, prop, cell)
     return [Entry(word, icon=ICONS[word]), *levels(view, prop, cell), *entries, _p(p)]
 
@@ -165,7 +166,7 @@ def exploratory_blocks(view: View) -> list[Block]:
     others = [
         (view.properties[cell.property], cell)
         for cell in dict.fromkeys(cell for cell, _ in view.effects)
-        if not cell.coords and cell.split == view.in_distribution and cell not in primary
+        if not cell.coords and cell.split == view.in_distribution and cell not in primary and cell.group != SNAPSHOTS
     ]
     note = "p values are not corrected: read them as hints."
     blocks: list[Block] = []

@@ -41,7 +41,7 @@ def finding(view: View, prop: Property) -> str:
     return (
         f"{named} on {cell.split}{direction}: {said}; {difference} is {_with_interval(declared)}{beside} "
         f"({_p(declared)}, n = {declared.n_seeds} seed{'' if declared.n_seeds == 1 else 's'}): "
-        f"{CONCLUSIONS[card_verdict(prop, effects)]}."
+        f"{CONCLUSIONS[card_verdict(prop, effects.values())]}."
     )
 
 

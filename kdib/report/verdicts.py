@@ -1,7 +1,7 @@
 """The word that a property gets on the transfer card, by rules fixed before the run, and the sentence that says it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from kdib.estimands import Effect
@@ -33,8 +33,8 @@ MEANINGS: dict[Word, str] = {
 }
 
 
-def card_verdict(prop: Property, effects: Mapping[str, Effect]) -> Word:
-    """One word for a property, from the effects on its primary cell by estimand.
+def card_verdict(prop: Property, effects: Iterable[Effect]) -> Word:
+    """One word for a property, from the effects on its primary cell; exploratory and foreign ones are ignored.
 
     Scalar with a direction: kdib.verdict.verdict. Without one, and pairwise: "above self" or "below self" where
     distilled - self has an interval on that side of 0 and a Holm-adjusted p below 0.05, else "undecided".
@@ -46,11 +46,12 @@ def card_verdict(prop: Property, effects: Mapping[str, Effect]) -> Word:
     - "did not transfer" if the interval of own - floor ends at or below 0;
     - "undecided" otherwise, and where any of these differences has no interval.
     """
+    own = {e.estimand: e for e in effects if e.property == prop.name and e.family != "exploratory"}
     if prop.kind == "relational":
-        return _likeness(prop, effects)
-    if has_direction(prop) and "teacher - alone" in effects:
-        return verdict(leads_of(effects.values(), prop))
-    beyond = effects.get("distilled - self")
+        return _likeness(prop, own)
+    if has_direction(prop) and "teacher - alone" in own:
+        return verdict(leads_of(own.values(), prop))
+    beyond = own.get("distilled - self")
     if beyond is None or not _is_shown(beyond) or beyond.low <= 0 <= beyond.high:
         return "undecided"
     return "above self" if beyond.estimate > 0 else "below self"
