@@ -52,6 +52,7 @@ def _learn_from_each_other(config: ConfigDict, networks: dict[str, str], size: s
     """`x` and `x_peer` learn from labels; `x_from_y` from `y`, or from the peer where it is itself."""
     config.title = "Which architecture teaches which: agreement, every pair"
     config.models, config.fits, config.grid = fields(), fields(), fields()
+    config.properties = ("accuracy", "calibration", "fidelity")
     for name, network in networks.items():
         width = "hidden_size" if network == "lstm" else "width"
         config.models[name] = model(f"{network}_{size}", size=width)

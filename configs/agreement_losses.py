@@ -42,6 +42,7 @@ def get_config(variants: str = "") -> ConfigDict:
     rest = [name for name in chosen if name != "language"]
     config = BASE["get_config"](",".join(["online", *rest])).unlock()
     config.title = "Which loss carries what: LSTM → Transformer on subject–verb agreement"
+    config.properties = ("accuracy", "calibration", "fidelity")
     _losses(config)
     _students(config)
     _controls(config)

@@ -64,8 +64,18 @@ def _default() -> ConfigDict:
         save_every=600,
         buckets=(),
     )
-    config.train.snapshots = fields(name="explicit", steps=())  # the first and the last step
-    config.properties = ("translation", "accuracy", "calibration", "fidelity", "translation_fidelity", "corruptions")
+    config.train.snapshots = fields(name="explicit", steps=(25, 50, 100, 200, 400))  # and the first and the last
+    config.properties = (
+        "translation",
+        "accuracy",
+        "calibration",
+        "fidelity",
+        "translation_fidelity",
+        "corruptions",
+        "similarity",
+        "training_paths",
+        "basins",
+    )
     config.published = PUBLISHED
     return config
 
@@ -75,6 +85,7 @@ def _full(config: ConfigDict) -> None:
     config.seeds = 5
     shift = fields(name="shift", pixels=REACH)
     config.losses.smoothing = fields(smoothed=fields(fn="label_smoothing", weight=1.0, epsilon=0.0))
+    config.properties = (*config.properties, "sharpness")
     config.fits.cnn_peer = fit("cnn", "labels", seeds="peer")
     config.fits.cnn_self = fit("cnn", "kd", teacher="cnn_peer")
     config.fits.alone_shift = fit("mlp", "labels", augment=shift)
@@ -117,6 +128,7 @@ def _smoke(config: ConfigDict) -> None:
     config.seeds = 2
     config.models = fields(cnn=fields(preset="cnn_tiny"), mlp=fields(preset="mlp_tiny"))
     config.train.update(steps=20, batch_size=32, chunk=10, save_every=20)
+    config.train.snapshots.steps = (10,)
     config.task.update(n_train=400, n_validation=100, n_test=200)
 
 

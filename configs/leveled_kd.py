@@ -46,6 +46,7 @@ def get_config(variants: str = "") -> ConfigDict:
     config.title = f"Leveled distillation on {config.task.source}"
     config.published = BASE["NOTHING"]
     config.properties = ("translation", "accuracy", "calibration", "fidelity")
+    config.train.snapshots.steps = ()  # the first and the last, of all but the teacher
     long = _sizes(config, "2" if "features" in chosen else "1", data, smoke="smoke" in chosen)
     config.losses = fields(labels=BASE["BASE"]["get_config"]().losses.labels, kd=_total())
     config.fits = fields(

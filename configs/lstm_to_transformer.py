@@ -96,7 +96,7 @@ def _default() -> ConfigDict:
     config.train.buckets = (10, 20)  # half of the inputs have at most 12 tokens, the longest 33
 
     config.tune = _fields(learning_rates=(), seeds=1)  # an empty grid: the recipe's rate for every fit
-    config.properties = ("accuracy", "calibration", "fidelity")
+    config.properties = ("accuracy", "calibration", "fidelity", "similarity", "training_paths", "basins")
     config.grid = _fields()  # configs/agreement_grid.py has one
     config.published = PUBLISHED
     return config
@@ -119,6 +119,7 @@ def _full(config: ConfigDict) -> None:
     config.seeds = 5
     config.train.group_size = 5
     config.losses.smoothing = _fields(smoothed=_fields(fn="label_smoothing", weight=1.0, epsilon=0.0))
+    config.properties = (*config.properties, "sharpness")
     config.fits.reverse = _fit("lstm", "kd", teacher="peer")
     config.fits.label_smoothed = _fit("transformer", "smoothing", match_entropy="teacher")
     config.fits.shuffled_soft = _fit("transformer", "kd", teacher="teacher", shuffle=True)

@@ -13,6 +13,7 @@ def tiny(variants="smoke", **changes):
     config = load_config(str(CONFIG), variants).to_dict()
     if config["task"]["source"] == "grammar":
         config["task"] |= {"n_train": 600, "n_validation": 40, "n_test_per_group": 10}
+    config["properties"] = ("accuracy", "calibration", "fidelity")
     config["train"] |= {"steps": 12, "save_every": 6, "chunk": 4, "snapshots": {"name": "every", "n": 6}}
     return config | changes
 
