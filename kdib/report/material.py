@@ -11,6 +11,7 @@ from kdib.properties.base import Primary
 from kdib.records import Records, Row, Subject, read_json, read_lines
 from kdib.report.figures import Trace
 
+CONFIG_FIELDS = {"title", "seeds", "task", "fits", "roles", "properties", "published", "environment"}
 METRIC_FIELDS = {"run", "fit", "step", "split", "metric", "value"}
 
 
@@ -60,9 +61,13 @@ def read(workdir: pathlib.Path) -> Material:
 
     Raises:
       FileNotFoundError: without config.json or task.json, for which nothing can stand in.
-      ValueError: if one of these is damaged.
+      ValueError: if one of these is damaged, or the configuration is not a study's.
     """
     config, facts = read_json(workdir / "config.json"), read_json(workdir / "task.json")
+    if lacking := CONFIG_FIELDS - config.keys():
+        raise ValueError(
+            f"{workdir / 'config.json'} is no study's configuration: it has no {', '.join(sorted(lacking))}"
+        )
     config = {"curves": {}, "grid": {}, **config}  # a field that came later had its default
     subjects, damaged_subjects = Records(workdir / "subjects.jsonl", Subject).read()
     rows, damaged_rows = Records(workdir / "rows.jsonl", Row).read()
