@@ -1,7 +1,13 @@
 """A report as a reader finds it, shared by the tests that read one."""
 
 import html.parser
+import pathlib
+import shutil
+import subprocess
 
+import pytest
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 
 
@@ -45,3 +51,18 @@ class Page(html.parser.HTMLParser):
     @property
     def text(self) -> str:
         return " ".join(" ".join(self.words).split())
+
+
+def in_browser(page: pathlib.Path, script: str, profile: pathlib.Path) -> tuple[Page, list[str]]:
+    """A copy of the page after `script` ran at its end, and what the console said; skips without a browser."""
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
+    copy = page.with_name("with-script.html")
+    text = page.read_text(encoding="utf-8")
+    copy.write_text(text.replace("</body>", f"<script>{script}</script></body>"), encoding="utf-8")
+    offline = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run")
+    command = [program, "--headless=new", "--no-sandbox", "--disable-gpu", *offline, f"--user-data-dir={profile}",
+               "--enable-logging=stderr", "--virtual-time-budget=4000", "--dump-dom", copy.as_uri()]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    return Page(done.stdout), [line for line in done.stderr.splitlines() if "CONSOLE" in line]

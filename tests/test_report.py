@@ -67,21 +67,21 @@ def test_transfer_table_shows_the_effects(workdir, document):
         row = document.row(prop.title)
         estimand = "own - sibling" if prop.kind == "relational" else "distilled - self"
         effect = found[name, metric, "test", group, estimand]
-        column = 6 if prop.kind == "relational" else 5
+        column = 7 if prop.kind == "relational" else 6
         assert row[column]["number"] == effect.estimate
         places = 3 if abs(effect.estimate) >= 0.01 else 4
         shown = f"[{effect.low:+.{places}f}, {effect.high:+.{places}f}]".replace("-", "−")
-        assert row[column]["text"].endswith(shown)
-        assert row[7]["number"] == effect.p_holm
+        assert shown in row[column]["text"].replace("\u00a0", " ")
+        assert row[8]["number"] == effect.p_holm
     score = found["accuracy", "mean_balanced_accuracy", "test", "attractors", "transfer score"]
-    assert document.row("Accuracy")[6]["number"] == score.estimate
-    assert f"[{score.low:.2f}, {score.high:.2f}]" in document.row("Accuracy")[6]["text"]
+    assert document.row("Accuracy")[7]["number"] == score.estimate
+    assert f"[{score.low:.2f}, {score.high:.2f}]" in document.row("Accuracy")[7]["text"]
 
 
 def test_role_columns_are_the_means_over_seeds(workdir, document):
     rows, _ = Records(workdir / "rows.jsonl", Row).read()
     shown = document.row("Calibration")
-    for column, role in enumerate(ROLES, start=1):
+    for column, role in enumerate(("alone", "self", "distilled", "teacher"), start=2):
         values = [r.value for r in rows if r.metric == "ece" and r.split == "test" and r.subject.startswith(f"{role}/")]
         assert len(values) == 3
         assert math.isclose(shown[column]["number"], sum(values) / 3, rel_tol=1e-12)
@@ -90,7 +90,7 @@ def test_role_columns_are_the_means_over_seeds(workdir, document):
 def test_accuracy_by_attractors_with_baselines_and_too_small_groups(document):
     first_noun = document.row("first noun")
     assert [cell["text"] for cell in first_noun[1:]] == ["0.500", "0.550", "0.600", "0.600", "0.600"]
-    distilled = document.row("distilled")
+    distilled = next(row for row in document.rows if row[0]["text"] == "distilled" and len(row) == 6)
     assert [bool(cell["number"]) for cell in distilled[1:]] == [True, True, True, True, False]
     assert re.fullmatch(r"too small \(\d+\)", distilled[5]["text"])
 
@@ -151,7 +151,7 @@ def test_everything_from_config_and_data_is_escaped(tmp_path, monkeypatch):
     next(iter(facts["sets"].values()))["examples"] = [evil, quote]
     write_json(tmp_path / "task.json", facts)
     document = draw(tmp_path)
-    assert "<script" not in (tmp_path / "report" / "index.html").read_text(encoding="utf-8").lower()
+    assert (tmp_path / "report" / "index.html").read_text(encoding="utf-8").lower().count("<script") == 1  # page.js
     assert "img" not in {tag for tag, _, _ in document.attributes}
     assert not any(name.startswith("on") for _, name, _ in document.attributes)
     assert document.text.count(evil) > 4
@@ -184,7 +184,8 @@ def test_a_made_up_property_appears(small, monkeypatch):
     Records(small / "rows.jsonl", Row).append(rows)
     write_json(small / "config.json", {**read_json(small / "config.json"), "properties": ["calibration", "depth"]})
     document = draw(small)
-    assert document.row("Depth of thought")[1]["number"] == 7.125
+    assert document.row("Depth of thought")[5]["number"] == 7.125
+    assert document.row("Depth of thought")[1]["text"].endswith("undecided")
     assert [cell["number"] for cell in document.row("Fit \\ level of embedding")] == [None] * 3
     assert "Reference: Nobody (1900)." in document.text
     assert (small / "report" / "figures" / "depth-depth-test.svg").exists()
@@ -239,8 +240,9 @@ def test_undecided_is_printed_plainly(small):
     Records(small / "rows.jsonl", Row).append(row._replace(value=value(row)) for row in rows)
     document = draw(small)
     row = document.row("Calibration")
-    assert row[6]["text"] == "undecided"
-    assert row[6]["number"] is None
+    assert row[1]["text"].endswith("no advantage")
+    assert row[7]["text"] == "undecided"
+    assert row[7]["number"] is None
 
 
 def test_one_seed_has_no_intervals(small):
@@ -253,9 +255,9 @@ def test_one_seed_has_no_intervals(small):
         Records(small / f"{name}.jsonl", kind).append([item for item in found if "/seed0@" in item[0]])
     document = draw(small)
     row = document.row("Calibration")
-    assert "no interval (n = 1)" in row[5]["text"]
-    assert row[7]["text"] == "undecided"
-    assert "±" not in row[1]["text"]
+    assert "no interval (n = 1)" in row[6]["text"]
+    assert row[8]["text"] == row[1]["text"].split()[-1] == "undecided"
+    assert "±" not in row[2]["text"]
     assert "Read this first" not in document.text
 
 

@@ -7,10 +7,11 @@ twice. Figures are made without pyplot: there is no global state and nothing to 
 import io
 import pathlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -19,7 +20,13 @@ from matplotlib.lines import Line2D
 COLOURS = ("#000000", "#56B4E9", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#0072B2", "#888888")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)), (0, (8, 1.5)))
+INK, GREY, PALE, STRIPE, GRID, PAPER = "#222222", "#666666", "#dddddd", "#f3f3f3", "#e8e8e8", "#ffffff"
+THEMED = {  # by style.css, for light and dark pages
+    "#000000": "var(--ink)", INK: "var(--ink)", GREY: "var(--soft)", PALE: "var(--pale)", STRIPE: "var(--stripe)",
+    GRID: "var(--grid)", PAPER: "var(--card)",
+}  # fmt: skip
 PAGE = 10.3  # inches: what style.css gives a figure
+SMALLEST = 0.7  # of a figure's size, on a narrow page: below it is scrolled
 RC: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Arial", "Helvetica"],
@@ -29,7 +36,7 @@ RC: dict[Any, Any] = {
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "grid.color": "#e8e8e8",
+    "grid.color": GRID,
     "grid.linewidth": 0.7,
     "legend.frameon": False,
     "svg.fonttype": "none",
@@ -43,6 +50,7 @@ class Style(NamedTuple):
     colour: str
     marker: str
     line: str | tuple
+    gid: str = ""  # by which the page's filter finds what belongs to the fit
 
 
 class Box(NamedTuple):
@@ -63,7 +71,7 @@ DEFAULT_BOX = Box()
 def styles(fits: Sequence[str]) -> dict[str, Style]:
     """A fixed colour, marker and line for each fit, by its place in the config."""
     return {
-        fit: Style(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], LINES[i % len(LINES)])
+        fit: Style(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], LINES[i % len(LINES)], f"fit:{i}")
         for i, fit in enumerate(fits)
     }
 
@@ -119,12 +127,18 @@ def _legend_strip(handles: Sequence[Line2D], width: float) -> tuple[int, float]:
 
 def _label(axes: Axes, box: Box, xlabel: str | None, ylabel: str | None) -> None:
     """Axis labels at fixed places: matplotlib would draw every tick twice to find its own."""
-    axes.xaxis.set_label_coords(0.5, -0.4 / box.height)
+    axes.xaxis.set_label_coords(0.5, -(box.bottom - 0.12) / box.height)
     axes.yaxis.set_label_coords(-(box.left - 0.12) / box.width, 0.5)
     if xlabel:
         axes.set_xlabel(xlabel, va="center")
     if ylabel:
         axes.set_ylabel(ylabel, va="center")
+
+
+def mark(artists: Iterable[Artist], style: Style) -> None:
+    """Say that these belong to the fit of this style."""
+    for artist in artists:
+        artist.set_gid(style.gid or None)
 
 
 def save(figure: Figure, folder: pathlib.Path, name: str) -> str:
@@ -134,12 +148,19 @@ def save(figure: Figure, folder: pathlib.Path, name: str) -> str:
     with mpl.rc_context({**RC, "svg.hashsalt": name}):
         figure.savefig(folder / f"{name}.png", dpi=144, pil_kwargs={"compress_level": 1})
         figure.savefig(buffer, format="svg", metadata=nothing)
-    (folder / f"{name}.svg").write_text(buffer.getvalue(), encoding="utf-8")
-    return buffer.getvalue()
+    text = re.sub(r'\bid="fit:(\d+)"', r'data-fit="\1"', buffer.getvalue())  # many marks of one fit share no id
+    (folder / f"{name}.svg").write_text(text, encoding="utf-8")
+    return text
 
 
 def inline(svg: str, name: str) -> str:
-    """The SVG element for a page with other figures: no XML prologue, and ids and references of its own."""
+    """The SVG element for a page with other figures: no XML prologue, ids and references of its own.
+
+    Ink and paper become variables of style.css, so that a figure is dark where the page is; a fit keeps its colour.
+    """
     body = svg[svg.index("<svg") :]
     body = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", body)
-    return body.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1)
+    body = re.sub(r"(?<=: )#[0-9a-f]{6}\b", lambda colour: THEMED.get(colour[0], colour[0]), body)
+    wide = float(found[1]) if (found := re.search(r'<svg [^>]*\bwidth="([0-9.]+)pt"', body)) else PAGE * 72
+    style = f"max-width: max(100%, {SMALLEST * wide:.0f}pt)"
+    return body.replace("<svg ", f'<svg aria-hidden="true" focusable="false" style="{style}" ', 1)

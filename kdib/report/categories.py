@@ -8,10 +8,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from kdib.properties.base import Curve, Property
-from kdib.report.canvas import PAGE, Box, Style, grid
+from kdib.report.canvas import PAGE, STRIPE, Box, Style, grid, mark
 from kdib.report.figures import handle, in_order
-from kdib.report.tables import NOTHING, Block, Details, Entry, Table
-from kdib.report.transfer import mean_entry
+from kdib.report.tables import NOTHING, Block, Details, Entry, Table, mean_entry
 from kdib.report.view import Places, View, capital, intervals
 from kdib.stats import Interval
 
@@ -49,11 +48,11 @@ def categories(levels: Levels, look: Mapping[str, Style], *, xlabel: str) -> Fig
     def draw(axes: Axes, panel: Levels) -> None:
         for y, row in enumerate(panel.values()):
             if y % 2:
-                axes.axhspan(y - 0.5, y + 0.5, color="#f3f3f3", lw=0)
+                axes.axhspan(y - 0.5, y + 0.5, color=STRIPE, lw=0)
             for fit, level in row.items():
                 style, at = look[fit], y + 0.8 * offsets[fit]
-                axes.plot([level.low, level.high], [at, at], color=style.colour, lw=1.1)
-                axes.plot([level.estimate], [at], style.marker, color=style.colour, ms=4)
+                line = axes.plot([level.low, level.high], [at, at], color=style.colour, lw=1.1)
+                mark([*line, *axes.plot([level.estimate], [at], style.marker, color=style.colour, ms=4)], style)
         axes.set_yticks(range(len(panel)), list(panel))
         axes.set_ylim(len(panel) - 0.5, -0.5)
         axes.tick_params(axis="y", length=0)

@@ -9,10 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from kdib.report.canvas import Box, Style, grid
+from kdib.report.canvas import GREY, PALE, Box, Style, grid, mark
 
 BASELINE_MARKERS = ("x", "+", "1", "2", "3", "4")
-GREY, PALE = "#666666", "#dddddd"
 
 
 class Band(NamedTuple):
@@ -79,7 +78,7 @@ def reliability(panels: Sequence[Panel], look: Mapping[str, Style], *, xlabel: s
         axes.plot([0, 1], [0, 1], color=GREY, lw=1, ls=":")
         for fit, (x, share) in panel.weights.items():
             width = 0.8 * np.min(np.diff(np.sort(x))) if len(x) > 1 else 0.05
-            axes.bar(x, share, width=width, color=look[fit].colour, alpha=0.25, lw=0)
+            mark(axes.bar(x, share, width=width, color=look[fit].colour, alpha=0.25, lw=0), look[fit])
         for fit, band in panel.bands.items():
             _band(axes, band, look[fit])
         xs = np.concatenate([band.x for band in panel.bands.values()])
@@ -99,10 +98,11 @@ def learning(panels: Mapping[str, Sequence[Trace]], look: Mapping[str, Style]) -
         label, traces = item
         title(axes, label)
         for trace in traces:
-            axes.plot(trace.steps, trace.values, color=look[trace.fit].colour, lw=0.6, alpha=0.4)
+            style = look[trace.fit]
+            mark(axes.plot(trace.steps, trace.values, color=style.colour, lw=0.6, alpha=0.4), style)
         for fit in in_order(look, [trace.fit for trace in traces]):
             steps, mean = _mean_trace([trace for trace in traces if trace.fit == fit])
-            axes.plot(steps, mean, color=look[fit].colour, ls=look[fit].line, lw=1.8)
+            mark(axes.plot(steps, mean, color=look[fit].colour, ls=look[fit].line, lw=1.8), look[fit])
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
     names = in_order(look, [trace.fit for traces in panels.values() for trace in traces])
@@ -121,9 +121,10 @@ def dots(panels: Mapping[str, Sequence[Dot]], look: Mapping[str, Style], *, xlab
         title(axes, item[0])
         for dot in item[1]:
             style, y = look[dot.fit], labels.index(dot.label)
-            axes.plot(dot.values, [y] * len(dot.values), style.marker, color=style.colour, ms=4, alpha=0.3, mew=0)
-            axes.plot([dot.low, dot.high], [y, y], color=style.colour, lw=1.6)
-            axes.plot([dot.mean], [y], style.marker, color=style.colour, ms=6)
+            places = [y] * len(dot.values)
+            drawn = axes.plot(dot.values, places, style.marker, color=style.colour, ms=4, alpha=0.3, mew=0)
+            drawn += axes.plot([dot.low, dot.high], [y, y], color=style.colour, lw=1.6)
+            mark([*drawn, *axes.plot([dot.mean], [y], style.marker, color=style.colour, ms=6)], style)
         axes.set_yticks(range(len(labels)), labels)
         axes.set_ylim(len(labels) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)
@@ -141,10 +142,11 @@ def title(axes: Axes, text: str) -> None:
 
 def _band(axes: Axes, band: Band, style: Style) -> None:
     error = np.stack([band.mean - band.low, band.high - band.mean])
-    axes.errorbar(
+    drawn = axes.errorbar(
         band.x, band.mean, yerr=error, color=style.colour, marker=style.marker, ls=style.line,
         lw=1.3, ms=4.5, elinewidth=0.9, capsize=1.8,
     )  # fmt: skip
+    mark(drawn.get_children(), style)
 
 
 def _baselines(axes: Axes, panel: Panel, chance: float | None) -> None:

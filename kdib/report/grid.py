@@ -5,8 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from kdib.estimands import Cell
-from kdib.report.tables import NOTHING, Block, Details, Entry, Table, interval, number, places
-from kdib.report.transfer import mean_entry
+from kdib.report.tables import NOTHING, Block, Details, Entry, Table, interval, mean_entry, number, places
 from kdib.report.view import KNOWN_AS, View, metric_name
 from kdib.stats import paired_difference
 

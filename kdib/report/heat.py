@@ -1,6 +1,7 @@
 """Heat maps of a property over two coordinates, such as accuracy over the offsets of a picture: one panel a fit."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -10,14 +11,16 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from kdib.properties.base import Map, Property
-from kdib.report.canvas import RC, Box, grid
-from kdib.report.figures import PALE, title
+from kdib.report.canvas import PAGE, PALE, RC, Box, grid
+from kdib.report.figures import title
 from kdib.report.tables import Block
-from kdib.report.view import Places, View, capital, metric_words
+from kdib.report.view import View, capital, metric_words
 
 COLOURS = "viridis"  # perceptually uniform, monotone in lightness, the same to colour-blind readers
 PANEL, BAR = 1.75, 0.95  # inches: the side of a panel, and the strip at the right that holds the colour bar
 MOST_TICKS = 7
+CELL = 0.2  # inches a layer
+Axis = tuple[float, ...] | tuple[str, ...]
 
 
 def map_blocks(view: View, prop: Property) -> list[Block]:
@@ -26,79 +29,118 @@ def map_blocks(view: View, prop: Property) -> list[Block]:
 
 
 def _map_block(view: View, prop: Property, declared: Map) -> list[Block]:
+    """One figure, or one for all fits with the same names on the axes where these are names."""
     split = view.in_distribution
     places = view.places(prop, declared.metric, split, declared.group, (declared.x, declared.y))
-    xs, ys = (sorted({float(at[axis]) for at in places}) for axis in (0, 1))
-    maps_YxX = {fit: _values(view, prop, places, xs, ys, fit) for fit in view.look}
-    maps_YxX = {fit: values for fit, values in maps_YxX.items() if np.isfinite(values).any()}
-    if not maps_YxX:
+    by_axes: dict[tuple[Axis, Axis], dict[str, np.ndarray]] = {}
+    for fit in view.look:
+        if levels := {at: level.estimate for at, cell in places.items() if (level := view.level(prop, cell, fit))}:
+            xs, ys = (_in_order([at[axis] for at in levels]) for axis in (0, 1))
+            by_axes.setdefault((xs, ys), {})[fit] = _filled(levels, xs, ys)
+    if not by_axes:
         return []
     name = metric_words(declared.metric)
+    limits = _limits([values for maps in by_axes.values() for values in maps.values()])
     what = f"{capital(name)} on {split} by {declared.xlabel} and {declared.ylabel}"
-    figure = heat(maps_YxX, xs, ys, xlabel=declared.xlabel, ylabel=declared.ylabel, label=name)
-    grey = any(np.isnan(values).any() for values in maps_YxX.values())
-    caption = f"{what}: means over {view.seeds}, one colour scale for all." + " Grey: not measured." * grey
-    alt = f"{what}. " + "; ".join(_in_words(fit, values, xs, ys) for fit, values in maps_YxX.items())
-    return [view.picture(figure, f"{prop.name}-{declared.metric}-{declared.group}-map", alt, caption)]
+    blocks: list[Block] = []
+    for i, ((xs, ys), maps_YxX) in enumerate(by_axes.items()):
+        figure = heat(maps_YxX, xs, ys, xlabel=declared.xlabel, ylabel=declared.ylabel, label=name, limits=limits)
+        grey = any(np.isnan(values).any() for values in maps_YxX.values())
+        caption = f"{what}: means over {view.seeds}, one colour scale for all." + " Grey: not measured." * grey
+        alt = f"{what}. " + "; ".join(_in_words(fit, values, xs, ys) for fit, values in maps_YxX.items())
+        part = f"-{i}" if i else ""
+        blocks.append(view.picture(figure, f"{prop.name}-{declared.metric}-{declared.group}-map{part}", alt, caption))
+    return blocks
 
 
-def _values(
-    view: View, prop: Property, places: Places, xs: Sequence[float], ys: Sequence[float], fit: str
-) -> np.ndarray:
-    """The means of a fit [Y, X], nan where there is none."""
+def _in_order(places: Sequence[float | int | str]) -> Axis:
+    """Numbers by size; names, such as those of layers, as the rows have them."""
+    if any(isinstance(place, str) for place in places):
+        return tuple(dict.fromkeys(map(str, places)))
+    return tuple(sorted({float(place) for place in places}))
+
+
+def _filled(levels: Mapping[tuple, float], xs: Axis, ys: Axis) -> np.ndarray:
+    """The values [Y, X], nan where there is none."""
     values_YxX = np.full((len(ys), len(xs)), np.nan)
-    for (x, y), cell in places.items():
-        if level := view.level(prop, cell, fit):
-            values_YxX[ys.index(float(y)), xs.index(float(x))] = level.estimate
+    for (x, y), value in levels.items():
+        values_YxX[ys.index(type(ys[0])(y)), xs.index(type(xs[0])(x))] = value
     return values_YxX
 
 
-def _in_words(fit: str, values_YxX: np.ndarray, xs: Sequence[float], ys: Sequence[float]) -> str:
+def _limits(maps_YxX: Sequence[np.ndarray]) -> tuple[float, float]:
+    finite = np.concatenate([values[np.isfinite(values)] for values in maps_YxX])
+    return float(finite.min()), float(finite.max())
+
+
+def _in_words(fit: str, values_YxX: np.ndarray, xs: Axis, ys: Axis) -> str:
     extremes = []
     for find in (np.nanargmin, np.nanargmax):
         row, column = divmod(int(find(values_YxX)), len(xs))
-        extremes.append(f"{values_YxX[row, column]:.3f} at ({xs[column]:g}, {ys[row]:g})")
+        extremes.append(f"{values_YxX[row, column]:.3f} at ({_said(xs[column])}, {_said(ys[row])})")
     return f"{fit} from {extremes[0]} to {extremes[1]}"
+
+
+def _said(place: float | str) -> str:
+    return place if isinstance(place, str) else f"{place:g}"
 
 
 def heat(
     maps_YxX: Mapping[str, np.ndarray],
-    xs: Sequence[float],
-    ys: Sequence[float],
+    xs: Axis,
+    ys: Axis,
     *,
     xlabel: str,
     ylabel: str,
     label: str,
+    limits: tuple[float, float] | None = None,
 ) -> Figure:
     """One panel a name, its values [Y, X] at `xs` (to the right) and `ys` (downwards); one colour scale for all."""
-    finite = np.concatenate([values[np.isfinite(values)] for values in maps_YxX.values()])
-    norm, cmap = Normalize(finite.min(), finite.max()), mpl.colormaps[COLOURS].with_extremes(bad=PALE)
+    norm = Normalize(*(limits or _limits(list(maps_YxX.values()))))
+    cmap = mpl.colormaps[COLOURS].with_extremes(bad=PALE)
+    aspect = "auto" if isinstance(xs[0], str) or isinstance(ys[0], str) else "equal"
 
     def draw(axes: Axes, item: tuple[str, np.ndarray]) -> None:
         title(axes, item[0])
-        axes.imshow(item[1], cmap=cmap, norm=norm, interpolation="none", aspect="equal", origin="upper")
+        axes.imshow(item[1], cmap=cmap, norm=norm, interpolation="none", aspect=aspect, origin="upper")
         axes.grid(visible=False)
-        axes.set_xticks(*_ticks(xs))
+        axes.set_xticks(*_ticks(xs), rotation=90 if isinstance(xs[0], str) else 0)
         axes.set_yticks(*_ticks(ys))
 
-    tall = PANEL * min(max(len(ys) / len(xs), 0.5), 2.0)
-    box = Box(width=PANEL, height=tall, left=0.72, bottom=0.55)
-    panels = list(maps_YxX.items())
-    figure = grid(panels, draw, xlabel=xlabel, ylabel=ylabel, handles=[], columns=4, box=box, margin=BAR)
-    _colour_bar(figure, ScalarMappable(norm, cmap), label)
+    panels, box = list(maps_YxX.items()), _box(xs, ys)
+    columns = min(4, max(1, int((PAGE - BAR - box.left) / (box.width + box.gap))))
+    figure = grid(panels, draw, xlabel=xlabel, ylabel=ylabel, handles=[], columns=columns, box=box, margin=BAR)
+    colour_bar(figure, ScalarMappable(norm, cmap), label)
     return figure
 
 
-def _colour_bar(figure: Figure, scale: ScalarMappable, label: str) -> None:
-    """Beside the first row of panels, in the margin at the right."""
+def _box(xs: Axis, ys: Axis) -> Box:
+    """Squares for numbers; for names, cells as high as a line, and room for the longest name."""
+    tall = PANEL * min(max(len(ys) / len(xs), 0.5), 2.0)
+    box = Box(width=PANEL, height=tall, left=0.72, bottom=0.55)
+    if isinstance(ys[0], str):
+        box = box._replace(left=0.42 + _inches(ys), height=max(CELL * len(ys), 1.2))
+    if isinstance(xs[0], str):
+        box = box._replace(bottom=0.42 + _inches(xs), width=max(CELL * len(xs), 1.6))
+    return box
+
+
+def _inches(names: Axis) -> float:
+    return 0.074 * max(len(str(name)) for name in names)
+
+
+def colour_bar(figure: Figure, scale: ScalarMappable, label: str, **options: Any) -> None:
+    """Beside the first row of panels, in the margin of BAR inches at the right."""
     first, width = figure.axes[0].get_position(), figure.get_figwidth()
     with mpl.rc_context({**RC, "axes.grid": False}):
         bar = figure.add_axes(((width - BAR + 0.08) / width, first.y0, 0.14 / width, first.height))
-        figure.colorbar(scale, cax=bar, label=label)
+        figure.colorbar(scale, cax=bar, label=label, **options)
 
 
-def _ticks(values: Sequence[float]) -> tuple[list[int], list[str]]:
-    """Positions and labels of at most seven values, zero among them where it is one."""
+def _ticks(values: Axis) -> tuple[list[int], list[str]]:
+    """Positions and labels: of all names; of at most seven numbers, zero among them where it is one."""
+    if any(isinstance(value, str) for value in values):
+        return list(range(len(values))), list(map(str, values))
     step = -(-len(values) // MOST_TICKS)
     start = list(values).index(0.0) % step if 0.0 in values else 0
     places = list(range(start, len(values), step))

@@ -1,21 +1,24 @@
 """What a workdir holds, read once, with everything that is missing or damaged named."""
 
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from kdib.properties import of_task
+from kdib.properties.base import Primary
 from kdib.records import Records, Row, Subject, read_json, read_lines
 from kdib.report.figures import Trace
 
+CONFIG_FIELDS = {"title", "seeds", "task", "fits", "roles", "properties", "published", "environment"}
 METRIC_FIELDS = {"run", "fit", "step", "split", "metric", "value"}
 
 
 class Material(NamedTuple):
     """A study's files: `subjects` by id; `traces` by (split, metric); `failed` runs as "fit/run".
 
-    `problems` are sentences for the head of the page.
+    `exhibits` are what a property shows beside numbers, by its name. `problems` are sentences for the head of the page.
     """
 
     config: Mapping[str, Any]
@@ -25,6 +28,12 @@ class Material(NamedTuple):
     traces: Mapping[tuple[str, str], Sequence[Trace]]
     failed: frozenset[str]
     problems: Sequence[str]
+    exhibits: Mapping[str, Mapping[str, Any]] = {}
+
+    @property
+    def seeds(self) -> dict[str, int]:
+        """The paired seed of every run, by "fit/run"."""
+        return {f"{subject.fit}/{subject.run}": subject.seed for subject in self.subjects.values()}
 
     @property
     def fits(self) -> list[str]:
@@ -52,26 +61,76 @@ def read(workdir: pathlib.Path) -> Material:
 
     Raises:
       FileNotFoundError: without config.json or task.json, for which nothing can stand in.
-      ValueError: if one of these is damaged.
+      ValueError: if one of these is damaged, or the configuration is not a study's.
     """
     config, facts = read_json(workdir / "config.json"), read_json(workdir / "task.json")
-    config = {"curves": {}, **config}  # a field that came later had its default
+    if lacking := CONFIG_FIELDS - config.keys():
+        raise ValueError(
+            f"{workdir / 'config.json'} is no study's configuration: it has no {', '.join(sorted(lacking))}"
+        )
+    config = {"curves": {}, "grid": {}, **config}  # a field that came later had its default
     subjects, damaged_subjects = Records(workdir / "subjects.jsonl", Subject).read()
     rows, damaged_rows = Records(workdir / "rows.jsonl", Row).read()
     lines, damaged_lines = _metric_lines(workdir / "metrics.jsonl")
     failures = read_json(workdir / "failures.json") if (workdir / "failures.json").exists() else []
     by_id = {subject.id: subject for subject in subjects}
-    known = [row for row in rows if row.subject in by_id and (row.other or row.subject) in by_id]
-    problems = [*_failed_runs(failures), *_missing_runs(config, subjects)]
-    problems += [*damaged_subjects, *damaged_rows, *damaged_lines]
-    if len(known) < len(rows):
-        problems.append(
-            f"rows.jsonl: {len(rows) - len(known)} rows are left out: subjects.jsonl does not list their networks"
-        )
     measured = {f"{subject.fit}/{subject.run}" for subject in subjects}
+    known = [row for row in rows if _is_known(row.subject, measured) and _is_known(row.other or row.subject, measured)]
+    exhibits, damaged_exhibits = _exhibits(workdir, config["properties"])
+    problems = [*_failed_runs(failures), *_missing_runs(config, subjects)]
+    damage = [*damaged_subjects, *damaged_rows, *damaged_lines, *damaged_exhibits]
+    if len(known) < len(rows):
+        n_strangers = len(rows) - len(known)
+        damage.append(f"rows.jsonl: {n_strangers} rows are left out: subjects.jsonl does not list their networks")
+    if damage:
+        known, without_primary = _declared_only(known, config)
+        damage += without_primary
     failed = frozenset(f"{failure['fit']}/{failure['run']}" for failure in failures)
-    problems = [problem.replace(f"{workdir}/", "") for problem in problems]  # a report travels without its machine
-    return Material(config, facts, by_id, known, _traces(lines, measured), failed, problems)
+    problems = [problem.replace(f"{workdir}/", "") for problem in [*problems, *damage]]  # a report travels alone
+    return Material(config, facts, by_id, known, _traces(lines, measured), failed, problems, exhibits)
+
+
+def fit_and_run(subject_id: str) -> str:
+    """The part of an id that all snapshots of a run share; "" where it is none."""
+    run, at, step = subject_id.rpartition("@")
+    return run if at and step.isdecimal() else ""
+
+
+def _is_known(subject_id: str, measured: Collection[str]) -> bool:
+    """Whether it is a network of subjects.jsonl or an earlier snapshot of one, which only rows name."""
+    return fit_and_run(subject_id) in measured
+
+
+def _declared_only(rows: Sequence[Row], config: Mapping[str, Any]) -> tuple[list[Row], list[str]]:
+    """Where lines were lost, a property may lack any row of its primary metric: it counts as not measured."""
+    declared = of_task(config["task"]["name"])
+    left_out = [
+        name
+        for name in config["properties"]
+        if name in declared and not _has_primary([row for row in rows if row.property == name], declared[name].primary)
+    ]
+    problems = [
+        f"rows.jsonl: the rows of {name} are left out: none of its primary metric is whole" for name in left_out
+    ]
+    return [row for row in rows if row.property not in left_out], problems
+
+
+def _has_primary(rows: Sequence[Row], primary: Primary) -> bool:
+    key = (primary.metric, primary.group, primary.coords)
+    return not rows or any((row.metric, row.group, row.coords) == key for row in rows)
+
+
+def _exhibits(workdir: pathlib.Path, names: Iterable[str]) -> tuple[dict[str, Mapping[str, Any]], list[str]]:
+    """exhibits/<property>.json of the study's properties, and which of them cannot be read."""
+    found, damage = {}, []
+    for name in names:
+        path = workdir / "exhibits" / f"{name}.json"
+        if path.is_file():
+            try:
+                found[name] = read_json(path)
+            except ValueError as error:
+                damage.append(str(error))
+    return found, damage
 
 
 def _metric_lines(path: pathlib.Path) -> tuple[list[dict[str, Any]], list[str]]:

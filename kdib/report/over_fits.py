@@ -10,16 +10,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from kdib.properties.base import Property
-from kdib.report.canvas import COLOURS, Box, Style, grid
-from kdib.report.figures import GREY, title
-from kdib.report.tables import NOTHING, Block, Entry, Section, Table, Text
-from kdib.report.transfer import mean_entry
+from kdib.report.canvas import COLOURS, GREY, INK, Box, Style, grid
+from kdib.report.figures import title
+from kdib.report.tables import NOTHING, Block, Entry, Section, Table, Text, mean_entry
 from kdib.report.view import LIKENESS_NOTE, View, capital, intervals, metric_name
 from kdib.stats import Interval
 
 CURVE_COLOURS = ("#0072B2", *COLOURS[1:])  # the first that no fit beside the curve has
 LINE_OF_TEXT = 11.0  # points from one direct label to the next
-INK = "#222222"
 ARROWS = {True: "higher is better", False: "lower is better"}
 
 

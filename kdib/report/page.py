@@ -3,7 +3,7 @@
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
@@ -13,37 +13,58 @@ from kdib.estimands import Cell
 from kdib.properties import of_task
 from kdib.properties.base import Property
 from kdib.report import figures
+from kdib.report.card import card_blocks, exploratory_blocks
 from kdib.report.grid import grid_blocks
 from kdib.report.material import Material, read
 from kdib.report.over_fits import curve_sections
 from kdib.report.properties import property_section
-from kdib.report.tables import NOTHING, Block, Details, Entry, Section, Table, Text, digits, key_values, number
-from kdib.report.transfer import mean_entry, transfer_blocks
+from kdib.report.tables import (
+    NOTHING,
+    Block,
+    Details,
+    Entry,
+    Section,
+    Table,
+    Text,
+    digits,
+    key_values,
+    mean_entry,
+    number,
+)
 from kdib.report.view import KNOWN_AS, View, metric_words, view
 from kdib.verdict import has_direction, headline
 
 LEARNING = {"accuracy": "validation accuracy", "loss": "validation loss (nats)"}
 
 
-def write(workdir: pathlib.Path) -> pathlib.Path:
+class Page(NamedTuple):
+    """Where a page was written, and what it says was incomplete or damaged."""
+
+    path: pathlib.Path
+    problems: Sequence[str]
+
+
+def write(workdir: pathlib.Path) -> Page:
     """See kdib.report.write."""
+    material = read(workdir)
     folder = workdir / "report"
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    material = read(workdir)
-    study = view(material, _declared(material), folder / "figures")
-    page = _render(
-        title=material.config["title"],
-        headline=_headline(study),
-        problems=material.problems,
-        sections=_sections(study),
-    )
-    path, partial = folder / "index.html", folder / ".index.html.partial"
-    partial.write_text(page, encoding="utf-8")
+    study = view(material, declared(material), folder / "figures")
+    title, problems, fits = material.config["title"], material.problems, [*study.look, *material.on_curves]
+    path = folder / "index.html"
+    save(path, title=title, headline=_headline(study), problems=problems, sections=_sections(study), fits=fits)
+    return Page(path, problems)
+
+
+def save(path: pathlib.Path, **context: Any) -> None:
+    """Write a page whole: a reader finds the old one or the new one."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(_render(**context), encoding="utf-8")
     os.replace(partial, path)
-    return path
 
 
-def _declared(material: Material) -> dict[str, Property]:
+def declared(material: Material) -> dict[str, Property]:
+    """The properties of a study by name; ValueError for one that its task does not have."""
     properties = of_task(material.config["task"]["name"])
     for name in material.config["properties"]:
         known("config.properties", name, properties)
@@ -53,8 +74,9 @@ def _declared(material: Material) -> dict[str, Property]:
 def _render(**context: Any) -> str:
     loader = PackageLoader("kdib.report", package_path=".")
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    css = Markup((pathlib.Path(__file__).parent / "style.css").read_text(encoding="utf-8"))
-    return environment.get_template("page.html.jinja").render(css=css, **context)
+    here = pathlib.Path(__file__).parent
+    own = {name: Markup((here / name).read_text(encoding="utf-8")) for name in ("style.css", "page.js")}
+    return environment.get_template("page.html.jinja").render(css=own["style.css"], script=own["page.js"], **context)
 
 
 def _headline(study: View) -> str:
@@ -70,7 +92,7 @@ def _sections(study: View) -> list[Section]:
     properties = [property_section(study, prop) for prop in study.properties.values()]
     grid = [Section("grid", "Students by teachers", grid_blocks(study))] if study.material.config["grid"] else []
     return [
-        Section("transfer", "What came along", transfer_blocks(study)),
+        Section("transfer", "What came along", [*card_blocks(study), *exploratory_blocks(study)]),
         *grid,
         *curve_sections(study),
         *properties[:1],

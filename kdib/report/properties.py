@@ -8,78 +8,33 @@ from kdib.estimands import Cell
 from kdib.properties.base import Curve, Property
 from kdib.report import figures
 from kdib.report.categories import category_blocks, is_categorical
-from kdib.report.figures import Band, Dot, Panel
+from kdib.report.embedding import embedding_blocks
+from kdib.report.exhibits import exhibit_blocks
+from kdib.report.figures import Band, Panel
 from kdib.report.heat import map_blocks
-from kdib.report.tables import NOTHING, Block, Details, Entry, Picture, Section, Table, Text, number
-from kdib.report.transfer import mean_entry
-from kdib.report.view import LIKENESS_NOTE, View, capital, intervals, listed, metric_name
+from kdib.report.interpolation import GROUP as INTERPOLATION
+from kdib.report.interpolation import interpolation_blocks
+from kdib.report.levels import level_blocks
+from kdib.report.sentences import finding
+from kdib.report.tables import NOTHING, Block, Details, Entry, Picture, Section, Table, Text, mean_entry, number
+from kdib.report.view import LIKENESS_NOTE, View, capital, intervals, listed
 
-MARKS = {
-    "scalar": "pale marks are single seeds",
-    "relational": "own is the fit's likeness to the teacher of its own seed, sibling to the teachers of the others",
-}
 BALANCED = "balanced_accuracy"  # what a task's baselines are given in, and small groups have none of
 
 
 def property_section(view: View, prop: Property) -> Section:
-    """Caption, the primary metric on every test set, the curves of the first one, the others folded away, reference."""
-    blocks: list[Block] = [Text(prop.caption), *_levels(view, prop)]
+    """What was found in one sentence, the primary metric everywhere, then curves, maps and exhibits."""
+    blocks: list[Block] = [Text(finding(view, prop), "finding"), Text(prop.caption)]
+    blocks += [Text(f"Caveat: {prop.caveat}", "caveat")] if prop.caveat else []
+    blocks += level_blocks(view, prop)
     for i, split in enumerate(view.splits):
         found = _split_blocks(view, prop, split)
         if found and i > 0:
             found = [Details(f"{prop.title} on {split} (another test set, exploratory)", found)]
         blocks += found
+    blocks += [*embedding_blocks(view, prop), *interpolation_blocks(view, prop), *exhibit_blocks(view, prop)]
     blocks.append(Text(f"Reference: {prop.reference}.", "reference"))
     return Section(f"property-{prop.name}", prop.title, blocks)
-
-
-# ------------------------------------------------------------------------------- the primary metric, everywhere
-
-
-def _levels(view: View, prop: Property) -> list[Block]:
-    """The primary metric of every fit (or of every pair with a teacher), one panel a test set."""
-    dots = {split: _dots(view, prop, view.primary(prop, split)) for split in view.splits}
-    dots = {split: found for split, found in dots.items() if found}
-    if not dots:
-        return [Text("Nothing was measured.", "note")]
-    name = metric_name(view.primary(prop))
-    caption = f"{capital(name)} on every test set: means with {intervals(view)}; {MARKS[prop.kind]}."
-    alt = f"{capital(name)} on {', '.join(dots)}. " + "; ".join(
-        f"{dot.label} {dot.mean:.3f}" for dot in dots[next(iter(dots))]
-    )
-    figure = figures.dots(dots, view.look, xlabel=name)
-    return [view.picture(figure, f"{prop.name}-levels", alt, caption)]
-
-
-def _dots(view: View, prop: Property, cell: Cell) -> list[Dot]:
-    if prop.kind == "relational":
-        return _relational_dots(view, cell)
-    means = view.summary.get(cell, {})
-    return [
-        Dot(fit, fit, list(view.values.get((cell, fit), {}).values()), *means[fit][:3])
-        for fit in view.look
-        if fit in means and means[fit].n > 0
-    ]
-
-
-def _relational_dots(view: View, cell: Cell) -> list[Dot]:
-    """Ceiling, own, sibling and floor, then the other students' own and sibling, each in the colour of its fit."""
-    roles: Mapping[str, str] = view.material.config["roles"]
-    named = {
-        "ceiling": (f"{roles['teacher']}: sibling (ceiling)", roles["teacher"]),
-        "own": (f"{roles['distilled']}: own", roles["distilled"]),
-        "sibling": (f"{roles['distilled']}: sibling", roles["distilled"]),
-        "floor": (f"{roles['alone']}: own (floor)", roles["alone"]),
-    }
-    for student in ["self", *[fit for fit in view.look if fit not in roles.values()]]:
-        fit = roles.get(student, student)
-        named |= {f"{student}: {whose}": (f"{fit}: {whose}", fit) for whose in ("own", "sibling")}
-    found = {name: view.effects.get((cell, name)) for name in named}
-    return [
-        Dot(*named[name], (), effect.estimate, effect.low, effect.high)
-        for name, effect in found.items()
-        if effect and effect.n_seeds > 0
-    ]
 
 
 # ------------------------------------------------------------------------------------------------------- curves
@@ -88,8 +43,9 @@ def _relational_dots(view: View, cell: Cell) -> list[Dot]:
 def _split_blocks(view: View, prop: Property, split: str) -> list[Block]:
     """Curves of one metric share a figure and a scale; the first one's numbers stand below it, the others' folded."""
     blocks: list[Block] = []
-    categorical = [curve for curve in prop.curves if is_categorical(view, prop, curve, split)]
-    numeric = [curve for curve in prop.curves if curve not in categorical and _bands(view, prop, curve, split)]
+    declared = [curve for curve in prop.curves if curve.group != INTERPOLATION]  # drawn by pair of fits
+    categorical = [curve for curve in declared if is_categorical(view, prop, curve, split)]
+    numeric = [curve for curve in declared if curve not in categorical and _bands(view, prop, curve, split)]
     for metric in dict.fromkeys(curve.metric for curve in numeric):
         curves = [curve for curve in numeric if curve.metric == metric]
         draw = _reliability if curves[0].diagonal else _lines
@@ -126,8 +82,13 @@ def _lines(view: View, prop: Property, curves: Sequence[Curve], split: str) -> P
         f"{what}: means with {intervals(view)}; points are moved sideways so that intervals can be told apart."
         + " Groups that are too small are left out here and named in the table." * (curves[0].metric == BALANCED)
     )
-    caption += LIKENESS_NOTE * (prop.kind == "relational")
+    caption += LIKENESS_NOTE * _is_of_couples(view, prop, curves[0], split)
     return view.picture(figure, f"{prop.name}-{curves[0].metric}-{split}", _alt(what, panels), caption)
+
+
+def _is_of_couples(view: View, prop: Property, curve: Curve, split: str) -> bool:
+    cells = _points(view, prop, curve, split, curve.metric).values()
+    return prop.kind == "relational" and not any(view.summary[cell] for cell in cells)
 
 
 def _reliability(view: View, prop: Property, curves: Sequence[Curve], split: str) -> Picture:

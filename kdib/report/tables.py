@@ -6,26 +6,36 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
+from kdib.stats import Interval
+
 MINUS = "\u2212"
 NOTHING = "\u2013"
 
 
 class Entry(NamedTuple):
-    """What a table shows: `number` is the value at full precision (machine-readable), `small` a second line."""
+    """What a table shows: `number` is the value at full precision (machine-readable), `small` a second line.
+
+    `icon` stands before the text and says the same: it is hidden from screen readers.
+    """
 
     text: str
     number: float | None = None
     small: str = ""
+    icon: str = ""
 
 
 class Table(NamedTuple):
-    """A table whose first column names its rows; `words` wraps and left-aligns its cells."""
+    """A table whose first column names its rows; `words` wraps and left-aligns its cells.
+
+    `card` stacks the cells of a row under each other where the page is narrow, each with its column's name.
+    """
 
     title: str
     caption: str
     header: Sequence[str]
     rows: Sequence[Sequence[Entry]]
     words: bool = False
+    card: bool = False
     kind: str = "table"
 
 
@@ -55,7 +65,25 @@ class Details(NamedTuple):
     kind: str = "details"
 
 
-Block = Table | Picture | Text | Details
+class Example(NamedTuple):
+    """One input as text or as a PNG in base64, its label, and what each fit answered."""
+
+    label: str
+    answers: Sequence[tuple[str, str]]
+    text: str = ""
+    png: str = ""
+    alt: str = ""
+
+
+class Gallery(NamedTuple):
+    """Inputs beside each other."""
+
+    heading: str
+    items: Sequence[Example]
+    kind: str = "gallery"
+
+
+Block = Table | Picture | Text | Details | Gallery
 
 
 class Section(NamedTuple):
@@ -71,6 +99,14 @@ def number(value: float | None, *, signed: bool = False) -> Entry:
     if value is None or math.isnan(value):
         return Entry(NOTHING)
     return Entry(digits(value, places(value), signed=signed), value)
+
+
+def mean_entry(mean: Interval | None) -> Entry:
+    """The mean, and half of its interval in small; the mean alone where n does not allow an interval."""
+    if mean is None or math.isnan(mean.estimate):
+        return Entry(NOTHING)
+    half = "" if math.isnan(mean.high) else f"± {digits(mean.high - mean.estimate, places(mean.estimate))}"
+    return number(mean.estimate)._replace(small=half)
 
 
 def places(value: float) -> int:

@@ -10,10 +10,11 @@ from matplotlib.figure import Figure
 
 from kdib.estimands import Cell, Effect, final_subjects, fit_summary, study_effects
 from kdib.properties.base import Property
+from kdib.records import Subject
 from kdib.report import canvas
 from kdib.report.material import Material
 from kdib.report.tables import Picture
-from kdib.stats import LEVEL, Interval
+from kdib.stats import LEVEL, Interval, mean_interval
 
 # What the literature calls some of the cells; a config's published rows may use these names.
 KNOWN_AS = {
@@ -30,7 +31,8 @@ ACRONYMS = {"ece", "mce", "nll", "kl", "cka"}
 
 
 class View(NamedTuple):
-    """A study, measured: `effects[cell, estimand]`, `summary[cell][fit]`, `values[cell, fit][seed]`.
+    """A study, measured: `effects[cell, estimand]`, `by_cell[cell][estimand]`, `summary[cell][fit]` and
+    `values[cell, fit][seed]`.
 
     `sizes[cell]` is the n of a cell's rows, the smallest over networks; `splits` are the test sets, the first in
     distribution; `seeds` says how many seeds a fit has; `look` is the style of each fit that is drawn; `folder` is for
@@ -40,6 +42,7 @@ class View(NamedTuple):
     material: Material
     properties: Mapping[str, Property]
     effects: Mapping[tuple[Cell, str], Effect]
+    by_cell: Mapping[Cell, Mapping[str, Effect]]
     summary: Mapping[Cell, Mapping[str, Interval]]
     values: Mapping[tuple[Cell, str], Mapping[int, float]]
     sizes: Mapping[Cell, int]
@@ -58,13 +61,18 @@ class View(NamedTuple):
         metric, own_split, group, coords = prop.primary
         return Cell(prop.name, metric, split or own_split or self.in_distribution, group, coords)
 
+    def effects_at(self, cell: Cell) -> Mapping[str, Effect]:
+        """The effects on one cell by estimand."""
+        return self.by_cell.get(cell, {})
+
     def level(self, prop: Property, cell: Cell, fit: str) -> Interval | None:
         """What a fit scores, over seeds; None where it has no value.
 
         Of a relational property its likeness to the role's teacher of its own seed, and of that teacher to the others.
         """
-        if prop.kind == "scalar":
-            return self.summary.get(cell, {}).get(fit)
+        found = self.summary.get(cell, {}).get(fit)
+        if found or prop.kind != "relational":
+            return found
         roles: Mapping[str, str] = self.material.config["roles"]
         name = next((role for role, of in roles.items() if of == fit), fit)
         effect = self.effects.get((cell, LIKENESS.get(name, f"{name}: own")))
@@ -98,19 +106,24 @@ def view(material: Material, properties: Mapping[str, Property], folder: pathlib
         failed=failed,
     )
     finals = final_subjects(subjects, failed)
-    values: dict[tuple[Cell, str], dict[int, float]] = {}
+    summary, values = fit_summary(material.rows, subjects, failed), _values(material, properties, finals)
+    for (cell, fit), of_seed in values.items():
+        if fit not in summary.setdefault(cell, {}):
+            summary[cell][fit] = mean_interval(list(of_seed.values()))
     sizes: dict[Cell, int] = {}
     for row in material.rows:
-        cell = Cell(*row[2:7])
         if row.subject in finals:
+            cell = Cell(*row[2:7])
             sizes[cell] = min(row.n, sizes.get(cell, row.n))
-        if row.subject in finals and row.other is None and row.value is not None:
-            values.setdefault((cell, finals[row.subject].fit), {})[finals[row.subject].seed] = row.value
+    by_cell: dict[Cell, dict[str, Effect]] = {}
+    for effect in effects:
+        by_cell.setdefault(Cell(*effect[:5]), {})[effect.estimand] = effect
     return View(
         material,
         properties,
-        {(Cell(*effect[:5]), effect.estimand): effect for effect in effects},
-        fit_summary(material.rows, subjects, failed),
+        {(cell, name): effect for cell, named in by_cell.items() for name, effect in named.items()},
+        by_cell,
+        summary,
         values,
         sizes,
         splits,
@@ -118,6 +131,39 @@ def view(material: Material, properties: Mapping[str, Property], folder: pathlib
         canvas.styles(material.shown),
         folder,
     )
+
+
+def _values(
+    material: Material, properties: Mapping[str, Property], finals: Mapping[str, Subject]
+) -> dict[tuple[Cell, str], dict[int, float]]:
+    """By cell and fit, the values by seed.
+
+    Of a pairwise property the value of a run is its mean over its couples with the other runs of its fit. Of a
+    relational one only the points of maps have values here, to the role's teacher of the own seed; the others are
+    estimands.
+    """
+    found: dict[tuple[Cell, str], dict[int, list[float]]] = {}
+
+    def add(cell: Cell, subject: Subject, value: float) -> None:
+        found.setdefault((cell, subject.fit), {}).setdefault(subject.seed, []).append(value)
+
+    for row in material.rows:
+        subject, other = finals.get(row.subject), finals.get(row.other or "")
+        if subject is None or row.value is None:
+            continue
+        cell, kind = Cell(*row[2:7]), properties[row.property].kind if row.property in properties else "scalar"
+        if row.other is None:
+            add(cell, subject, row.value)
+        elif other and kind == "pairwise" and other.fit == subject.fit:
+            add(cell, subject, row.value)
+            add(cell, other, row.value)
+        elif other and kind == "relational" and len(row.coords) > 1 and _is_own(subject, other, material):
+            add(cell, subject, row.value)
+    return {key: {seed: sum(v) / len(v) for seed, v in seeds.items()} for key, seeds in found.items()}
+
+
+def _is_own(student: Subject, teacher: Subject, material: Material) -> bool:
+    return teacher.fit == material.config["roles"]["teacher"] and teacher.seed == student.seed
 
 
 def _range(counts: Sequence[int]) -> str:

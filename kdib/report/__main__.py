@@ -1,0 +1,68 @@
+"""Redraws the report of a study, or compares several: `python -m kdib.report RUN [RUN ...]`.
+
+Nothing is trained or measured: a study's page is drawn from the files of its workdir. Several studies make one page
+that shows them beside each other, property by property; their own pages are left alone.
+"""
+
+import argparse
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+
+FAILED = 2  # what argparse exits with too
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command of `argv` (by default of the process); returns the exit code."""
+    options = _parser().parse_args(argv)
+    runs = [pathlib.Path(os.path.abspath(run)) for run in options.runs]
+    try:
+        for run in runs:
+            _check(run)
+        if options.csv:
+            from kdib.report import export
+
+            print(f"rows: {export.write(runs, pathlib.Path(options.csv))}")
+        path, problems = _draw(runs, pathlib.Path(options.out))
+    except (ValueError, OSError) as error:
+        if os.environ.get("KDIB_TRACEBACK"):
+            raise
+        print(f"error: {error} (KDIB_TRACEBACK=1 shows where)", file=sys.stderr)
+        return FAILED
+    for problem in problems:
+        print(f"warning: {problem}", file=sys.stderr)
+    print(f"report: {path}")
+    return 0
+
+
+def _draw(runs: Sequence[pathlib.Path], out: pathlib.Path) -> tuple[pathlib.Path, Sequence[str]]:
+    from kdib.report import compare, page  # matplotlib and jinja2
+
+    return compare.write(runs, out) if len(runs) > 1 else page.write(runs[0])
+
+
+def _check(run: pathlib.Path) -> None:
+    """Raises ValueError unless `run` looks like the workdir of a study."""
+    if not run.is_dir():
+        raise ValueError(f"{run} is no folder: expected the --workdir of a study")
+    if missing := [name for name in ("config.json", "task.json") if not (run / name).is_file()]:
+        raise ValueError(f"{run} is no study's workdir: it has no {' and no '.join(missing)}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m kdib.report",
+        description="Redraw the report of one study (its report/index.html), or compare several on one page.",
+        epilog="exit code: 0 when a page was written, 2 when not.",
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="the workdir of a study")
+    parser.add_argument(
+        "--out", default="comparison", metavar="FOLDER", help="where a comparison goes (default: ./comparison)"
+    )
+    parser.add_argument("--csv", metavar="FILE", help="also write all rows, joined with their networks, as CSV")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

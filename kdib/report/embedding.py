@@ -1,0 +1,229 @@
+"""Maps of networks: what lies near what, from the distances between all of them, in the plane that fits them best."""
+
+import functools
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from kdib.properties.base import Property
+from kdib.records import Row
+from kdib.report.canvas import GREY, Box, Style, grid, mark
+from kdib.report.figures import handle, in_order, title
+from kdib.report.material import fit_and_run
+from kdib.report.tables import Block, Details
+from kdib.report.view import View, metric_words
+
+SNAPSHOTS = "snapshots"  # the group of rows that hold distances between snapshots
+FEWEST = 4  # networks that a plane says something about: three points always fit
+SEED = 0
+
+
+class Path(NamedTuple):
+    """A run in a map: its fit, the steps and the places [P, 2] of its snapshots."""
+
+    fit: str
+    steps: Sequence[int]
+    xy_Px2: np.ndarray
+
+
+class Chart(NamedTuple):
+    """One map: paths (of one point each where only final networks are shown) and the stress of the plane.
+
+    `alike` networks share a point with others, as far as the distances can tell; `nothing` is the stress of as many
+    networks that are all equally far from each other.
+    """
+
+    title: str
+    paths: Sequence[Path]
+    stress: float
+    alike: int
+    nothing: float
+
+
+def embedding_blocks(view: View, prop: Property) -> list[Block]:
+    """The map of all final networks, of all snapshots of a seed, and of the snapshots of each run by itself."""
+    own = [row for row in view.material.rows if row.property == prop.name and row.other and row.value is not None]
+    paths = [row for row in own if row.group == SNAPSHOTS and row.split == view.in_distribution]
+    finals = [row for row in own if row[2:7] == tuple(view.primary(prop))]
+    blocks = _networks(view, prop, finals) if prop.pairs == "everyone" else []
+    return blocks + (_training_paths(view, prop, paths) if paths else [])
+
+
+# ------------------------------------------------------------------------------------------------------ distances
+
+
+def distances(rows: Sequence[Row], *, similar: bool) -> tuple[list[str], np.ndarray]:
+    """Ids in the order of the rows and their distances [N, N]; `similar`: values are similarities, 1 - value is taken.
+
+    Networks that lack a couple are left out, those that lack most first.
+    """
+    values = {(row.subject, str(row.other)): float(row.value or 0.0) for row in rows}
+    ids = list(dict.fromkeys(itertools.chain.from_iterable(values)))
+    place = {name: i for i, name in enumerate(ids)}
+    found_NxN = np.full((len(ids), len(ids)), np.nan)
+    np.fill_diagonal(found_NxN, 0.0)
+    for (a, b), value in values.items():
+        i, j = place[a], place[b]
+        found_NxN[i, j] = found_NxN[j, i] = max(1 - value, 0.0) if similar else value
+    while (lacking_N := np.isnan(found_NxN).sum(axis=1)).any():
+        worst = int(lacking_N.argmax())
+        found_NxN = np.delete(np.delete(found_NxN, worst, axis=0), worst, axis=1)
+        del ids[worst]
+    return ids, found_NxN
+
+
+def _chart(name: str, ids: Sequence[str], distances_NxN: np.ndarray) -> Chart:
+    """The plane in which the distances between networks are kept best."""
+    from kdib.properties import maps  # scikit-learn, which takes two seconds to import
+
+    return _charted(name, ids, distances_NxN, *maps.mds(distances_NxN, SEED))
+
+
+def _charts_of_runs(ids: Sequence[str], distances_NxN: np.ndarray) -> list[Chart]:
+    """One map a run, turned as it lies in the map of all."""
+    from kdib.properties import maps
+
+    runs = [fit_and_run(network) for network in ids]
+    _, alone = maps.path_maps(distances_NxN, runs, SEED)
+    charts = []
+    for run, (xy_Nx2, stress) in alone.items():
+        own = [i for i, of in enumerate(runs) if of == run]
+        if len(own) >= FEWEST:
+            charts.append(_charted(run, [ids[i] for i in own], distances_NxN[np.ix_(own, own)], xy_Nx2, stress))
+    return charts
+
+
+def _charted(name: str, ids: Sequence[str], distances_NxN: np.ndarray, xy_Nx2: np.ndarray, stress: float) -> Chart:
+    from kdib.properties import maps
+
+    runs: dict[str, list[int]] = {}
+    for i, network in enumerate(ids):
+        runs.setdefault(fit_and_run(network), []).append(i)
+    paths = []
+    for run, members in runs.items():
+        by_step = sorted(members, key=lambda i: _step(ids[i]))
+        paths.append(Path(run.rpartition("/")[0], [_step(ids[i]) for i in by_step], xy_Nx2[by_step]))
+    alike = sum(len(group) for group in maps.nearly_identical(distances_NxN))
+    return Chart(name, paths, float(stress), alike, _stress_of_nothing(len(ids)))
+
+
+@functools.cache
+def _stress_of_nothing(n: int) -> float:
+    from kdib.properties import maps
+
+    return maps.structureless(n).stress
+
+
+def _step(subject_id: str) -> int:
+    return int(subject_id.rpartition("@")[2])
+
+
+# --------------------------------------------------------------------------------------------------------- blocks
+
+
+def _networks(view: View, prop: Property, rows: Sequence[Row]) -> list[Block]:
+    """The map of all final networks, where the property has compared all of them with each other."""
+    shown = {subject.id for subject in view.material.subjects.values() if subject.fit in view.look}
+    rows = [row for row in rows if row.subject in shown and row.other in shown]
+    ids, distances_NxN = distances(rows, similar=prop.higher_is_better is not False)
+    if len(ids) < FEWEST or len({fit_and_run(network).rpartition("/")[0] for network in ids}) < 2:
+        return []
+    measure = metric_words(prop.primary.metric)
+    distance = f"1 − {measure}" if prop.higher_is_better is not False else measure
+    chart = _chart(f"all networks, {distance}", ids, distances_NxN)
+    what = f"Map of {len(ids)} networks by {distance} on {view.in_distribution}"
+    figure = atlas([chart], view.look, label=f"distance in the plane ({distance})")
+    return [view.picture(figure, f"{prop.name}-networks", f"{what}. {_in_words(chart)}", _caption(what, [chart]))]
+
+
+def _training_paths(view: View, prop: Property, rows: Sequence[Row]) -> list[Block]:
+    """One common map a seed; the first stands open. As published, one map a run, folded away."""
+    similar = prop.higher_is_better is True
+    seeds = {run: seed for run, seed in view.material.seeds.items() if run.rpartition("/")[0] in view.look}
+    rows = [r for r in rows if fit_and_run(r.subject) in seeds and fit_and_run(str(r.other)) in seeds]
+    by_seed: dict[int, list[Row]] = {}
+    for row in rows:
+        seed = seeds[fit_and_run(row.subject)]
+        if seed == seeds[fit_and_run(str(row.other))]:
+            by_seed.setdefault(seed, []).append(row)
+    found = {seed: distances(of, similar=similar) for seed, of in sorted(by_seed.items())}
+    found = {seed: of for seed, of in found.items() if len(of[0]) >= FEWEST}
+    common = [_chart(f"seed {seed}", *of) for seed, of in found.items()]
+    single = _charts_of_runs(*next(iter(found.values()))) if found else []
+    label = f"distance in the plane ({metric_words(rows[0].metric)})" if rows else ""
+    blocks: list[Block] = []
+    if common:
+        what = f"Training paths on {view.in_distribution}, all runs of {common[0].title} in one map"
+        figure = atlas(common[:1], view.look, label=label)
+        caption = _caption(what, common[:1]) + " A hollow mark is the first snapshot, a full one the last."
+        blocks.append(view.picture(figure, f"{prop.name}-paths", f"{what}. {_in_words(common[0])}", caption))
+    for name, charts, of in (("other-seeds", common[1:], "the other seeds"), ("single", single, "each run by itself")):
+        if charts:
+            what = f"Training paths on {view.in_distribution}, {of}"
+            figure = atlas(charts, view.look, label=label)
+            alt = f"{what}. {' '.join(map(_in_words, charts))}"
+            picture = view.picture(figure, f"{prop.name}-paths-{name}", alt, _caption(what, charts))
+            blocks.append(Details(f"Training paths: {of}", [picture]))
+    return blocks
+
+
+def _caption(what: str, charts: Sequence[Chart]) -> str:
+    alike = sum(chart.alike for chart in charts)
+    stress = "; ".join(f"{chart.title} {chart.stress:.2f} ({chart.nothing:.2f})" for chart in charts)
+    return (
+        f"{what}: metric multidimensional scaling; only distances have a meaning, the axes have none. Kruskal’s stress "
+        "is 0 where the plane keeps all distances; in brackets, that of as many networks which are all equally far "
+        f"from each other, a map that shows nothing: {stress}."
+        + f" Nearly identical to others, and drawn as one point with them: {alike} networks."
+        * bool(alike)
+    )
+
+
+def _in_words(chart: Chart) -> str:
+    """The mean distance in the plane between the last networks of every two fits."""
+    ends: dict[str, list[np.ndarray]] = {}
+    for path in chart.paths:
+        ends.setdefault(path.fit, []).append(path.xy_Px2[-1])
+    centres = {fit: np.mean(of, axis=0) for fit, of in ends.items()}
+    said = [f"{a} to {b} {np.linalg.norm(centres[a] - centres[b]):.3f}" for a, b in itertools.combinations(centres, 2)]
+    between = f"; in the plane, between the ends of the fits: {', '.join(said[:12])}" if said else ""
+    return f"{chart.title}, stress {chart.stress:.2f}{between}."
+
+
+# -------------------------------------------------------------------------------------------------------- picture
+
+
+def atlas(charts: Sequence[Chart], look: Mapping[str, Style], *, label: str) -> Figure:
+    """One panel a map, as wide as high, with its stress; a line a run from its first snapshot to its last."""
+
+    def draw(axes: Axes, chart: Chart) -> None:
+        title(axes, f"{chart.title}; stress {chart.stress:.2f}")
+        for path in chart.paths:
+            style = look[path.fit]
+            drawn = axes.plot(*path.xy_Px2.T, color=style.colour, ls=style.line, lw=1.1, alpha=0.8)
+            drawn += axes.plot(*path.xy_Px2[1:-1].T, style.marker, color=style.colour, ms=2.5)
+            if len(path.steps) > 1:
+                drawn += axes.plot(*path.xy_Px2[:1].T, style.marker, color=style.colour, ms=5, mfc="none")
+            mark([*drawn, *axes.plot(*path.xy_Px2[-1:].T, style.marker, color=style.colour, ms=6)], style)
+        _square(axes, np.concatenate([path.xy_Px2 for path in chart.paths]))
+
+    names = in_order(look, [path.fit for chart in charts for path in chart.paths])
+    handles: list[Line2D] = [handle(fit, look[fit]) for fit in names]
+    side = 4.2 if len(charts) == 1 else 2.5
+    if any(len(path.steps) > 1 for chart in charts for path in chart.paths):
+        handles.append(Line2D([], [], color=GREY, marker="o", mfc="none", ls="", label="first snapshot"))
+    box = Box(width=side, height=side, left=0.72, gap=0.55)
+    return grid(charts, draw, xlabel=label, ylabel=label, handles=handles, columns=3, box=box, share=False)
+
+
+def _square(axes: Axes, xy_Px2: np.ndarray) -> None:
+    """The same scale on both axes: distances are what the picture shows."""
+    middle, half = (xy_Px2.max(axis=0) + xy_Px2.min(axis=0)) / 2, np.ptp(xy_Px2, axis=0).max() / 2 * 1.1 or 1.0
+    axes.set_xlim(middle[0] - half, middle[0] + half)
+    axes.set_ylim(middle[1] - half, middle[1] + half)
+    axes.locator_params(nbins=5)

@@ -1,0 +1,79 @@
+"""What was found of a property, in one sentence made from its effects."""
+
+import math
+from collections.abc import Mapping
+
+from kdib.estimands import Cell, Effect
+from kdib.properties.base import Property
+from kdib.report.tables import digits, interval, places, probability
+from kdib.report.verdicts import PLACEBO, Word, card_verdict
+from kdib.report.view import View, listed, metric_name
+
+CONCLUSIONS: dict[Word, str] = {
+    "transferred": "the teacher’s advantage transferred, beyond what self-distillation gives",
+    "imitated": "this teacher’s function was imitated",
+    "bias": "the likeness is to the teachers’ bias: students of other seeds’ teachers have it too",
+    "undecided": "nothing is decided",
+    "no advantage": "there is no advantage of the teacher that could be handed over",
+    "did not transfer": "it did not transfer",
+    "above self": "distillation raised it above self-distillation",
+    "below self": "distillation lowered it below self-distillation",
+}
+
+
+def finding(view: View, prop: Property) -> str:
+    """The levels, the declared difference with its interval, p and n, and the verdict in words."""
+    cell = view.primary(prop)
+    effects = view.effects_at(cell)
+    name = metric_name(cell)
+    named = prop.title if prop.title.lower() == name.lower() else f"{prop.title} ({name})"
+    direction = {True: ", higher is better", False: ", lower is better", None: ""}[prop.higher_is_better]
+    if prop.kind == "relational":
+        direction = ", lower is more alike" if prop.higher_is_better is False else ""
+    relational = prop.kind == "relational"
+    declared = effects.get("own - sibling" if relational else "distilled - self")
+    if declared is None or declared.n_seeds == 0:
+        return f"{named}: not measured for all of the fits that the declared difference needs."
+    said = _likeness(effects) if relational else _levels(view, cell)
+    difference = "own − sibling" if relational else "distilled − self"
+    placebo = effects.get(PLACEBO)
+    beside = f", the placebo’s {_with_interval(placebo)}" if relational and placebo and placebo.n_seeds else ""
+    return (
+        f"{named} on {cell.split}{direction}: {said}; {difference} is {_with_interval(declared)}{beside} "
+        f"({_p(declared)}, n = {declared.n_seeds} seed{'' if declared.n_seeds == 1 else 's'}): "
+        f"{CONCLUSIONS[card_verdict(prop, effects.values())]}."
+    )
+
+
+def _levels(view: View, cell: Cell) -> str:
+    roles: Mapping[str, str] = view.material.config["roles"]
+    found = {role: view.summary.get(cell, {}).get(roles[role]) for role in ("alone", "self", "distilled", "teacher")}
+    return listed([f"{role} {_plain(level.estimate)}" for role, level in found.items() if level and level.n])
+
+
+def _likeness(effects: Mapping[str, Effect]) -> str:
+    words = {
+        "own": "distilled students to their own teachers {}",
+        "sibling": "to the teachers of other seeds {}",
+        "floor": "students without a teacher to them {}",
+    }
+    known = {name: effects[name] for name in words if name in effects and effects[name].n_seeds}
+    return ", ".join([words[name].format(_plain(effect.estimate)) for name, effect in known.items()])
+
+
+def _plain(value: float) -> str:
+    return digits(value, places(value))
+
+
+def _with_interval(effect: Effect) -> str:
+    estimate, decimals = digits(effect.estimate, places(effect.estimate), signed=True), places(effect.estimate)
+    if math.isnan(effect.low):
+        return f"{estimate} (no interval)"
+    return f"{estimate} {interval(effect.low, effect.high, decimals, signed=True)}"
+
+
+def _p(effect: Effect) -> str:
+    p = effect.p_holm
+    if p is None or math.isnan(p):
+        return "no p"
+    return f"Holm p {'' if p < 0.001 else '= '}{probability(p).text}"
