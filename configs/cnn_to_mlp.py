@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 BASE = runpy.run_path(str(Path(__file__).parent / "lstm_to_transformer.py"))
 fields, fit = BASE["_fields"], BASE["_fit"]
-VARIANTS = ("full", "mnist", "fashion", "cifar", "smoke")
+VARIANTS = ("full", "basins", "mnist", "fashion", "cifar", "smoke")
 TAU = 5.0  # as published for MNIST
 REACH = 3  # pixels, of the augmentation
 
@@ -34,7 +34,7 @@ def get_config(variants: str = "") -> ConfigDict:
     config = _default()
     if len(data := [name for name in chosen if name in ("mnist", "fashion", "cifar")]) > 1:
         raise ValueError(f"--config: one data set, please, not {', '.join(data)}")
-    change = {"full": _full, "mnist": _mnist, "fashion": _fashion, "cifar": _cifar, "smoke": _smoke}
+    change = {"full": _full, "basins": _basins, "mnist": _mnist, "fashion": _fashion, "cifar": _cifar, "smoke": _smoke}
     for name in VARIANTS:  # in this order, whatever the order on the command line
         if name in chosen:
             change[name](config)
@@ -93,6 +93,12 @@ def _full(config: ConfigDict) -> None:
     config.fits.label_smoothed = fit("mlp", "smoothing", match_entropy="teacher", softness_at=TAU)
     config.fits.alone_long = fit("mlp", "labels", budget=2.0)  # its own steps and a teacher's
     config.fits.shuffled_soft = fit("mlp", "kd", teacher="teacher", shuffle=True)
+
+
+def _basins(config: ConfigDict) -> None:
+    """Two fits more, to compare barriers with: the same initial values in another order, and two students a teacher."""
+    config.fits.alone_reordered = fit("mlp", "labels", seeds="reordered")
+    config.fits.distilled_peer = fit("mlp", "kd", teacher="teacher", seeds="peer")
 
 
 def _files(config: ConfigDict, source: str) -> None:

@@ -54,7 +54,7 @@ class Fit:
     augment: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # {"name": one of the task's, **knobs}
     softness_at: float = 1.0  # the temperature at which as_soft_as and match_entropy compare: that of the loss
     match_entropy: str = ""  # a fit: label_smoothing's epsilon is set so that its targets have that fit's entropy
-    seeds: str = "main"  # main, or peer: initial values disjoint from every main run's
+    seeds: str = "main"  # main, peer (initial values disjoint from every main run's) or reordered (so is the order)
     snapshots: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of itself; {}: those of train
     budget: float = 1.0  # its steps as a multiple of train.steps; 2.0: its own and as many again as a teacher had
     path: str = ""  # a fit folder of another workdir: its runs are opened instead of trained
@@ -108,7 +108,7 @@ class Study:
 CHOICES = {
     "ensemble": ("", "mean_probability", "mean_logit"),
     "answers": ("table", "live", "online"),
-    "seeds": ("main", "peer"),
+    "seeds": ("main", "peer", "reordered"),
 }
 MAY_CHANGE = (
     "title",
@@ -201,12 +201,14 @@ def topological(fits: Mapping[str, Fit]) -> list[str]:
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """The fields, but for those that may change, in which two configurations differ: "train.steps: 600 -> 800".
 
-    The number of seeds may not change where it is the size of an ensemble: finished students had another teacher.
+    A fit, model or loss that was not there is no difference: it changes no other. The number of seeds may not change
+    where it is the size of an ensemble: finished students had another teacher.
     """
     ensembles = any(fit["ensemble"] and len(fit["teacher_steps"]) < 2 for fit in new["fits"].values())
     may_change = [name for name in MAY_CHANGE if not (ensembles and name == "seeds")]
     before, after = flatten(old), flatten(new)
-    names = sorted(before.keys() | after.keys())
+    added = {(part, name) for part in ("fits", "models", "losses") for name in new[part].keys() - old[part].keys()}
+    names = sorted(name for name in before.keys() | after.keys() if (*name.split("."), "")[:2] not in added)
     return [
         f"{name}: {before.get(name, 'absent')} -> {after.get(name, 'absent')}"
         for name in names

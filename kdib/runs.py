@@ -9,7 +9,7 @@ from kdib.config import Study, topological
 from kdib.records import RunSpec, Subject, read_json
 from kdib.snapshots import SnapshotIndex
 
-PEER_SEEDS = 1_000_000  # added to the seed of a peer's initial values: disjoint from every main run's
+PEER_SEEDS = 1_000_000  # added to the seed of a peer's initial values, or of another order: disjoint from main runs'
 DEVELOPMENT_SEEDS = 1_000  # where learning rates are chosen; main runs count from 0
 
 
@@ -49,11 +49,12 @@ def development_runs(study: Study, fit: str) -> list[RunSpec]:
 
 
 def _run(study: Study, fit: str, seed: int, sweep: tuple[tuple[str, float], ...] = ()) -> RunSpec:
-    # Every fit of a seed, a peer too, has one order of examples: no student's teacher saw what another's did not.
-    init = seed + (PEER_SEEDS if study.fits[fit].seeds == "peer" else 0)
+    # Every fit of a seed, a peer too, has one order of examples: no student's teacher saw what another's did not. But
+    # for those that are "reordered" on purpose: what the order alone does to where training ends.
     own = study.fits[fit]
+    init, order = (seed + PEER_SEEDS * (own.seeds == kind) for kind in ("peer", "reordered"))
     paired = own.teacher and not own.learns_from_all_seeds and own.answers != "online"
-    return RunSpec(fit, seed, init=init, order=seed, teacher=seed if paired else None, sweep=sweep)
+    return RunSpec(fit, seed, init=init, order=order, teacher=seed if paired else None, sweep=sweep)
 
 
 def fit_folder(study: Study, fit: str, workdir: Path) -> Path:

@@ -161,3 +161,14 @@ def test_seeds_may_not_change_under_an_ensemble():
 
 def test_flatten_keeps_tuples_and_lists_alike():
     assert flatten({"a": {"b": (1, 2)}, "c": []}) == flatten({"a": {"b": [1, 2]}, "c": ()})
+
+
+def test_a_new_fit_changes_no_other_but_a_changed_one_does():
+    config = tiny()
+    old = config_lib.as_dict(parse(config))
+    fit = {**config["fits"]["alone"], "seeds": "reordered"}
+    more = config | {"fits": {**config["fits"], "alone_reordered": fit}}
+    assert difference(old, config_lib.as_dict(parse(more))) == []
+    assert difference(config_lib.as_dict(parse(more)), old) != []  # its folder would be there for nothing
+    other = config | {"fits": {**config["fits"], "alone": fit}}
+    assert difference(old, config_lib.as_dict(parse(other))) == ["fits.alone.seeds: main -> reordered"]

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kdib.main import load_config
 from kdib.estimands import Effect, study_effects
 from kdib.properties import of_task
 from kdib.properties.base import Property
@@ -22,6 +23,7 @@ from kdib.records import read_json, write_json
 from kdib.report.card import card_verdict
 
 HERE = Path(__file__).parent
+CONFIGS = HERE.parent.parent / "configs"
 ROWS = runpy.run_path(str(HERE.parent / "rows.py"))
 FAULTS = runpy.run_path(str(HERE / "faults.py"))
 TRANSFER, VISION = (
@@ -44,6 +46,8 @@ PUBLISHED = {
 def study_config(name: str, data: Path | None) -> dict[str, Any]:
     """The configuration of a study."""
     config = VISION["study_config"](name, data) if name == "mnist" else TRANSFER["study_config"](name, data)
+    fits = load_config(str(CONFIGS / f"{'cnn_to_mlp' if name == 'mnist' else 'lstm_to_transformer'}.py"), "basins").fits
+    config["fits"] |= {name: fits[name].to_dict() for name in ("alone_reordered", "distilled_peer")}
     config["properties"] = (*[p for p in config["properties"] if p not in ADDED], *ADDED)
     config["seeds"] = 5
     return config

@@ -22,11 +22,13 @@ class Model(NamedTuple):
     """Two pure functions.
 
     `init(key, batch) -> {"params": ..., **model_state}`; `apply(params, model_state, batch, *, train, key) ->
-    (Outputs, model_state)`. In evaluation (`train=False`) `key` may be None and model_state comes back unchanged.
+    (Outputs, model_state)`. In evaluation (`train=False`) `key` may be None and model_state comes back unchanged;
+    `train="statistics"` normalises batches as training does, without dropout. `fields` are the sizes it was built with.
     """
 
     init: Callable[[jax.Array, Batch], Variables]
     apply: Callable[..., tuple[Outputs, Any]]
+    fields: tuple[tuple[str, Any], ...] = ()
 
 
 def split(variables: Variables) -> tuple[Any, Variables]:
@@ -63,7 +65,7 @@ def table() -> Model:
     return Model(init=init, apply=apply)
 
 
-def from_linen(module: Any) -> Model:
+def from_linen(module: Any, fields: tuple[tuple[str, Any], ...] = ()) -> Model:
     """A flax.linen module whose `__call__(batch, *, train) -> Outputs` draws its randomness from the rng "dropout".
 
     Collections beside "params" (such as "batch_stats") are the model_state; they are updated in training only.
@@ -79,6 +81,6 @@ def from_linen(module: Any) -> Model:
         if not train:
             return module.apply(variables, batch, train=False), model_state
         rngs = {} if key is None else {"dropout": key}  # a network without dropout needs no key
-        return module.apply(variables, batch, train=True, rngs=rngs, mutable=list(model_state))
+        return module.apply(variables, batch, train=train, rngs=rngs, mutable=list(model_state))
 
-    return Model(init=init, apply=apply)
+    return Model(init=init, apply=apply, fields=fields)

@@ -127,7 +127,7 @@ class Dropout(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """x of any shape."""
-        if not train or self.rate == 0:
+        if train is not True or self.rate == 0:
             return x
         shape = tuple(1 if axis in self.shared else size for axis, size in enumerate(x.shape))
         keep = jnp.broadcast_to(bernoulli(self.make_rng("dropout"), 1 - self.rate, shape), x.shape)

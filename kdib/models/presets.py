@@ -177,7 +177,7 @@ def _check_maxout(preset: str, channels: tuple[int, ...], units: tuple[int, ...]
 def _build(network: str, **fields: Any) -> "Model":
     from kdib.models.base import from_linen
 
-    return from_linen(_module(network, fields))
+    return from_linen(_module(network, fields), tuple(fields.items()))
 
 
 def _module(network: str, fields: dict[str, Any]) -> Any:
