@@ -69,7 +69,7 @@ def activation_matching(
       spec: of both networks.
       variables_b: of the network to permute; their shapes tell how many units a group has.
       hidden_a, hidden_b: by name, what both answer to the same inputs: [..., N], or with pictures flattened
-        [M, H * W * N]. The units that the head reads may be called "penultimate" alone.
+        [M, H * W * N]. The units that the head reads may be called "penultimate" alone. Leave out padding.
 
     Raises:
       ValueError: where a group has no activations, or these have other shapes or are not finite.

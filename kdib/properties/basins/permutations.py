@@ -49,8 +49,8 @@ def spec_of(variables: Variables, *, heads: int | None = None) -> Spec:
       ValueError: for a network of no known family, with a leaf that is in none; for a Transformer without `heads`, or
         whose width they do not divide; where leaves disagree about how many units a group has, as with maxout.
 
-    Reference: Ainsworth, Hayase & Srinivasa, Git Re-Basin: Merging Models modulo Permutation Symmetries, ICLR (2023),
-    appendix on residual networks (https://arxiv.org/abs/2209.04836).
+    Reference: Ainsworth, Hayase & Srinivasa, Git Re-Basin: Merging Models modulo Permutation Symmetries, ICLR (2023)
+    (https://arxiv.org/abs/2209.04836).
     """
     found = leaves(variables)
     name, rules = _family(found)

@@ -59,7 +59,7 @@ def repair(params: Any, target: dict[str, Moments], batch: Batch) -> Any:
       ValueError: for another network, or a target of other layers.
 
     Reference: Jordan, Sedghi, Saukh, Entezari & Neyshabur, REPAIR: REnormalizing Permuted Activations for Interpolation
-    Repair, ICLR (2023), equations 2 and 3 (https://arxiv.org/abs/2211.08403).
+    Repair, ICLR (2023) (https://arxiv.org/abs/2211.08403).
     """
     if set(target) != set(_layers(params)):
         raise ValueError(f"expected a target of {', '.join(_layers(params))}, got {', '.join(target)}")
