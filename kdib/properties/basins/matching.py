@@ -166,23 +166,34 @@ def _best_order(spec, a, b, permutation, group, places) -> tuple[np.ndarray, flo
 def _exchanged(spec, a, b, permutation, group, places) -> np.ndarray:
     """The order of a group after exchanging the best pair of its units, again and again while that helps."""
     least = SMALLEST_GAIN * sum(np.vdot(side[path], side[path]) for side in (a, b) for path, _ in places)
+    order = permutation[group].copy()
+    scores_NxN, a_CxNxN, b_CxNxN = _standing(spec, a, b, permutation, group, places)
     while True:
-        gains_NxN, order = _gains(spec, a, b, permutation, group, places), permutation[group].copy()
+        gains_NxN = _gains(scores_NxN, a_CxNxN, b_CxNxN)
         i, j = np.unravel_index(np.argmax(gains_NxN), gains_NxN.shape)
         if gains_NxN[i, j] <= least:
             return order
-        order[[i, j]] = order[[j, i]]
-        permutation = {**permutation, group: order}
+        # The scores of two matrices, of which one has two rows and two columns exchanged, change by products of rank 1.
+        scores_NxN -= np.tensordot(a_CxNxN[:, i] - a_CxNxN[:, j], b_CxNxN[:, i] - b_CxNxN[:, j], axes=(0, 0))
+        scores_NxN -= np.tensordot(
+            a_CxNxN[:, :, i] - a_CxNxN[:, :, j], b_CxNxN[:, :, i] - b_CxNxN[:, :, j], axes=(0, 0)
+        )
+        b_CxNxN[:, [i, j]] = b_CxNxN[:, [j, i]]
+        for x in (order, scores_NxN, b_CxNxN):
+            x[..., [i, j]] = x[..., [j, i]]
 
 
-def _gains(spec, a, b, permutation, group, places) -> np.ndarray:
-    """[N, N]: what exchanging units i and j of a group adds to the similarity, exactly."""
-    gains_NxN = _pairs(_scores(spec, a, b, permutation, places)[:, permutation[group]])
-    for path in {path for path, k in places if group in _others(spec, path, k)}:
-        b_leaf = permuted(b[path], spec.axes[path], permutation)
-        a_CxNxN, b_CxNxN = (_squares(leaf, spec.axes[path]) for leaf in (a[path], b_leaf))
-        gains_NxN += (_pairs(a_CxNxN) * _pairs(b_CxNxN)).sum(axis=0)  # both axes of the leaf change at once
-    return gains_NxN
+def _standing(spec, a, b, permutation, group, places) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores by where the units of b are now, and the leaves that run over them twice, of a and of b."""
+    twice = {path for path, k in places if group in _others(spec, path, k)}
+    now = [(a[path], permuted(b[path], spec.axes[path], permutation), spec.axes[path]) for path in sorted(twice)]
+    a_CxNxN, b_CxNxN = (np.concatenate([_squares(pair[side], pair[2]) for pair in now]) for side in (0, 1))
+    return _scores(spec, a, b, permutation, places)[:, permutation[group]], a_CxNxN, b_CxNxN
+
+
+def _gains(scores_NxN: np.ndarray, a_CxNxN: np.ndarray, b_CxNxN: np.ndarray) -> np.ndarray:
+    """[N, N]: what exchanging two units adds to the similarity, exactly: both axes of C matrices change at once."""
+    return _pairs(scores_NxN) + (_pairs(a_CxNxN) * _pairs(b_CxNxN)).sum(axis=0)
 
 
 def _pairs(x_NxN: np.ndarray) -> np.ndarray:

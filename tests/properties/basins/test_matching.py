@@ -77,16 +77,27 @@ def test_a_small_lstm_is_solved_as_by_exhaustive_search(seed):
     assert _better(a, b, "block0", 5, restarts=16) == 0
 
 
-def test_the_gain_of_an_exchange_is_exact():
-    a, b = both("lstm")
-    order = permutations.random(spec("lstm"), network("lstm"), KEY)
-    value = lambda p: matching.similarity(spec("lstm"), a, b, p)  # noqa: E731
-    for group, places in matching._touched(spec("lstm"), a).items():
-        gains_NxN = matching._gains(spec("lstm"), a, b, order, group, places)
-        for i, j in itertools.combinations(range(6), 2):
-            exchanged = order[group].copy()
-            exchanged[[i, j]] = exchanged[[j, i]]
-            np.testing.assert_allclose(gains_NxN[i, j], value({**order, group: exchanged}) - value(order), atol=1e-9)
+def test_the_gain_of_an_exchange_is_exact_and_exchanges_stop_where_none_helps():
+    sizes = {"vocab_size": 5, "max_length": 4, "hidden_size": 12, "embedding_size": 3, "layers": 2}
+    first, second = (_tiny("lstm_tiny", seed, **sizes) for seed in (0, 1))
+    lstm = permutations.spec_of(first)
+    a, b = matching.weights(lstm, first["params"], second["params"])
+    order = permutations.random(lstm, first, KEY)
+    value = lambda p: matching.similarity(lstm, a, b, p)  # noqa: E731
+    for group, places in matching._touched(lstm, a).items():
+        gains_NxN = matching._gains(*matching._standing(lstm, a, b, order, group, places))
+        at_rest = {**order, group: matching._exchanged(lstm, a, b, order, group, places)}
+        assert value(at_rest) > value(order) + gains_NxN.max() + 1e-6  # more than one was made
+        for i, j in itertools.combinations(range(12), 2):
+            gain = value(_exchange(order, group, i, j)) - value(order)
+            np.testing.assert_allclose(gains_NxN[i, j], gain, atol=1e-9)
+            assert value(_exchange(at_rest, group, i, j)) <= value(at_rest) + 1e-9
+
+
+def _exchange(permutation, group, i, j):
+    order = permutation[group].copy()
+    order[[i, j]] = order[[j, i]]
+    return {**permutation, group: order}
 
 
 def _tiny(preset, seed, **sizes):
