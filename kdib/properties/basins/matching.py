@@ -1,0 +1,270 @@
+"""Which order of its units brings a network closest to another: by their weights, or by what their units answer.
+
+Interpolation between two networks meets the barrier of their arbitrary order of units first; what is left of it after
+matching is a barrier between solutions.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from kdib.properties.basins.permutations import Axis, Permutation, Spec, identity, leaves, permuted, sizes
+
+RESTARTS = 4
+SMALLEST_GAIN = 1e-12  # of the two networks' squared norms; less is rounding
+
+Weights = Mapping[str, np.ndarray]  # float64, by path
+
+
+def weight_matching(
+    spec: Spec, params_a: Any, params_b: Any, key: jax.Array, *, restarts: int = RESTARTS
+) -> Permutation:
+    """The permutation of b that brings its parameters closest to those of a, in Euclidean distance, as far as found.
+
+    Coordinate descent: with all other groups held, the best order of one group is an assignment problem, solved
+    exactly. It stops where no group improves on it, which may be a local optimum, so the best of `restarts` descents is
+    kept, or b as it is. The first starts from `forward`, the second from the order that b has, the others anywhere;
+    each visits groups in an order drawn from `key`. In a Transformer, and in an MLP or CNN with one hidden layer, no
+    two groups meet in a leaf, and the first descent finds the optimum.
+
+    Args:
+      spec: of both networks.
+      params_a: the parameters of the network that stays.
+      params_b: those of the network to permute, of the same shapes.
+      key: draws where descents start and the orders in which they visit groups.
+      restarts: how many descents, > 0.
+
+    Returns:
+      The permutation; `permutations.apply(spec, permutation, variables_b)` is the matched network.
+
+    Raises:
+      ValueError: for trees that differ, naming the leaf, are not those of `spec`, or hold nan; for no restart.
+
+    Reference: Ainsworth, Hayase & Srinivasa, Git Re-Basin, ICLR (2023), algorithm 1 (https://arxiv.org/abs/2209.04836).
+    Its published form starts from the order that b has; `forward` is ours.
+    """
+    if restarts < 1:
+        raise ValueError(f"expected restarts >= 1, got {restarts}")
+    a, b = weights(spec, params_a, params_b)
+    rng = np.random.default_rng(np.asarray(jax.random.bits(key, (4,))))
+    stays = identity(spec, {"params": params_b})
+    elsewhere = [{group: rng.permutation(order) for group, order in stays.items()} for _ in range(restarts - 2)]
+    starts = [forward(spec, a, b), stays, *elsewhere][:restarts]
+    found = [descend(spec, a, b, start, rng)[0] for start in starts]
+    return max([*found, stays], key=lambda permutation: similarity(spec, a, b, permutation))
+
+
+def activation_matching(
+    spec: Spec, variables_b: Any, hidden_a: Mapping[str, Any], hidden_b: Mapping[str, Any]
+) -> Permutation:
+    """The permutation of b under which the activations of its units correlate most with those of a.
+
+    Every group is an assignment problem of its own. Covered are MLPs, CNNs and LSTMs, all of whose units are among the
+    hidden outputs; the inner channels of a ResNet and the heads and units of a Transformer are not: take
+    `weight_matching` of these. A unit that answers the same to everything correlates with none.
+
+    Args:
+      spec: of both networks.
+      variables_b: of the network to permute; their shapes tell how many units a group has.
+      hidden_a, hidden_b: by name, what both answer to the same inputs: [..., N], or with pictures flattened
+        [M, H * W * N]. The units that the head reads may be called "penultimate" alone. Leave out padding.
+
+    Raises:
+      ValueError: where a group has no activations, or these have other shapes or are not finite.
+
+    Reference: Li, Yosinski, Clune, Lipson & Hopcroft, Convergent Learning, ICLR (2016); Ainsworth, Hayase & Srinivasa
+    (2023), section 3.1, with correlations as in Jordan et al., REPAIR, ICLR (2023).
+    """
+    found = {}
+    for group, n in sizes(spec, variables_b).items():
+        a_MxN, b_MxN = (_activations(spec, group, n, hidden) for hidden in (hidden_a, hidden_b))
+        if a_MxN.shape != b_MxN.shape:
+            raise ValueError(f"expected the same inputs, got {group} of {a_MxN.shape} and {b_MxN.shape}")
+        found[group] = _assign(_standardised(a_MxN).T @ _standardised(b_MxN))
+    return found
+
+
+def weights(spec: Spec, params_a: Any, params_b: Any) -> tuple[Weights, Weights]:
+    """Both networks' parameters by path, in float64, after checking that they fit each other and `spec`."""
+    a, b = ({path: np.asarray(leaf) for path, leaf in leaves({"params": p}).items()} for p in (params_a, params_b))
+    for path in dict.fromkeys([*a, *b]):
+        shapes = [list(side[path].shape) if path in side else None for side in (a, b)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"expected two networks of one architecture, got {path} {shapes[0]} and {shapes[1]}")
+        if not (np.isfinite(a[path]).all() and np.isfinite(b[path]).all()):
+            raise ValueError(f"expected finite parameters, got nan or inf in {path}")
+    sizes(spec, {"params": params_a})
+    a, b = ({path: leaf.astype(np.float64) for path, leaf in side.items()} for side in (a, b))
+    return a, b
+
+
+def similarity(spec: Spec, a: Weights, b: Weights, permutation: Permutation) -> float:
+    """The inner product of a and the permuted b; their squared distance is |a|^2 + |b|^2 less twice that."""
+    return float(sum(np.vdot(a[path], permuted(b[path], spec.axes[path], permutation)) for path in a))
+
+
+def descend(
+    spec: Spec, a: Weights, b: Weights, start: Permutation, rng: np.random.Generator
+) -> tuple[Permutation, list[float]]:
+    """Coordinate descent from `start`: the permutation it stops at, and the similarity after every step.
+
+    Where a group runs over two axes of one leaf, as in the recurrent weights of an LSTM, the problem is quadratic: the
+    assignment is that of its linear approximation and is taken if it improves; then pairs of units are exchanged as
+    long as that does.
+    """
+    touched = _touched(spec, a)
+    permutation, values = dict(start), [similarity(spec, a, b, start)]
+    least = SMALLEST_GAIN * sum(np.vdot(side[path], side[path]) for side in (a, b) for path in a)
+    improved = True
+    while improved:
+        improved = False
+        for group in rng.permutation(list(touched)).tolist():
+            candidate, gain = _best_order(spec, a, b, permutation, group, touched[group])
+            if gain > least:
+                improved, permutation[group] = True, candidate
+                values.append(values[-1] + gain)
+    return permutation, values
+
+
+def forward(spec: Spec, a: Weights, b: Weights) -> Permutation:
+    """A start for `descend` that carries the order of inputs, outputs and other fixed axes into the network.
+
+    Group after group is assigned by those leaves alone whose other axes are already in order, and next comes the group
+    that the most such weights a unit speak of. From an order in which nothing agrees, weights between two unmatched
+    groups are noise, and there are more of them than of the others.
+    """
+    touched = _touched(spec, a)
+    settled: Permutation = {}
+    while len(settled) < len(touched):
+        known = {
+            group: [(path, k) for path, k in places if _others(spec, path, k) <= set(settled)]
+            for group, places in touched.items()
+            if group not in settled
+        }
+        group = max(known, key=lambda group: sum(a[path].size / a[path].shape[k] for path, k in known[group]))
+        settled[group] = _assign(_scores(spec, a, b, settled, known[group]))
+    return settled
+
+
+def _best_order(spec, a, b, permutation, group, places) -> tuple[np.ndarray, float]:
+    """The best order found for one group with the others held, and what it adds to the similarity."""
+    paths = {path: a[path] for path, _ in places}
+    now = similarity(spec, paths, b, permutation)
+
+    def gain(order):
+        return similarity(spec, paths, b, {**permutation, group: order}) - now
+
+    order = _assign(_scores(spec, a, b, permutation, places))
+    if any(group in _others(spec, path, k) for path, k in places):
+        order = max(order, permutation[group], key=gain)
+        order = _exchanged(spec, a, b, {**permutation, group: order}, group, places)
+    return order, gain(order)
+
+
+def _exchanged(spec, a, b, permutation, group, places) -> np.ndarray:
+    """The order of a group after exchanging the best pair of its units, again and again while that helps."""
+    least = SMALLEST_GAIN * sum(np.vdot(side[path], side[path]) for side in (a, b) for path, _ in places)
+    order = permutation[group].copy()
+    scores_NxN, a_CxNxN, b_CxNxN = _standing(spec, a, b, permutation, group, places)
+    while True:
+        gains_NxN = _gains(scores_NxN, a_CxNxN, b_CxNxN)
+        i, j = np.unravel_index(np.argmax(gains_NxN), gains_NxN.shape)
+        if gains_NxN[i, j] <= least:
+            return order
+        # The scores of two matrices, of which one has two rows and two columns exchanged, change by products of rank 1.
+        scores_NxN -= np.tensordot(a_CxNxN[:, i] - a_CxNxN[:, j], b_CxNxN[:, i] - b_CxNxN[:, j], axes=(0, 0))
+        scores_NxN -= np.tensordot(
+            a_CxNxN[:, :, i] - a_CxNxN[:, :, j], b_CxNxN[:, :, i] - b_CxNxN[:, :, j], axes=(0, 0)
+        )
+        b_CxNxN[:, [i, j]] = b_CxNxN[:, [j, i]]
+        for x in (order, scores_NxN, b_CxNxN):
+            x[..., [i, j]] = x[..., [j, i]]
+
+
+def _standing(spec, a, b, permutation, group, places) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores by where the units of b are now, and the leaves that run over them twice, of a and of b."""
+    twice = {path for path, k in places if group in _others(spec, path, k)}
+    now = [(a[path], permuted(b[path], spec.axes[path], permutation), spec.axes[path]) for path in sorted(twice)]
+    a_CxNxN, b_CxNxN = (np.concatenate([_squares(pair[side], pair[2]) for pair in now]) for side in (0, 1))
+    return _scores(spec, a, b, permutation, places)[:, permutation[group]], a_CxNxN, b_CxNxN
+
+
+def _gains(scores_NxN: np.ndarray, a_CxNxN: np.ndarray, b_CxNxN: np.ndarray) -> np.ndarray:
+    """[N, N]: what exchanging two units adds to the similarity, exactly: both axes of C matrices change at once."""
+    return _pairs(scores_NxN) + (_pairs(a_CxNxN) * _pairs(b_CxNxN)).sum(axis=0)
+
+
+def _pairs(x_NxN: np.ndarray) -> np.ndarray:
+    """x_ij + x_ji - x_ii - x_jj of the last two axes."""
+    diagonal_N = np.diagonal(x_NxN, axis1=-2, axis2=-1)
+    return x_NxN + x_NxN.swapaxes(-1, -2) - diagonal_N[..., None] - diagonal_N[..., None, :]
+
+
+def _squares(leaf: np.ndarray, axes: tuple[Axis | None, ...]) -> np.ndarray:
+    """A matrix whose two axes run over the same units, as [copies, N, N]."""
+    rows, columns = (axis.copies if axis else 1 for axis in axes)
+    square = leaf.reshape(rows, leaf.shape[0] // rows, columns, leaf.shape[1] // columns)
+    return square.transpose(0, 2, 1, 3).reshape(rows * columns, square.shape[1], square.shape[3])
+
+
+def _touched(spec: Spec, a: Weights) -> dict[str, list[tuple[str, int]]]:
+    """By group: the leaves and their axes that run over its units."""
+    touched: dict[str, list[tuple[str, int]]] = {}
+    for path in a:
+        for k, axis in enumerate(spec.axes[path]):
+            if axis is not None:
+                touched.setdefault(axis.group, []).append((path, k))
+    return touched
+
+
+def _others(spec: Spec, path: str, k: int) -> set[str]:
+    """The groups of a leaf's axes other than k."""
+    return {axis.group for other, axis in enumerate(spec.axes[path]) if axis is not None and other != k}
+
+
+def _scores(spec, a, b, permutation, places) -> np.ndarray:
+    """[N, N]: the inner product of unit n of a with unit m of b over `places`, all other axes permuted."""
+    scores = []
+    for path, k in places:
+        b_leaf = permuted(b[path], spec.axes[path], permutation, skip=k)
+        scores.append(_units(spec, path, k, a[path]) @ _units(spec, path, k, b_leaf).T)
+    return sum(scores[1:], start=scores[0])
+
+
+def _units(spec: Spec, path: str, k: int, leaf: np.ndarray) -> np.ndarray:
+    """A leaf as [units of axis k, everything else]."""
+    axis = spec.axes[path][k]
+    assert isinstance(axis, Axis)
+    shape = (*leaf.shape[:k], axis.copies, -1, axis.width, *leaf.shape[k + 1 :])
+    units = np.moveaxis(leaf.reshape(shape), k + 1, 0)
+    return units.reshape(len(units), -1)
+
+
+def _assign(scores_NxN: np.ndarray) -> np.ndarray:
+    """The order [N] of columns whose scores add up to the most."""
+    from scipy.optimize import linear_sum_assignment
+
+    return linear_sum_assignment(scores_NxN, maximize=True)[1]
+
+
+def _activations(spec: Spec, group: str, n: int, hidden: Mapping[str, Any]) -> np.ndarray:
+    """The activations of a group as [M, n]."""
+    read = spec.axes.get("params/head/kernel", (None,))[0]
+    name = "penultimate" if group not in hidden and read is not None and read.group == group else group
+    if name not in hidden:
+        raise ValueError(
+            f"no activations of {group} among {', '.join(hidden)}: match this {spec.family} by its weights"
+        )
+    values = np.asarray(hidden[name], np.float32)
+    if values.ndim < 2 or values.shape[-1] % n or not np.isfinite(values).all():
+        raise ValueError(f"expected finite activations [..., {n}] of {group}, got {values.shape}")
+    return values.reshape(-1, n)
+
+
+def _standardised(x_MxN: np.ndarray) -> np.ndarray:
+    """Columns of mean 0 and norm 1, or 0 where they do not vary."""
+    x_MxN = x_MxN - x_MxN.mean(axis=0, keepdims=True, dtype=np.float64).astype(np.float32)
+    norm_N = np.sqrt(np.square(x_MxN).sum(axis=0, dtype=np.float64))
+    return x_MxN / np.where(norm_N > 0, norm_N, np.inf)[None].astype(np.float32)
