@@ -106,7 +106,10 @@ def check_alike(params_T: Sequence[Any]) -> None:
 
 def _described(params: Any) -> dict[str, tuple[tuple[int, ...], Any]]:
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
-    return {jax.tree_util.keystr(path): (np.shape(leaf), getattr(leaf, "dtype", type(leaf).__name__)) for path, leaf in leaves}
+    return {
+        jax.tree_util.keystr(path): (np.shape(leaf), getattr(leaf, "dtype", type(leaf).__name__))
+        for path, leaf in leaves
+    }
 
 
 def _said(leaf: tuple[tuple[int, ...], Any] | None) -> str:
