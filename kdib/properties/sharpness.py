@@ -97,8 +97,8 @@ def _top_eigenvalue(matvec: Callable[[jax.Array], jax.Array], start: jax.Array, 
     """
     from matfree import decomp
 
-    found = decomp.hessenberg(n_matvecs, reortho="full", custom_vjp=False)(matvec, start)
-    diagonal_M, beside_M = jnp.diag(found.J_small), jnp.diag(found.J_small, -1)
+    found_MxM: Any = decomp.hessenberg(n_matvecs, reortho="full", custom_vjp=False)(matvec, start).J_small
+    diagonal_M, beside_M = jnp.diag(found_MxM), jnp.diag(found_MxM, -1)
     size_M = jnp.maximum(jax.lax.cummax(jnp.abs(diagonal_M)), jnp.finfo(jnp.float32).tiny)
     goes_on_M = jnp.cumprod(beside_M > EXHAUSTED * size_M[:-1]).astype(bool)
     diagonal_M = diagonal_M.at[1:].set(jnp.where(goes_on_M, diagonal_M[1:], diagonal_M[0]))

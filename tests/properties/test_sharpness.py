@@ -48,8 +48,9 @@ def test_it_is_the_exact_hessians():
     assert found.trace_se < 0.1 * eigenvalues.sum()
 
 
-@pytest.mark.parametrize("preset", NETWORKS)
-def test_every_network_has_products_that_are_differences_of_gradients(preset):
+# Steps so small that hardly a ReLU changes sides, whose kinks the Hessian does not see.
+@pytest.mark.parametrize("preset, step", list(zip(NETWORKS, (2e-5, 2e-5, 2e-4, 2e-4), strict=True)))
+def test_every_network_has_products_that_are_differences_of_gradients(preset, step):
     model, variables, inputs = network(preset)
     params, model_state = split(variables)
     flat, unravel = ravel_pytree(params)
@@ -59,14 +60,9 @@ def test_every_network_has_products_that_are_differences_of_gradients(preset):
     def loss(flat):
         return sums_of(model.apply(unravel(flat), model_state, batch, train=False)[0].logits, batch).loss.value
 
-    @jax.jit
-    def both(flat):
-        gradient = jax.grad(loss)
-        return hessian_product(loss, flat, along), (
-            gradient(flat + 5e-3 * along) - gradient(flat - 5e-3 * along)
-        ) / 1e-2
-
-    product, difference = both(flat)
+    gradient = jax.jit(jax.grad(loss))
+    product = jax.jit(lambda flat: hessian_product(loss, flat, along))(flat)
+    difference = (gradient(flat + step * along) - gradient(flat - step * along)) / (2 * step)
     assert np.linalg.norm(product) > 0.1
     assert np.linalg.norm(product - difference) < 0.05 * np.linalg.norm(product)
 
