@@ -12,6 +12,7 @@ from kdib.models.base import Model, Variables, split
 from kdib.properties.base import Evidence, evenly
 from kdib.properties.basins.batchnorm import momenta, recalibrated
 from kdib.properties.basins.interpolation import Answered, batched, combinations, loss_and_error
+from kdib.properties.basins.repair import moments, repair
 from kdib.tasks.base import Dataset, gather
 
 BATCH, LANGUAGE_BATCH = 250, 50  # examples at a time
@@ -52,35 +53,43 @@ def _some(dataset: Dataset, n_examples: int) -> dict[str, np.ndarray]:
     return gather(dataset.inputs, evenly(dataset.size, n_examples))
 
 
-def answers_at(networks: Sequence[tuple[Model, Variables]], weights_AxT: np.ndarray, data: Data) -> dict[str, Answered]:
+def answers_at(
+    networks: Sequence[tuple[Model, Variables]], weights_AxT: np.ndarray, data: Data, *, repaired: bool = False
+) -> dict[str, Answered]:
     """Loss and error [A] on the "test" and "train" batches at A weighted sums of T networks; devices divide the points.
 
+    `repaired` rescales every hidden unit at every point (`repair`), of MLPs without batch normalisation only.
+
     Raises:
-      ValueError: for networks that are not of one architecture.
+      ValueError: for networks that are not of one architecture, or to be repaired and no such MLPs.
       FloatingPointError: if a loss is not finite.
     """
     (model, first), *others = networks
     if any(other is not model and other != model for other, _ in others):
         raise ValueError("expected networks of one architecture, which share one Model; got several Models")
-    params_T = tuple(split(variables)[0] for _, variables in networks)
+    params_T: tuple[Any, ...] = tuple(split(variables)[0] for _, variables in networks)
     model_state = split(first)[1]
     some = jax.tree.map(lambda column: column[0], data.statistics)
     shares = momenta(model, params_T[0], model_state, some)
+    if repaired:
+        params_T = tuple({"params": params, "target": _moments(params, data.statistics)} for params in params_T)
     mesh = _mesh()
     n_points = len(weights_AxT)
     filled = weights_AxT[np.arange(-(-n_points // mesh.size) * mesh.size) % n_points].astype(np.float32)
     batches = {"test": data.test, "train": data.train}
-    found = _answers(params_T, model_state, filled, batches, data.statistics, shares, model=model, mesh=mesh)
+    how = {"model": model, "mesh": mesh, "repaired": repaired}
+    found = _answers(params_T, model_state, filled, batches, data.statistics, shares, **how)
     found = jax.tree.map(lambda leaf: np.asarray(leaf)[:n_points], found)
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found)):
         raise FloatingPointError("a loss between these networks is not finite")
     return found
 
 
-@functools.partial(jax.jit, static_argnames=("model", "mesh"))
-def _answers(params_T, model_state, weights_AxT, batches, statistics, shares, *, model: Model, mesh: Mesh):
+@functools.partial(jax.jit, static_argnames=("model", "mesh", "repaired"))
+def _answers(params_T, model_state, weights_AxT, batches, statistics, shares, *, model: Model, mesh: Mesh, repaired):
     def local(params_T, model_state, weights_AxT, batches, statistics, shares):
-        def answered(params):
+        def answered(point):
+            params = repair(**point, batch=_rows(statistics)) if repaired else point
             here = recalibrated(model, params, model_state, statistics, shares)
             return {name: loss_and_error(model, params, here, columns) for name, columns in batches.items()}
 
@@ -90,6 +99,16 @@ def _answers(params_T, model_state, weights_AxT, batches, statistics, shares, *,
     specs = (every, every, points, every, every, every)
     ask = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=points, check_vma=False)
     return ask(params_T, model_state, weights_AxT, batches, statistics, shares)
+
+
+@jax.jit
+def _moments(params, statistics):
+    return moments(params, _rows(statistics))
+
+
+def _rows(batches):
+    """Batches [n, B, ...] as one [n B, ...]."""
+    return {name: column.reshape(-1, *column.shape[2:]) for name, column in batches.items()}
 
 
 def _mesh() -> Mesh:

@@ -6,6 +6,10 @@ Metrics of the rows, with `subject` at alpha = 0 and `other` at alpha = 1, measu
 - at group "" and coords (): "barrier", the highest cross-entropy (nats) of an inner point above the chord between the
   two ends, on the test set; "barrier_mean", above the mean of the ends; "error_barrier", of the share of wrong answers
   above its chord; "train_barrier", as "barrier" on training examples. Negative where the line sags.
+  "aligned_barrier", as "barrier" after the units of `other` are put into the order that brings its weights closest to
+  those of `subject`, and "aligned_repaired_barrier", after REPAIR too: of an MLP without batch normalisation only, as
+  with it the statistics that are collected at every point do the same. The heads of a Transformer keep their order.
+  None of a network whose permutations are not covered (maxout, pairs).
 - "loss" and "error" of group "interpolation" at (("alpha", alpha),), on the test set; also from earlier snapshots
   (`subject`) of one run to its end (`other`).
 
@@ -16,10 +20,14 @@ Batch normalisation has its statistics collected again at every point, the ends 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
+from kdib.models.base import Variables
 from kdib.properties.base import Curve, Evidence, Primary, Property, evenly
 from kdib.properties.basins.interpolation import Answered, barrier
+from kdib.properties.basins.matching import weight_matching
+from kdib.properties.basins.permutations import apply, spec_of
 from kdib.properties.basins.plane import exhibit
 from kdib.properties.basins.program import Data, answers_at, data_of
 from kdib.records import Row, Subject
@@ -27,6 +35,7 @@ from kdib.records import Row, Subject
 N_POINTS = 21  # on a line, ends included
 N_COUPLES = 10  # for each unordered pair of fits
 N_EXAMPLES = 2_000
+MATCHING_SEED = 0
 N_SNAPSHOTS = 8  # of the one run that is followed, evenly spaced over those that there are
 
 
@@ -78,6 +87,7 @@ def measure(subjects: Sequence[Subject], evidence: Evidence) -> Iterator[Row]:
         answered = answers_at([evidence.network(subject) for subject in couple], weights_Ax2, data)
         yield from _barrier_rows(couple, split_name, alphas_A, answered, data)
         yield from _path_rows(couple, split_name, alphas_A, answered["test"], data)
+        yield from _aligned_rows(couple, split_name, evidence, data)
     for couple in followed(couples, evidence):
         answered = answers_at([evidence.network(subject) for subject in couple], weights_Ax2, data)
         yield from _path_rows(couple, split_name, alphas_A, answered["test"], data)
@@ -93,6 +103,36 @@ def _barrier_rows(couple: Couple, split_name: str, alphas_A, answered: Mapping[s
     yield row("barrier_mean", loss.above_mean, data.n_test)
     yield row("error_barrier", barrier(test.error, alphas_A).above_chord, data.n_test)
     yield row("train_barrier", barrier(train.loss, alphas_A).above_chord, data.n_train)
+
+
+def aligned(a: Variables, b: Variables) -> tuple[str, Variables] | None:
+    """The family of b, and b with its units in the order that brings its weights closest to those of a.
+
+    None for a network whose permutations are not covered. Reference: Ainsworth, Hayase, Srinivasa (ICLR 2023).
+    """
+    try:
+        spec = spec_of(b, heads=1)  # how many heads a Transformer has its variables do not tell: they stay
+    except ValueError:
+        return None
+    permutation = weight_matching(spec, a["params"], b["params"], jax.random.key(MATCHING_SEED))
+    return spec.family, apply(spec, permutation, b)
+
+
+def _aligned_rows(couple: Couple, split_name: str, evidence: Evidence, data: Data) -> Iterator[Row]:
+    alphas_A = np.linspace(0, 1, N_POINTS)
+    (model, a), (_, b) = (evidence.network(subject) for subject in couple)
+    found = aligned(a, b)
+    metrics = {"aligned_barrier": False}
+    if found and found[0] == "mlp" and set(b) == {"params"}:
+        metrics["aligned_repaired_barrier"] = True
+    for metric, repaired in metrics.items():
+        value = None
+        if found:
+            networks, weights_Ax2 = [(model, a), (model, found[1])], np.stack([1 - alphas_A, alphas_A], axis=1)
+            answered = answers_at(networks, weights_Ax2, data, repaired=repaired)
+            value = barrier(answered["test"].loss, alphas_A).above_chord
+        n = data.n_test if found else 0
+        yield Row(couple.a.id, couple.b.id, "basins", metric, split_name, "", (), value, n, None)
 
 
 def _path_rows(couple: Couple, split_name: str, alphas_A: np.ndarray, answered: Answered, data: Data) -> Iterator[Row]:
@@ -124,5 +164,6 @@ PROPERTY = Property(
     pairs="architecture",
     exhibit=exhibit,
     caveat="Neighbouring runs share a couple, so that the values of a fit are not independent and intervals are "
-    "approximate. A barrier on the line says nothing of curved paths, nor of units that are merely numbered otherwise.",
+    "approximate. A barrier on the line says nothing of curved paths, nor of units that are merely numbered otherwise: "
+    "of those aligned_barrier does.",
 )
