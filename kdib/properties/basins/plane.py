@@ -1,0 +1,148 @@
+"""The plane through three networks: where each lies on it, and a metric on a grid of its points."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from kdib.models.base import split
+from kdib.properties.base import Evidence
+from kdib.properties.basins.interpolation import check_alike, combinations
+from kdib.properties.basins.program import answers_at, data_of
+from kdib.records import Subject
+
+PLANE_POINTS, PLANE_EXAMPLES = 15, 500  # points along each side; examples of the test set, and for statistics
+
+
+class Plane(NamedTuple):
+    """Coordinates (x, y) in units of distance in parameter space, orthogonal: the three networks' [3, 2].
+
+    The first network is at (0, 0), the second at (x, 0), x > 0, the third above or below the line between them.
+    """
+
+    points_3x2: np.ndarray
+
+    def weights(self, points_Px2: Any) -> np.ndarray:
+        """What to multiply the three networks with to be at points [P, 2]: [P, 3], each row with sum 1."""
+        points_Px2 = np.asarray(points_Px2, np.float64)
+        (_, (width, _), (along, height)) = self.points_3x2
+        third_P = points_Px2[:, 1] / height
+        second_P = (points_Px2[:, 0] - third_P * along) / width
+        return np.stack([1 - second_P - third_P, second_P, third_P], axis=1)
+
+
+def plane_through(params_a: Any, params_b: Any, params_c: Any) -> Plane:
+    """The plane through three networks of one architecture: x from a to b, y what is orthogonal to it of c - a.
+
+    Raises:
+      ValueError: for parameters that are not alike (as `interpolation_path`), or three networks on one line.
+    Reference: Garipov, Izmailov, Podoprikhin, Vetrov, Wilson, Loss Surfaces, Mode Connectivity, and Fast Ensembling of
+    DNNs, NeurIPS (2018), appendix A.1.
+    """
+    check_alike((params_a, params_b, params_c))
+    to_b, to_c = (_difference(params, params_a) for params in (params_b, params_c))
+    bb, bc, cc = (sum(float(np.vdot(x, y)) for x, y in zip(*of, strict=True)) for of in _products(to_b, to_c))
+    height_squared = cc - bc**2 / bb if bb else 0.0
+    if height_squared <= 1e-10 * cc:
+        raise ValueError(f"expected three networks that are not on one line, got squared distances {bb:.3g}, {cc:.3g}")
+    width = np.sqrt(bb)
+    return Plane(np.array([[0, 0], [width, 0], [bc / width, np.sqrt(height_squared)]]))
+
+
+def plane_losses(
+    metric_fn: Callable[[Any], Any],
+    params_a: Any,
+    params_b: Any,
+    params_c: Any,
+    xs_X: Any,
+    ys_Y: Any,
+    *,
+    chunk: int | None = None,
+) -> Any:
+    """metric_fn's pytree [Y, X, ...] on the grid of the plane through three networks, as one compiled program.
+
+    Args:
+      metric_fn, chunk: as of `interpolation_path`.
+      params_a, params_b, params_c: pytrees of float32 of one structure and shapes.
+      xs_X, ys_Y: coordinates as of `plane_through`.
+
+    Raises:
+      ValueError: as `plane_through` and `interpolation_path`.
+    """
+    plane = plane_through(params_a, params_b, params_c)
+    grid_YxXx2 = np.stack(np.meshgrid(np.asarray(xs_X), np.asarray(ys_Y)), axis=-1)
+    weights = plane.weights(grid_YxXx2.reshape(-1, 2))
+    values = combinations(metric_fn, (params_a, params_b, params_c), weights, chunk=chunk)
+    return jax.tree.map(lambda leaf: leaf.reshape(*grid_YxXx2.shape[:2], *leaf.shape[1:]), values)
+
+
+def margins(plane: Plane, n: int, beyond: float = 0.3) -> tuple[np.ndarray, np.ndarray]:
+    """xs [n] and ys [n] that hold the three networks and a share of their extent beyond them on every side."""
+    low_2, high_2 = plane.points_3x2.min(axis=0), plane.points_3x2.max(axis=0)
+    more_2 = beyond * (high_2 - low_2)
+    xs_X, ys_Y = np.linspace(low_2 - more_2, high_2 + more_2, n).T
+    return xs_X, ys_Y
+
+
+def _difference(params: Any, origin: Any) -> list[np.ndarray]:
+    """Leaf by leaf in float64: two networks are nearer to each other than to zero."""
+    leaves = zip(jax.tree.leaves(params), jax.tree.leaves(origin), strict=True)
+    return [np.asarray(leaf, np.float64) - np.asarray(base, np.float64) for leaf, base in leaves]
+
+
+def _products(to_b: list[np.ndarray], to_c: list[np.ndarray]) -> tuple[tuple[list[np.ndarray], ...], ...]:
+    return (to_b, to_b), (to_b, to_c), (to_c, to_c)
+
+
+# ---------------------------------------------------------------------------------------------- what is shown
+
+_CAPTION = (
+    f"Cross-entropy on {PLANE_EXAMPLES} test examples in the plane through three networks, in distances of parameter "
+    "space: x from the first to the second, y orthogonal to it."
+)
+
+
+def trio(subjects: Sequence[Subject], evidence: Evidence) -> list[Subject]:
+    """Three networks of one architecture: of the first seed those that learn alone, from themselves and distilled.
+
+    Where a study does not have all three, the next seeds of these fits, in that order, stand in. Fewer than three
+    networks are none.
+    """
+    fits = [evidence.fits[role] for role in ("alone", "self", "distilled") if role in evidence.fits]
+    candidates = sorted((s for s in subjects if s.fit in fits), key=lambda s: (s.seed, fits.index(s.fit)))
+    if not candidates:
+        return []
+    model = evidence.network(candidates[0])[0]
+    alike = [subject for subject in candidates if evidence.network(subject)[0] == model]
+    return alike[:3] if len(alike) >= 3 else []
+
+
+def exhibit(subjects: Sequence[Subject], evidence: Evidence) -> dict[str, Any]:
+    """The plane through `trio` as contours of the cross-entropy on test examples, JSON-able."""
+    three = trio(subjects, evidence)
+    blocks = [_contour(three, evidence)] if three else []
+    caption = _CAPTION if three else "Not drawn: the study has fewer than three such networks of one architecture."
+    return {"title": "A plane through three networks", "caption": caption, "blocks": blocks}
+
+
+def _contour(three: Sequence[Subject], evidence: Evidence) -> dict[str, Any]:
+    networks = [evidence.network(subject) for subject in three]
+    plane = plane_through(*(split(variables)[0] for _, variables in networks))
+    xs_X, ys_Y = margins(plane, PLANE_POINTS)
+    grid_Px2 = np.stack(np.meshgrid(xs_X, ys_Y), axis=-1).reshape(-1, 2)
+    weights_Px3 = np.concatenate([plane.weights(grid_Px2), np.eye(3)])
+    losses_P = answers_at(networks, weights_Px3, data_of(evidence, PLANE_EXAMPLES))["test"].loss
+    names = [subject.id.partition("@")[0] for subject in three]
+    at = ", ".join(f"{name} {loss:.3f}" for name, loss in zip(names, losses_P[-3:], strict=True))
+    return {
+        "kind": "contour",
+        "names": names,
+        "x": xs_X.tolist(),
+        "y": ys_Y.tolist(),
+        "z": losses_P[:-3].reshape(PLANE_POINTS, PLANE_POINTS).tolist(),
+        "points": plane.points_3x2.tolist(),
+        "label": "cross-entropy (nats)",
+        "alt": f"Cross-entropy on the plane through three networks, in nats. At the networks: {at}. "
+        f"Lowest on the grid {losses_P[:-3].min():.3f}, highest {losses_P[:-3].max():.3f}.",
+    }
