@@ -1,23 +1,40 @@
 """The registry of properties: one file each, by task; the report shows a new one without being touched."""
 
 from kdib.config import known
-from kdib.properties import accuracy, calibration, corruptions, fidelity, perplexity, translation
+from kdib.properties import (
+    accuracy,
+    basins,
+    calibration,
+    corruptions,
+    fidelity,
+    perplexity,
+    sharpness,
+    similarity,
+    training_paths,
+    translation,
+)
 from kdib.properties.base import Property
 
+EVERYWHERE: dict[str, Property] = {
+    "calibration": calibration.PROPERTY,
+    "fidelity": fidelity.PROPERTY,
+    "similarity": similarity.PROPERTY,
+    "training_paths": training_paths.PROPERTY,
+    "basins": basins.PROPERTY,
+    "sharpness": sharpness.PROPERTY,
+}
 BY_TASK: dict[str, dict[str, Property]] = {
     "agreement": {
         "accuracy": accuracy.PROPERTY,
-        "calibration": calibration.PROPERTY,
-        "fidelity": fidelity.PROPERTY,
         "perplexity": perplexity.PROPERTY,
+        **EVERYWHERE,
     },
     "images": {
         "accuracy": accuracy.IMAGES,
-        "calibration": calibration.PROPERTY,
         "corruptions": corruptions.PROPERTY,
-        "fidelity": fidelity.PROPERTY,
         "translation": translation.PROPERTY,
         "translation_fidelity": translation.FIDELITY,
+        **EVERYWHERE,
     },
 }
 

@@ -7,9 +7,9 @@ Metrics of the rows, with `subject` at alpha = 0 and `other` at alpha = 1, measu
   two ends, on the test set; "barrier_mean", above the mean of the ends; "error_barrier", of the share of wrong answers
   above its chord; "train_barrier", as "barrier" on training examples. Negative where the line sags.
   "aligned_barrier", as "barrier" after the units of `other` are put into the order that brings its weights closest to
-  those of `subject`, and "aligned_repaired_barrier", after REPAIR too: of an MLP without batch normalisation only, as
-  with it the statistics that are collected at every point do the same. The heads of a Transformer keep their order.
-  None of a network whose permutations are not covered (maxout, pairs).
+  those of `subject`, of couples of one fit; and "aligned_repaired_barrier", after REPAIR too: of an MLP without batch
+  normalisation only, as with it the statistics that are collected at every point do the same. None of a network whose
+  permutations are not covered (maxout, networks of other libraries).
 - "loss" and "error" of group "interpolation" at (("alpha", alpha),), on the test set; also from earlier snapshots
   (`subject`) of one run to its end (`other`).
 
@@ -17,13 +17,13 @@ Batch normalisation has its statistics collected again at every point, the ends 
 `chosen` says which couples are measured.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from kdib.models.base import Variables
+from kdib.models.base import Model, Variables
 from kdib.properties.base import Curve, Evidence, Primary, Property, evenly
 from kdib.properties.basins.interpolation import Answered, barrier
 from kdib.properties.basins.matching import weight_matching
@@ -34,8 +34,9 @@ from kdib.records import Row, Subject
 
 N_POINTS = 21  # on a line, ends included
 N_COUPLES = 10  # for each unordered pair of fits
-N_EXAMPLES = 2_000
-MATCHING_SEED = 0
+N_EXAMPLES = 1_000
+ANCHORS = ("alone", "distilled")  # the roles that every other fit is compared with
+MATCHING_SEED, RESTARTS = 0, 2
 N_SNAPSHOTS = 8  # of the one run that is followed, evenly spaced over those that there are
 
 
@@ -46,15 +47,15 @@ class Couple(NamedTuple):
     b: Subject
 
 
-def chosen(pairs: Sequence[tuple[Subject, Subject]]) -> list[Couple]:
+def chosen(pairs: Sequence[tuple[Subject, Subject]], anchors: Collection[str]) -> list[Couple]:
     """The couples that are measured, those of one fit first; all couples would be quadratic in the number of networks.
 
-    Of one fit, neighbouring seeds; of two fits, equal seeds: those share the order of examples, and their initial
+    Of one fit, neighbouring seeds; of two fits, one of which is an anchor, equal seeds: those share the order of examples, and their initial
     values unless the config has disjoint seeds for one of them (or share these and differ in order, if it has it so).
     Seeds from N_COUPLES on are left out. Whether a couple is chosen depends on nothing but itself, so that a study that
     is given more seeds keeps its couples.
     """
-    wanted = [Couple(a, b) for a, b in pairs if _is_chosen(a, b)]
+    wanted = [Couple(a, b) for a, b in pairs if _is_chosen(a, b) and (a.fit == b.fit or {a.fit, b.fit} & {*anchors})]
     return sorted(wanted, key=lambda couple: couple.a.fit != couple.b.fit)
 
 
@@ -77,7 +78,7 @@ def followed(couples: Sequence[Couple], evidence: Evidence) -> list[Couple]:
 def measure(subjects: Sequence[Subject], evidence: Evidence) -> Iterator[Row]:
     """The rows of the chosen couples, and of the snapshots of one run; one compiled program an architecture."""
     del subjects
-    couples = chosen(evidence.pairs)
+    couples = chosen(evidence.pairs, [evidence.fits[role] for role in ANCHORS if role in evidence.fits])
     if not couples:
         return
     data, split_name = data_of(evidence, N_EXAMPLES), next(iter(evidence.sets))
@@ -87,7 +88,8 @@ def measure(subjects: Sequence[Subject], evidence: Evidence) -> Iterator[Row]:
         answered = answers_at([evidence.network(subject) for subject in couple], weights_Ax2, data)
         yield from _barrier_rows(couple, split_name, alphas_A, answered, data)
         yield from _path_rows(couple, split_name, alphas_A, answered["test"], data)
-        yield from _aligned_rows(couple, split_name, evidence, data)
+        if couple.a.fit == couple.b.fit:
+            yield from _aligned_rows(couple, split_name, evidence, data)
     for couple in followed(couples, evidence):
         answered = answers_at([evidence.network(subject) for subject in couple], weights_Ax2, data)
         yield from _path_rows(couple, split_name, alphas_A, answered["test"], data)
@@ -105,23 +107,24 @@ def _barrier_rows(couple: Couple, split_name: str, alphas_A, answered: Mapping[s
     yield row("train_barrier", barrier(train.loss, alphas_A).above_chord, data.n_train)
 
 
-def aligned(a: Variables, b: Variables) -> tuple[str, Variables] | None:
+def aligned(model: Model, a: Variables, b: Variables) -> tuple[str, Variables] | None:
     """The family of b, and b with its units in the order that brings its weights closest to those of a.
 
     None for a network whose permutations are not covered. Reference: Ainsworth, Hayase, Srinivasa (ICLR 2023).
     """
     try:
-        spec = spec_of(b, heads=1)  # how many heads a Transformer has its variables do not tell: they stay
+        spec = spec_of(b, heads=dict(model.fields).get("heads"))  # which variables do not tell
     except ValueError:
         return None
-    permutation = weight_matching(spec, a["params"], b["params"], jax.random.key(MATCHING_SEED))
+    key = jax.random.key(MATCHING_SEED)
+    permutation = weight_matching(spec, a["params"], b["params"], key, restarts=RESTARTS)
     return spec.family, apply(spec, permutation, b)
 
 
 def _aligned_rows(couple: Couple, split_name: str, evidence: Evidence, data: Data) -> Iterator[Row]:
     alphas_A = np.linspace(0, 1, N_POINTS)
     (model, a), (_, b) = (evidence.network(subject) for subject in couple)
-    found = aligned(a, b)
+    found = aligned(model, a, b)
     metrics = {"aligned_barrier": False}
     if found and found[0] == "mlp" and set(b) == {"params"}:
         metrics["aligned_repaired_barrier"] = True
