@@ -1,4 +1,4 @@
-"""Maps of networks: a matrix of distances drawn in the plane, with the stress that says how much the plane distorts them.
+"""Maps of networks: distances drawn in the plane, with the stress that says how much the plane distorts them.
 
 A map is only as good as its stress, and any matrix gives a picture. Two pictures show nothing: that of networks which
 are all the same one (`nearly_identical` finds them, and `mds` draws them as one point), and that of networks which are
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 RELATIVE = 1e-3  # of the largest distance: less than a pixel of a map
+RANDOM_STARTS = 4
 ABSOLUTE = 1e-6  # what rounding leaves of 1 - similarity between two copies of a network
 
 
@@ -24,13 +25,14 @@ class Embedding(NamedTuple):
 def mds(distances_NxN: Any, seed: int = 0, *, reference_Nx2: Any = None) -> Embedding:
     """Metric multidimensional scaling into the plane: the distances of the points follow those of the matrix.
 
-    Nearly identical networks get one point. The best of 8 starts by SMACOF (scikit-learn), drawn from `seed`, so that
-    the same matrix always gives the same map. A map is as good after a rotation or a reflection, so that both are
-    fixed: turned onto `reference_Nx2` (rows of nan have no counterpart there), or else such that x is the direction of
-    largest spread, the first point is at the left and the point furthest from the x axis is above it.
+    Nearly identical networks get one point. SMACOF (scikit-learn) from the classical solution and from random starts,
+    drawn from `seed`; the least stress wins, and the same matrix always gives the same map. A map is as good after a
+    rotation or a reflection, so that both are fixed: turned onto `reference_Nx2` (rows of nan have no counterpart
+    there), or else such that x is the direction of largest spread, the first point is at the left and the point
+    furthest from the x axis is above it.
 
-    Reference: Kruskal, Multidimensional scaling by optimizing goodness of fit, Psychometrika 29 (1964); de Leeuw,
-    Applications of convex analysis to multidimensional scaling (1977).
+    Reference: de Leeuw, Applications of convex analysis to multidimensional scaling (1977); Torgerson, Multidimensional
+    scaling: I. Theory and method, Psychometrika 17 (1952).
 
     Raises:
       ValueError: unless the matrix is square, symmetric, finite, not negative and 0 on its diagonal, N > 0.
@@ -47,6 +49,9 @@ def stress(distances_NxN: np.ndarray, xy_Nx2: np.ndarray) -> float:
 
     0 is exact; Kruskal called .05 good, .1 fair and .2 poor. 0 too where all points coincide: such a map says nothing
     but that.
+
+    Reference: Kruskal, Multidimensional scaling by optimizing goodness of fit to a nonmetric hypothesis, Psychometrika
+    29 (1964).
     """
     above_NxN = np.triu(np.ones(distances_NxN.shape, bool), 1)
     plane_P, matrix_P = _distances(xy_Nx2)[above_NxN], distances_NxN[above_NxN]
@@ -81,10 +86,10 @@ def nearly_identical(
 def structureless(n: int = 11, seed: int = 0) -> Embedding:
     """The map of `n` networks of which every two have the distance 1: what a map looks like that shows nothing.
 
-    It does look like something. The "training path" of the published study was the map of the 11 checkpoints of a run
-    that had been collected by a shallow copy, and so were one network (Abnar, Dehghani, Zuidema, arXiv 2006.00555): what
-    distances were left between them were alike. The points lie evenly on a ring around one, as far from each other as
-    any path; the stress is the one trace of it, and a map whose stress is near that of this one has no more to say.
+    It does look like something: a ring of points around one, well apart. The published "training path" of an MLP was
+    such a map, of checkpoints that had been collected by a shallow copy and so were one network over and over (Abnar,
+    Dehghani, Zuidema, arXiv 2006.00555). Only the stress tells: a map whose stress is near that of this one, for as
+    many points, shows as little.
     """
     return mds(1 - np.eye(n), seed)
 
@@ -158,14 +163,23 @@ def _between(distances_NxN: np.ndarray, members_N: np.ndarray) -> np.ndarray:
 
 
 def _smacof(distances_GxG: np.ndarray, seed: int) -> np.ndarray:
-    """Points [G, 2], centred; at unit scale, since the starts are drawn from a unit square."""
+    """Points [G, 2]; at unit scale, since the starts are drawn from a unit square."""
     if len(distances_GxG) == 1:
         return np.zeros((1, 2))
     from sklearn.manifold import smacof
 
     largest = distances_GxG.max()
-    xy_Gx2 = smacof(distances_GxG / largest, n_components=2, n_init=8, max_iter=1000, random_state=seed)[0] * largest
-    return xy_Gx2 - xy_Gx2.mean(axis=0)
+    knobs = {"max_iter": 1000, "eps": 1e-8, "random_state": seed}
+    drawn = smacof(distances_GxG / largest, n_init=RANDOM_STARTS, **knobs)
+    classical = smacof(distances_GxG / largest, init=_classical(distances_GxG / largest), n_init=1, **knobs)
+    return min(classical, drawn, key=lambda result: result[1])[0] * largest
+
+
+def _classical(distances_GxG: np.ndarray) -> np.ndarray:
+    """Torgerson's solution [G, 2], exact for points of a plane: the two largest axes of the centred squares."""
+    centring_GxG = np.eye(len(distances_GxG)) - 1 / len(distances_GxG)
+    values_G, axes_GxG = np.linalg.eigh(-centring_GxG @ np.square(distances_GxG) @ centring_GxG / 2)
+    return axes_GxG[:, -2:] * np.sqrt(np.maximum(values_G[-2:], 0))
 
 
 def _principal(xy_Nx2: np.ndarray) -> np.ndarray:
