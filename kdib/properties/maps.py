@@ -169,10 +169,11 @@ def _smacof(distances_GxG: np.ndarray, seed: int) -> np.ndarray:
     from sklearn.manifold import smacof
 
     largest = distances_GxG.max()
-    knobs = {"max_iter": 1000, "eps": 1e-8, "random_state": seed}
-    drawn = smacof(distances_GxG / largest, n_init=RANDOM_STARTS, **knobs)
-    classical = smacof(distances_GxG / largest, init=_classical(distances_GxG / largest), n_init=1, **knobs)
-    return min(classical, drawn, key=lambda result: result[1])[0] * largest
+    found: list[Any] = [
+        smacof(distances_GxG / largest, init=init, n_init=n_init, max_iter=300, eps=1e-6, random_state=seed)
+        for init, n_init in ((_classical(distances_GxG / largest), 1), (None, RANDOM_STARTS))
+    ]
+    return min(found, key=lambda result: result[1])[0] * largest
 
 
 def _classical(distances_GxG: np.ndarray) -> np.ndarray:

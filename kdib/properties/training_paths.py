@@ -39,7 +39,7 @@ def spaced(steps: Sequence[int], most: int = MOST) -> list[int]:
     start = [0] if steps[0] == 0 else []
     trained = np.log(steps[len(start) :])
     targets = np.linspace(trained[0], trained[-1], most - len(start)) if most > len(start) + 1 else trained[-1:]
-    nearest = {int(np.abs(trained - target).argmin()) + len(start) for target in targets}
+    nearest = {_nearest(trained, target) + len(start) for target in targets}
     return [*start, *sorted(nearest)]
 
 
@@ -50,9 +50,17 @@ def matched(student_steps: Sequence[int], teacher_steps: Sequence[int]) -> list[
     spaced; of two equally near the earlier. Step 0 is left out: how alike initial values are is nothing that a run
     learned, and no share of training matches it.
     """
-    student, teacher = ([(i, np.log(step / steps[-1])) for i, step in enumerate(steps) if step > 0]
-                        for steps in (student_steps, teacher_steps))  # fmt: skip
-    return [(i, min(teacher, key=lambda other: abs(other[1] - at))[0]) for i, at in student] if teacher else []
+    both = student_steps, teacher_steps
+    shares = [[(i, np.log(step / steps[-1])) for i, step in enumerate(steps) if step > 0] for steps in both]
+    if not all(shares):
+        return []
+    teacher, at = zip(*shares[1], strict=True)
+    return [(i, teacher[_nearest(at, share)]) for i, share in shares[0]]
+
+
+def _nearest(values: Sequence[float] | np.ndarray, target: float) -> int:
+    """The position of the value nearest to the target, of two equally near (but for rounding) the first."""
+    return int(np.round(np.abs(np.subtract(values, target)), 9).argmin())
 
 
 class _Paths(NamedTuple):
@@ -123,11 +131,10 @@ PROPERTY = Property(
     higher_is_better=False,
     measure=measure,
     caption="Whether a student takes its teacher's way through training: the mean distance of their representations at "
-    "the same shares of their training, step 0 left out; the distance is 1 - second-order similarity of centred cosines "
-    f"in the penultimate layer. At most {MOST} snapshots a run, geometrically spaced, so that the early part, in which "
-    "most is learned, has its weight.",
-    reference="Abnar, Dehghani, Zuidema (arXiv 2006.00555), section 4; their maps of checkpoints, with centred "
-    "activations and without the diagonal",
+    "the same shares of their training, step 0 left out; the distance is 1 - second-order similarity of centred "
+    f"cosines in the penultimate layer. At most {MOST} snapshots a run, geometrically spaced, so that the early part, "
+    "in which most is learned, has its weight.",
+    reference="Abnar, Dehghani, Zuidema (arXiv 2006.00555), with centred activations and without the diagonal",
     curves=(Curve("distance_to_teacher", "steps", x="step", xlabel="step", ylabel="distance to the trained teacher"),),
     caveat="A map is a picture of these distances and has a stress, which is shown; where it is high, believe the "
     "distances and not the picture.",
