@@ -3,6 +3,7 @@
 All functions take activations [N, D] of N examples in one order, and compute in float64.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -79,7 +80,7 @@ def rsa(x_NxD: Any, y_NxE: Any) -> float:
       ValueError: for other shapes, and if a representation is the same for every example.
     """
     x_NxD, y_NxE = as_activations(x_NxD, y_NxE, least=3)
-    similarity = cosines_between(np.stack([centred_cosines(x_NxD), centred_cosines(y_NxE)]))[0, 1]
+    similarity = cosines_between([centred_cosines(x_NxD), centred_cosines(y_NxE)])[0, 1]
     if np.isnan(similarity):
         raise ValueError(CONSTANT)
     return float(similarity)
@@ -93,11 +94,14 @@ def centred_cosines(x_NxD: np.ndarray) -> np.ndarray:
     return above_diagonal(unit_NxD @ unit_NxD.T)
 
 
-def cosines_between(vectors_SxP: np.ndarray) -> np.ndarray:
-    """The cosines of every two rows [S, S], by one product in float64; nan where a row is 0. Rows may be float32."""
-    products_SxS = np.zeros((len(vectors_SxP), len(vectors_SxP)))
-    for first in range(0, vectors_SxP.shape[1], PAIRS):
-        block_SxB = vectors_SxP[:, first : first + PAIRS].astype(np.float64)
+def cosines_between(vectors: Sequence[np.ndarray]) -> np.ndarray:
+    """The cosines of every two of S vectors [S, S], by one product in float64; nan where a vector is 0.
+
+    The vectors may be float32: a block of each is in float64 at a time.
+    """
+    products_SxS = np.zeros((len(vectors), len(vectors)))
+    for first in range(0, len(vectors[0]), PAIRS):
+        block_SxB = np.stack([vector[first : first + PAIRS] for vector in vectors]).astype(np.float64)
         products_SxS += block_SxB @ block_SxB.T
     norms_S = np.sqrt(np.diag(products_SxS))
     norms_S = np.where(norms_S > 0, norms_S, np.nan)

@@ -8,7 +8,7 @@ the order of the networks. A value is None where a representation is the same fo
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -73,7 +73,7 @@ def kernel_cka(k_NxN: np.ndarray, l_NxN: np.ndarray, *, unbiased: bool = False) 
     Raises:
       ValueError: if a kernel is the same for every two examples.
     """
-    value = cosines_between(np.stack([_centred_kernel(kernel, unbiased) for kernel in (k_NxN, l_NxN)]))[0, 1]
+    value = cosines_between([_centred_kernel(kernel, unbiased) for kernel in (k_NxN, l_NxN)])[0, 1]
     if np.isnan(value):
         raise ValueError(CONSTANT)
     return float(value)
@@ -115,22 +115,13 @@ def unit_shape(x_NxD: np.ndarray) -> np.ndarray:
     return x_NxD / (np.linalg.norm(x_NxD) or 1.0)
 
 
-class _Look(NamedTuple):
-    """A network on a test set: what its couples are computed from."""
-
-    kernel_P: np.ndarray
-    cosines_P: np.ndarray
-    shape_NxR: np.ndarray
-
-
 def measure(subjects: Sequence[Subject], evidence: Evidence) -> Iterator[Row]:
     """The rows of every couple of the evidence on every set; each network is reduced once a set."""
     del subjects
     networks = list({subject.id: subject for pair in evidence.pairs for subject in pair}.values())
-    for split in evidence.sets:
-        looks = [_look(evidence.hidden(subject, split)["penultimate"]) for subject in networks]
-        if looks:
-            yield from _couple_rows([subject.id for subject in networks], looks, split, evidence)
+    for split in evidence.sets if networks else ():
+        hidden = [evidence.hidden(subject, split)["penultimate"] for subject in networks]
+        yield from _couple_rows({subject.id: i for i, subject in enumerate(networks)}, hidden, split, evidence)
     yield from _layer_rows(evidence, next(iter(evidence.sets)))
 
 
@@ -144,26 +135,21 @@ def own_couples(evidence: Evidence) -> dict[Subject, list[Subject]]:
     return {teacher: list(students) for teacher, students in couples.items()}
 
 
-def _look(x_NxD: np.ndarray) -> _Look:
-    return _Look(_kernel_vector(x_NxD), centred_cosines(x_NxD).astype(np.float32), unit_shape(x_NxD))
+def _couple_rows(at: Mapping[str, int], hidden: Sequence[np.ndarray], split: str, evidence: Evidence) -> Iterator[Row]:
+    kernels_SxS = cosines_between([_kernel_vector(x_NxD) for x_NxD in hidden])
+    cosines_SxS = cosines_between([centred_cosines(x_NxD).astype(np.float32) for x_NxD in hidden])
+    shapes = [unit_shape(x_NxD) for x_NxD in hidden]
+    for a, b in evidence.pairs:
+        i, j = at[a.id], at[b.id]
+        distance = _shape_distance(shapes[i], shapes[j]) if shapes[i].any() and shapes[j].any() else np.nan
+        values = {"cka": kernels_SxS[i, j], "rsa": cosines_SxS[i, j], "procrustes": distance}
+        for metric, value in values.items():
+            yield Row(a.id, b.id, "similarity", metric, split, "", (), or_none(value), len(hidden[0]), None)
 
 
 def _kernel_vector(x_NxD: np.ndarray) -> np.ndarray:
     """Two of these have the unbiased linear CKA as their cosine."""
     return _centred_kernel(linear_kernel(x_NxD), unbiased=True).astype(np.float32)
-
-
-def _couple_rows(names: Sequence[str], looks: Sequence[_Look], split: str, evidence: Evidence) -> Iterator[Row]:
-    at, n = {name: i for i, name in enumerate(names)}, len(looks[0].shape_NxR)
-    kernels_SxS = cosines_between(np.stack([look.kernel_P for look in looks]))
-    cosines_SxS = cosines_between(np.stack([look.cosines_P for look in looks]))
-    for a, b in evidence.pairs:
-        i, j = at[a.id], at[b.id]
-        values = {"cka": kernels_SxS[i, j], "rsa": cosines_SxS[i, j]}
-        shapes = looks[i].shape_NxR, looks[j].shape_NxR
-        values["procrustes"] = _shape_distance(*shapes) if not np.isnan(values["cka"]) else np.nan
-        for metric, value in values.items():
-            yield Row(a.id, b.id, "similarity", metric, split, "", (), or_none(value), n, None)
 
 
 def _layer_rows(evidence: Evidence, split: str) -> Iterator[Row]:
@@ -172,7 +158,7 @@ def _layer_rows(evidence: Evidence, split: str) -> Iterator[Row]:
         theirs, n = _layers(evidence.hidden(teacher, split))
         for student in students:
             own, _ = _layers(evidence.hidden(student, split))
-            cka_SxT = cosines_between(np.stack([*own.values(), *theirs.values()]))[: len(own), len(own) :]
+            cka_SxT = cosines_between([*own.values(), *theirs.values()])[: len(own), len(own) :]
             for i, layer in enumerate(own):
                 for j, other in enumerate(theirs):
                     coords = (("layer", layer), ("teacher_layer", other))

@@ -102,13 +102,14 @@ def measure(subjects: Sequence[Subject], evidence: Evidence) -> Iterator[Row]:
 def _paths(finals: Sequence[Subject], split: str, evidence: Evidence) -> _Paths:
     runs = {subject.id: _thinned(evidence.snapshots(subject)) for subject in finals}
     snapshots = [snapshot for run in runs.values() for snapshot in run]
-    first = evidence.hidden(snapshots[0], split)["penultimate"]
-    n = len(first)
-    cosines_SxP = np.empty((len(snapshots), n * (n - 1) // 2), np.float32)
-    for i, snapshot in enumerate(snapshots):
-        cosines_SxP[i] = centred_cosines(evidence.hidden(snapshot, split)["penultimate"] if i else first)
+    cosines = [_cosines(evidence.hidden(snapshot, split)["penultimate"]) for snapshot in snapshots]
     at = {snapshot.id: i for i, snapshot in enumerate(snapshots)}
-    return _Paths(runs, at, 1 - cosines_between(cosines_SxP), n)
+    return _Paths(runs, at, 1 - cosines_between([vector for vector, _ in cosines]), cosines[0][1])
+
+
+def _cosines(x_NxD: np.ndarray) -> tuple[np.ndarray, int]:
+    """Of every two examples, and the number of examples."""
+    return centred_cosines(x_NxD).astype(np.float32), len(x_NxD)
 
 
 def _thinned(run: Sequence[Subject]) -> list[Subject]:
