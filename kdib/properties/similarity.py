@@ -7,7 +7,9 @@ the first test set: "layer_cka" at group "layers" and (("layer", of the student)
 the order of the networks. A value is None where a representation is the same for every example.
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -138,10 +140,9 @@ def own_couples(evidence: Evidence) -> dict[Subject, list[Subject]]:
 def _couple_rows(at: Mapping[str, int], hidden: Sequence[np.ndarray], split: str, evidence: Evidence) -> Iterator[Row]:
     kernels_SxS = cosines_between([_kernel_vector(x_NxD) for x_NxD in hidden])
     cosines_SxS = cosines_between([centred_cosines(x_NxD).astype(np.float32) for x_NxD in hidden])
-    shapes = [unit_shape(x_NxD) for x_NxD in hidden]
-    for a, b in evidence.pairs:
-        i, j = at[a.id], at[b.id]
-        distance = _shape_distance(shapes[i], shapes[j]) if shapes[i].any() and shapes[j].any() else np.nan
+    couples = [(at[a.id], at[b.id]) for a, b in evidence.pairs]
+    distances = _shape_distances([unit_shape(x_NxD) for x_NxD in hidden], couples)
+    for (a, b), (i, j), distance in zip(evidence.pairs, couples, distances, strict=True):
         values = {"cka": kernels_SxS[i, j], "rsa": cosines_SxS[i, j], "procrustes": distance}
         for metric, value in values.items():
             yield Row(a.id, b.id, "similarity", metric, split, "", (), or_none(value), len(hidden[0]), None)
@@ -150,6 +151,22 @@ def _couple_rows(at: Mapping[str, int], hidden: Sequence[np.ndarray], split: str
 def _kernel_vector(x_NxD: np.ndarray) -> np.ndarray:
     """Two of these have the unbiased linear CKA as their cosine."""
     return _centred_kernel(linear_kernel(x_NxD), unbiased=True).astype(np.float32)
+
+
+def _shape_distances(shapes: Sequence[np.ndarray], couples: Sequence[tuple[int, int]]) -> list[float]:
+    """Of couples of unit shapes, nan where one is 0; a core a couple.
+
+    Singular values of a small matrix take longest where the threads of BLAS share it: on a busy machine a hundred times
+    as long.
+    """
+    from threadpoolctl import threadpool_limits
+
+    def distance(couple: tuple[int, int]) -> float:
+        x_NxD, y_NxE = (shapes[i] for i in couple)
+        return _shape_distance(x_NxD, y_NxE) if x_NxD.any() and y_NxE.any() else np.nan
+
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(distance, couples))
 
 
 def _layer_rows(evidence: Evidence, split: str) -> Iterator[Row]:

@@ -116,6 +116,8 @@ def test_rotation_scale_and_offset_do_not_matter(activations, name):
     value = MEASURES[name](x, y)
     assert MEASURES[name](5 * x @ rotation(6) + 100, y) == pytest.approx(value, abs=1e-9)
     assert MEASURES[name](x, 1e-3 * y @ rotation(9) - 1) == pytest.approx(value, abs=1e-9)
+    into_more_features_than_examples = np.linalg.qr(np.random.default_rng(3).normal(size=(70, 9)))[0].T
+    assert MEASURES[name](x, y @ into_more_features_than_examples) == pytest.approx(value, abs=1e-9)
     order = np.random.default_rng(4).permutation(len(x))
     assert MEASURES[name](x[order], y[order]) == pytest.approx(value, abs=1e-9)
     assert abs(MEASURES[name](x[order], y) - value) > 0.05  # which example is which does
