@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kdib.models.convolution import convolve
 from kdib.properties.translation import fitting_chunk, offset_grid, translation_grid
 
 SIZES, CHANNELS, CLASSES = (784, 2000, 1000, 100, 10), (1, 32, 64, 128, 256), 10
@@ -78,8 +79,7 @@ def mlp(layers: list[jax.Array], images: jax.Array) -> jax.Array:
 def cnn(layers: list[jax.Array], images: jax.Array) -> jax.Array:
     """Logits [N, K]."""
     for kernel in layers[:-1]:
-        dims = ("NHWC", "HWIO", "NHWC")
-        images = jax.nn.relu(jax.lax.conv_general_dilated(images, kernel, (1, 1), "SAME", dimension_numbers=dims))
+        images = jax.nn.relu(convolve(images, kernel, 1, 1))
     return images.mean(axis=(1, 2)) @ layers[-1]
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
 from cases import BATCH, pages
@@ -122,7 +123,8 @@ def _teacher(case: Case):
         model = network(TEACHER)
         return model, model.init(jax.random.key(9), {"image": pictures()["image"][:1]})
     if case.teacher == "stored":
-        return table(), {"params": {"logits": jax.random.normal(jax.random.key(9), (N, CLASSES))}}
+        answers = jax.random.normal(jax.random.key(9), (1, N, CLASSES))
+        return table(), {"params": {"teacher": jnp.int32(0)}, "answers": answers}
     return None
 
 

@@ -17,6 +17,7 @@ from kdib.tasks.base import gather
 
 BLOCK = 2**16  # examples in memory at a time
 BATCH, LANGUAGE_BATCH = 256, 32  # examples a device and call; a language model answers a vocabulary at every word
+LOOK = 125  # examples a call whose hidden activations are kept
 STRIDE = 8  # inputs are cut to a multiple of this many tokens, so that few lengths are compiled
 
 
@@ -47,6 +48,37 @@ def answer(model: Model, variables: Variables, inputs: Mapping[str, np.ndarray])
     blocks = (gather(inputs, slice(start, start + BLOCK)) for start in range(0, len(inputs["label"]), BLOCK))
     answers = [_block(model, variables, block, size, mesh) for block in blocks]
     return jax.tree.map(lambda *parts: _finite(np.concatenate(parts)), *answers)
+
+
+def hidden(model: Model, variables: Variables, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Every named intermediate of a network in evaluation mode, float32 [N, D], in its order, "penultimate" last.
+
+    Sequences are read where the network answers: at `position`, or else at the last word (the bidirectional Transformer
+    reads a CLS, whose states have no name but in the last block). Pictures are flattened. What is "penultimate" under
+    another name too is left out there.
+    """
+    n = len(inputs["label"])
+    parts = [
+        jax.device_get(_look_inside(variables, gather(inputs, slice(first, first + LOOK)), model=model))
+        for first in range(0, n, LOOK)
+    ]
+    return {name.partition(" ")[2]: np.concatenate([part[name] for part in parts]) for name in sorted(parts[0])}
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _look_inside(variables: Variables, batch, *, model: Model) -> dict[str, jax.Array]:
+    """By "<number> <name>", so that sorting, which is what jit does to dictionaries, keeps the order."""
+    found = dict(predict(variables, batch, model=model).hidden)
+    last = found.pop("penultimate")
+    inside = {**{name: value for name, value in found.items() if value is not last}, "penultimate": last}
+    return {f"{i:03} {name}": _vectors(value, batch) for i, (name, value) in enumerate(inside.items())}
+
+
+def _vectors(hidden_BxD: jax.Array, batch) -> jax.Array:
+    if "length" in batch and hidden_BxD.ndim == 3:
+        read_B = batch["position"] if "position" in batch else jnp.maximum(batch["length"] - 1, 0)
+        hidden_BxD = jnp.take_along_axis(hidden_BxD, read_B[:, None, None], axis=1)
+    return hidden_BxD.reshape(len(hidden_BxD), -1).astype(jnp.float32)
 
 
 def _block(model: Model, variables: Variables, inputs: Mapping[str, np.ndarray], size: int, mesh: Mesh) -> Answers:

@@ -1,9 +1,9 @@
 """From rows to effects: what distillation changed, against which control, how sure we are, and the verdict.
 
 A scalar property (accuracy, calibration) gives every fit a column of values over seeds; a relational one
-(fidelity) gives columns of similarities to the teachers. Every effect is the mean of one column, the mean
-paired difference of two or the transfer score of three, over the seeds that all of them have. The property
-declares before the run what is primary.
+(fidelity) gives columns of similarities to the teachers; a pairwise one (barriers) compares the runs of a fit.
+Every effect is the mean of one column, the mean paired difference of two or the transfer score of three, over
+the seeds that all of them have. The property declares before the run what is primary.
 """
 
 import math
@@ -96,10 +96,14 @@ def study_effects(
     an epoch of training, its examples; own - sibling means copying only as far as it exceeds the placebo. A student
     of the teacher's own architecture (`reverse`) shares its initial values with T_s as well.
 
-    The t intervals take seeds as independent. Sibling means and ceilings are not quite: every one of them
-    averages over the same teachers, so that their intervals are approximate.
+    Pairwise, two runs of one fit being compared: the value of a run is its mean over the couples that it is in;
+    distilled - self (primary), distilled - alone, for every control distilled - control and control - alone, and the
+    levels of the four roles.
 
-    The points of a scalar property's map (two coordinates or more) have levels in `fit_summary` and no effects: there
+    The t intervals take seeds as independent. Sibling means, ceilings and pairwise values are not quite: every one of
+    them averages over the same teachers, or shares its couples with others, so that their intervals are approximate.
+
+    The points of a map (two coordinates or more) have levels in `fit_summary` and no effects: there
     are hundreds of them, and nobody declared a test on one.
 
     The primary family holds one effect a property, adjusted by Holm. The other estimands on a property's
@@ -182,7 +186,7 @@ def _cells_of(prop: Property, cells: Mapping[Cell, list[_Value]], primary: Cell)
     if own and primary not in own:
         known = sorted({f"{cell.metric} by {cell.group!r} on {cell.split}" for cell in own})
         raise ValueError(f"{prop.name}: no row holds its primary {primary[1:]}; measured are {', '.join(known)}")
-    tested = {cell: v for cell, v in own.items() if cell == primary or prop.kind != "scalar" or len(cell.coords) < 2}
+    tested = {cell: v for cell, v in own.items() if cell == primary or len(cell.coords) < 2}
     return tested or {primary: ()}
 
 
@@ -211,7 +215,9 @@ def _estimands(prop: Property, fits: Iterable[str], roles: Mapping[str, str]) ->
         named = [_difference(*pair) for pair in (("own", "sibling"), ("own", "floor"), ("sibling", "floor"))]
         levels = [(level, (level,)) for level in ("ceiling", "floor", "own", "sibling")]
         return [*named, *levels, *(e for student in ("alone", "self", *controls) for e in _likeness_of(student))]
-    raise ValueError(f"{prop.name}: no estimands for kind {prop.kind!r}; known: relational, scalar")
+    named = [_difference(*pair) for pair in (("distilled", "self"), ("distilled", "alone"))]
+    control = [_difference(*pair) for c in controls for pair in (("distilled", c), (c, "alone"))]
+    return [*named, *((level, (level,)) for level in ("teacher", "alone", "self", "distilled")), *control]
 
 
 def _difference(a: str, b: str) -> Estimand:
@@ -231,6 +237,10 @@ def _columns(
     if prop.kind == "scalar":
         scores = {(v.subject.fit, v.subject.seed): v.value for v in values}
         return {name: {s: scores.get((fit, s)) for s in seeds.get(fit, ())} for name, fit in fits.items()}
+    if prop.kind == "pairwise":
+        return {name: {s: _mean_over_couples(values, fit, s) for s in seeds.get(fit, ())} for name, fit in fits.items()}
+    if prop.pairs == "everyone":  # every two subjects stand there once
+        values = [*values, *(v._replace(subject=v.other, other=v.subject) for v in values if v.other)]
     columns: dict[str, Column] = {}
     for name, fit in fits.items():
         likeness = {
@@ -241,6 +251,16 @@ def _columns(
         columns[f"{name}: own"] = {s: likeness.get((s, s)) for s in seeds.get(fit, ())}
         columns[f"{name}: sibling"] = {s: _sibling_mean(likeness, s) for s in seeds.get(fit, ())}
     return columns | {short: columns[long] for short, long in LEVELS.items()}
+
+
+def _mean_over_couples(values: Iterable[_Value], fit: str, seed: int) -> float | None:
+    """Of the couples of two runs of a fit, those that hold its run `seed`."""
+    own = [
+        v.value
+        for v in values
+        if v.other and v.subject.fit == v.other.fit == fit and seed in (v.subject.seed, v.other.seed)
+    ]
+    return sum(own) / len(own) if own else None
 
 
 def _sibling_mean(likeness: Mapping[tuple[int, int], float], seed: int) -> float | None:

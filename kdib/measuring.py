@@ -1,16 +1,20 @@
 """The rows of a study: every property measured on every subject, or pair of subjects, that it was not measured on."""
 
+import dataclasses
 import functools
+import itertools
 from collections.abc import Callable
+from pathlib import Path
 
-from kdib.answers import Answers, answer
+from kdib.answers import Answers, answer, hidden
 from kdib.config import Study
 from kdib.models.base import Model, Variables
 from kdib.properties import of_task
-from kdib.properties.base import Evidence
+from kdib.properties.base import HIDDEN_EXAMPLES, TRAIN_EXAMPLES, Evidence, Property, evenly
 from kdib.records import Records, Row, Subject, read_json, write_json
-from kdib.runs import fit_folder, subjects
-from kdib.teaching import Lab, load_last, model_of
+from kdib.runs import fit_folder, snapshots, subjects
+from kdib.tasks.base import Dataset, gather
+from kdib.teaching import Lab, load, model_of
 
 PORTION = 8  # subjects that a property measures before their rows are written
 Network = Callable[[Subject], tuple[Model, Variables]]
@@ -24,26 +28,29 @@ def measure(lab: Lab) -> None:
     done_path = lab.workdir / "measured.json"
     done = read_json(done_path) if done_path.exists() else {}
     rows, properties = Records(lab.workdir / "rows.jsonl", Row), of_task(lab.study.task["name"])
-    network = _network(lab)
-    ask = _asker(network, lab)
+    evidence = evidence_of(lab)
     for name in lab.study.properties:
         wanted = units_of(name, everyone, lab.study)
         missing = [unit for unit in wanted if unit not in done.setdefault(name, [])]
         for units in _portions(missing, properties[name].kind):
             pairs = [(wanted[unit][0], wanted[unit][1]) for unit in units if len(wanted[unit]) == 2]
             alone = [wanted[unit][0] for unit in units if len(wanted[unit]) == 1]
-            evidence = Evidence(
-                lab.task.tests,
-                lambda *of: ask(*of).logits,
-                pairs,
-                lambda *of: ask(*of).nll,
-                network,
-                lambda subject, inputs: answer(*network(subject), inputs).logits,
-            )
             stored = {row.key for row in rows.read()[0]}  # a crash between the rows and `measured.json` leaves some
-            rows.append([row for row in properties[name].measure(alone, evidence) if row.key not in stored])
+            found = properties[name].measure(alone, evidence._replace(pairs=pairs))
+            rows.append([row for row in found if row.key not in stored])
             done[name] += units
             write_json(done_path, done)
+        _exhibit(properties[name], everyone, evidence, lab.workdir)
+
+
+def _exhibit(prop: Property, everyone: list[Subject], evidence: Evidence, workdir: Path) -> None:
+    """What a property shows of all subjects; made again where they are others."""
+    if prop.exhibit is None:
+        return
+    path, of = workdir / "exhibits" / f"{prop.name}.json", [subject.fingerprint for subject in everyone]
+    if not path.exists() or read_json(path)["of"] != of:
+        path.parent.mkdir(exist_ok=True)
+        write_json(path, {"of": of, **prop.exhibit(everyone, evidence)})
 
 
 def _portions(units: list[str], kind: str) -> list[list[str]]:
@@ -53,13 +60,14 @@ def _portions(units: list[str], kind: str) -> list[list[str]]:
 
 
 def units_of(name: str, everyone: list[Subject], study: Study) -> dict[str, tuple[Subject, ...]]:
-    """What a property is measured on: every subject, or every (student, teacher) pair."""
-    if of_task(study.task["name"])[name].kind == "scalar":
+    """What a property is measured on: every subject, or the pairs that it asks for."""
+    prop = of_task(study.task["name"])[name]
+    if prop.kind == "scalar":
         return {subject.id: (subject,) for subject in everyone}
-    return {f"{student.id} | {teacher.id}": (student, teacher) for student, teacher in _pairs(everyone, study)}
+    return {f"{a.id} | {b.id}": (a, b) for a, b in PAIRS[prop.pairs](everyone, study)}
 
 
-def _pairs(everyone: list[Subject], study: Study) -> list[tuple[Subject, Subject]]:
+def _with_teachers(everyone: list[Subject], study: Study) -> list[tuple[Subject, Subject]]:
     """Every subject with every run of the teacher's role (own, siblings, the floor) and of the fit it learned from."""
     return [
         (student, teacher)
@@ -69,22 +77,52 @@ def _pairs(everyone: list[Subject], study: Study) -> list[tuple[Subject, Subject
     ]
 
 
-def _network(lab: Lab) -> Network:
-    """(model, variables) of a subject; those asked for last are kept."""
+def _all_couples(everyone: list[Subject], study: Study) -> list[tuple[Subject, Subject]]:
+    """Every two subjects once; teachers come first among `everyone`, so that a student stands before its teacher."""
+    del study
+    return [(later, first) for first, later in itertools.combinations(everyone, 2)]
+
+
+def _of_one_architecture(everyone: list[Subject], study: Study) -> list[tuple[Subject, Subject]]:
+    model = {name: study.models[fit.model] for name, fit in study.fits.items() if fit.answers != "online"}
+    return [
+        (a, b)
+        for a, b in itertools.combinations(everyone, 2)
+        if a.fit in model and b.fit in model and model[a.fit] == model[b.fit]
+    ]
+
+
+PAIRS = {"teachers": _with_teachers, "everyone": _all_couples, "architecture": _of_one_architecture}
+
+
+def evidence_of(lab: Lab) -> Evidence:
+    """What the properties may look at: every network is loaded when it is asked, and those asked for last are kept."""
+    study, tests = lab.study, lab.task.tests
 
     @functools.lru_cache(maxsize=PORTION)
     def network(subject: Subject) -> tuple[Model, Variables]:
-        folder = fit_folder(lab.study, subject.fit, lab.workdir) / subject.run
-        return model_of(subject.fit, lab), load_last(folder, lab)
-
-    return network
-
-
-def _asker(network: Network, lab: Lab) -> Callable[[Subject, str], Answers]:
-    """Answers to (subject, name of a test set), each computed once."""
+        folder = fit_folder(study, subject.fit, lab.workdir) / subject.run
+        return model_of(subject.fit, lab), load(folder, subject.step, lab)
 
     @functools.cache
     def ask(subject: Subject, split: str) -> Answers:
-        return answer(*network(subject), lab.task.tests[split].inputs)
+        return answer(*network(subject), tests[split].inputs)
 
-    return ask
+    @functools.cache
+    def looked_at(split: str):
+        return gather(tests[split].inputs, evenly(tests[split].size, HIDDEN_EXAMPLES))
+
+    return Evidence(
+        tests,
+        lambda *of: ask(*of).logits,
+        (),
+        nll=lambda *of: ask(*of).nll,
+        network=network,
+        asked=lambda subject, inputs: answer(*network(subject), inputs).logits,
+        hidden=lambda subject, split: hidden(*network(subject), looked_at(split)),
+        snapshots=lambda subject: snapshots(study, lab.workdir, subject),
+        train=Dataset(gather(lab.task.train.inputs, evenly(lab.task.train.size, TRAIN_EXAMPLES)), {}),
+        validation=lab.task.validation,
+        validation_logits=functools.cache(lambda subject: answer(*network(subject), lab.task.validation.inputs).logits),
+        fits=dataclasses.asdict(study.roles),
+    )

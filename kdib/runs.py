@@ -128,8 +128,18 @@ def subjects(study: Study, workdir: Path) -> list[Subject]:
 
 def _subject(run: RunSpec, folder: Path) -> Subject:
     with SnapshotIndex(folder / "snapshots", read_only=True) as index:
-        step = index.steps()[-1]
-        return Subject(f"{run.fit}/{run.name}@{step}", run.fit, run.seed, run.name, step, index.fingerprint(step))
+        return _at(Subject("", run.fit, run.seed, run.name, 0, ""), index.steps()[-1], index)
+
+
+def _at(subject: Subject, step: int, index: SnapshotIndex) -> Subject:
+    """The snapshot of a subject's run at a step."""
+    return subject._replace(id=f"{subject.fit}/{subject.run}@{step}", step=step, fingerprint=index.fingerprint(step))
+
+
+def snapshots(study: Study, workdir: Path, subject: Subject) -> tuple[Subject, ...]:
+    """The run of a subject up to it, by step."""
+    with SnapshotIndex(fit_folder(study, subject.fit, workdir) / subject.run / "snapshots", read_only=True) as index:
+        return tuple(_at(subject, step, index) for step in index.steps() if step <= subject.step)
 
 
 def failures(study: Study, workdir: Path) -> list[dict[str, Any]]:

@@ -189,11 +189,6 @@ def test_a_control_must_not_take_the_name_of_a_role():
         effects_of(*study(scores))
 
 
-def test_pairwise_has_no_estimands_yet():
-    with pytest.raises(ValueError, match="known: relational, scalar"):
-        effects_of(*study(SCORES), {"accuracy": PROPERTIES["accuracy"]._replace(kind="pairwise")})
-
-
 def test_fit_summary():
     rows, subjects = study(SCORES)
     ((cell, summary),) = fit_summary(rows, subjects, failed=["lstm/seed1"]).items()
@@ -306,3 +301,55 @@ def test_points_of_a_map_have_levels_and_no_effects():
     primary = PROPERTIES["accuracy"].primary._replace(metric="accuracy", group="offset", coords=(("dx", 1), ("dy", 2)))
     declared = {"accuracy": PROPERTIES["accuracy"]._replace(primary=primary)}
     assert {e.group for e in effects_of([*rows, *point], subjects, declared) if e.family == "primary"} == {"offset"}
+
+
+# ---- pairwise properties, and relational ones whose couples stand there once
+
+PAIRWISE = {"basins": PROPERTIES["calibration"]._replace(name="basins", kind="pairwise", pairs="architecture")}
+
+
+def couples(value, n=3):
+    """Subjects, and the rows of every two runs of one fit."""
+    subjects = [subject(fit, seed) for fit in ROLES.values() for seed in range(n)]
+    rows = [
+        Row(a.id, b.id, "basins", "ece", "test", "", (), value(a, b), 100, None)
+        for i, a in enumerate(subjects)
+        for b in subjects[i + 1 :]
+    ]
+    return rows, subjects
+
+
+def test_a_pairwise_value_of_a_run_is_its_mean_over_the_couples_of_its_own_fit():
+    base = {"lstm": 0.0, "alone": 5.0, "self": 3.0, "distilled": 1.0}
+    rows, subjects = couples(lambda a, b: base[a.fit] + 10.0 * (a.fit != b.fit) + a.seed * b.seed)
+    effects = by_name(effects_of(rows, subjects, PAIRWISE))
+    # couples (0,1), (0,2), (1,2) have 0, 0, 2 more: runs 0, 1, 2 have 0, 1, 1 more
+    assert effects["alone"].estimate == pytest.approx(5 + 2 / 3) and effects["teacher"].estimate == pytest.approx(2 / 3)
+    assert effects["distilled - self"].estimate == pytest.approx(-2)
+    assert effects["distilled - self"].family == "primary" and effects["distilled - alone"].family == "secondary"
+    assert "transfer score" not in effects
+
+
+def test_couples_that_stand_once_count_for_both():
+    def sim(a, b):
+        return 1.0 - 0.1 * abs(a.seed - b.seed) - 0.2 * (a.fit != b.fit) - 0.01 * (a.seed + b.seed)
+
+    subjects = [subject(fit, seed) for fit in ROLES.values() for seed in range(3)]
+    once = [(b, a) for i, a in enumerate(subjects) for b in subjects[i + 1 :]]
+    rows = [Row(a.id, b.id, "fidelity", "agreement", "test", "", (), sim(a, b), 9, None) for a, b in once]
+    once_only = {"fidelity": RELATIONAL["fidelity"]._replace(pairs="everyone")}
+    mirrored = [row._replace(subject=row.other, other=row.subject) for row in rows]
+    found, expected = (
+        by_name(effects_of(of, subjects, properties))
+        for of, properties in ((rows, once_only), (rows + mirrored, RELATIONAL))
+    )
+    for name in ("own - sibling", "ceiling", "alone: own - sibling"):
+        assert found[name].n_seeds == 3
+        assert found[name].estimate == pytest.approx(expected[name].estimate)
+
+
+def test_the_points_of_a_relational_map_have_no_effects():
+    rows, subjects = similarities(lambda fit, s, t: 0.5 + 0.1 * (s == t) + 0.01 * s)
+    at = (("layer", "block0"), ("teacher_layer", "block1"))
+    layers = [row._replace(metric="layer", group="layers", coords=at) for row in rows]
+    assert {effect.group for effect in effects_of(rows + layers, subjects, RELATIONAL)} == {""}

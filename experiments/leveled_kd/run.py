@@ -3,11 +3,12 @@
     python experiments/leveled_kd/run.py mnist --data=FOLDER --workdir=runs/leveled_mnist
     python experiments/leveled_kd/run.py long --data=FOLDER --workdir=runs/leveled_long
     python experiments/leveled_kd/run.py fashion --data=FOLDER --workdir=runs/leveled_fashion
+    python experiments/leveled_kd/run.py cifar --data=FOLDER --workdir=runs/leveled_cifar
     python experiments/leveled_kd/run.py --report-only
 
 The studies are configs/leveled_kd.py with the changes below; FOLDER holds mnist/ and fashion_mnist/, each with its
-four IDX files. They resume when called again and leave their rows in results/. `--report-only` writes the README's
-tables from them.
+four IDX files (without the latter, Debian's package is used), and cifar10_jpeg/, a lossy sample of CIFAR-10. They
+resume when called again and leave their rows in results/. `--report-only` writes the README's tables from them.
 """
 
 import json
@@ -22,13 +23,15 @@ HERE = Path(__file__).parent
 CONFIG = HERE.parent.parent / "configs" / "leveled_kd.py"
 ROWS = runpy.run_path(str(HERE.parent / "rows.py"))
 minus, combined, Claim = ROWS["minus"], ROWS["combined"], ROWS["Claim"]
-STUDIES = {"mnist": "features,mnist", "long": "mnist", "fashion": "fashion"}
+STUDIES = {"mnist": "features,mnist", "long": "mnist", "fashion": "fashion", "cifar": "cifar"}
+LENGTH = {"mnist": 5_000, "long": 25_000, "fashion": 2_500, "cifar": 1_500}  # steps of the teacher
+SEEDS = {"long": 1, "fashion": 3, "cifar": 3}  # one long teacher is a look, not a test
+LEVELS = (50, 500, 2_500, 5_000, 10_000)  # the snapshots that teach in all studies but the first, beside the last
 # A quarter of the poster's widths, for the time: CNN_1 takes five times as long a step. Both end in 64 features.
 MODELS = {
     "cnn": {"preset": "cnn_1", "channels": (8, 16, 32, 64), "downsampling": "stride"},
     "mlp": {"preset": "mlp_1", "widths": (500, 250, 64)},
 }
-FAR = (500, 2_500, 5_000, 10_000)  # the snapshots that teach in the long study, beside the last
 Values = Mapping[int, float]  # by seed
 METRICS = {  # property, metric, group, test set ("": the one in distribution)
     "area under the shift curve": ("translation", "area_under_curve", "radius", ""),
@@ -43,21 +46,22 @@ def study_config(name: str, data: Path | None) -> dict[str, Any]:
     if data is None:
         raise SystemExit(f"{name} needs --data=FOLDER")
     config = load_config(str(CONFIG), STUDIES[name]).to_dict()
-    config["task"]["data_dir"] = str(data / config["task"]["source"])
+    if name == "cifar":
+        config["task"] |= {"source": "cifar10_jpeg", "n_validation": 1_000}
+        config["title"] = "Leveled distillation on a lossy sample of CIFAR-10"
+    folder = data / config["task"]["source"]
+    config["task"]["data_dir"] = str(folder) if folder.is_dir() else ""
     config["models"] = MODELS
     config["train"]["group_size"] = 2
-    _shorten(config)
-    if name == "long":
-        _long(config)
-    if name == "fashion":
-        config["seeds"] = 3
-        _keep_students(config, (50, 500, 2_500))
+    _shorten(config, LENGTH[name])
+    if name != "mnist":
+        _few_levels(config, LENGTH[name], SEEDS[name])
     return config
 
 
-def _shorten(config: dict[str, Any]) -> None:
-    """Students of 600 steps; teachers keep their 5,000. The CNN with label smoothing is left out for the time."""
-    budgets = {"teacher": 5_000, "peer": 5_000, "alone_long": 5_600}
+def _shorten(config: dict[str, Any], length: int) -> None:
+    """Students of 600 steps, of teachers of `length`. The CNN with label smoothing is left out for the time."""
+    budgets = {"teacher": length, "peer": length, "alone_long": length + 600}
     config["train"]["steps"] = config["train"]["save_every"] = 600
     for name in {"smoothing_teacher", "from_smoothing"} & config["fits"].keys():
         del config["fits"][name]
@@ -65,22 +69,18 @@ def _shorten(config: dict[str, Any]) -> None:
         config["fits"][name]["budget"] = budgets[name] / 600
 
 
-def _long(config: dict[str, Any]) -> None:
-    """One teacher, 25,000 steps: a look, not a test."""
-    config["seeds"] = 1
-    config["fits"]["teacher"]["budget"] = 25_000 / config["train"]["steps"]
-    config["fits"] |= {f"from_{step}": config["fits"]["from_500"] | {"teacher_steps": (step,)} for step in FAR}
+def _few_levels(config: dict[str, Any], length: int, seeds: int) -> None:
+    """A student of each of a few snapshots, and of the last."""
+    levels = [step for step in LEVELS if step < length]
+    config["seeds"] = seeds
+    config["fits"] |= {f"from_{step}": config["fits"]["from_500"] | {"teacher_steps": (step,)} for step in levels}
+    config["fits"]["teacher"]["snapshots"] = {"name": "explicit", "steps": tuple(levels)}
+    config["curves"]["teacher_step"]["x"] = {f"from_{step}": step for step in levels} | {"distilled": length}
     for fit in ("curriculum", "snapshot_ensemble"):
         del config["fits"][fit]
-    config["curves"]["teacher_step"]["x"] = {f"from_{step}": step for step in FAR} | {"distilled": 25_000}
-    _keep_students(config, FAR)
-
-
-def _keep_students(config: dict[str, Any], steps: tuple[int, ...]) -> None:
-    kept = {f"from_{step}" for step in steps}
+    kept = {f"from_{step}" for step in levels}
     for fit in [fit for fit in config["fits"] if fit.startswith("from_") and fit not in kept]:
         del config["fits"][fit]
-        config["curves"]["teacher_step"]["x"].pop(fit, None)
 
 
 # ---------------------------------------------------------------------------------------------- what is said
@@ -143,8 +143,8 @@ def _snapshot_claims(values: Mapping[str, Mapping[str, Values]], study: Any, wor
 
 
 def _middle(shown: Mapping[str, int]) -> int:
-    """The poster's weak teacher: the snapshot nearest to 2,500 steps."""
-    return min(shown.values(), key=lambda step: abs(step - 2_500))
+    """The poster's weak teacher: the snapshot nearest to 2,500 steps that is not the last."""
+    return min(set(shown.values()) - {max(shown.values())}, key=lambda step: abs(step - 2_500))
 
 
 def _validation(workdir: Path) -> dict[tuple[str, int, int, str], float]:

@@ -1,13 +1,17 @@
 """What a property is: a primary metric, declared before the run, and a function from subjects to rows."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from kdib.models.base import Model, Variables
 from kdib.records import Row, Subject
 from kdib.tasks.base import Dataset
+
+HIDDEN_EXAMPLES = 500  # of a test set, on which hidden activations are compared
+TRAIN_EXAMPLES = 2_000  # of the training set, that properties may look at
 
 
 class Primary(NamedTuple):
@@ -49,45 +53,58 @@ class Map(NamedTuple):
     ylabel: str
 
 
-def _no_language_model(subject: Subject, split: str) -> np.ndarray:
-    raise TypeError(f"{subject.id} on {split}: only a language model has a likelihood of sentences")
+def _lacking(what: str) -> Callable[..., Any]:
+    """What stands for a part that some evidence does not hold: asking for it raises TypeError."""
 
+    def ask(subject: Subject, *of: Any) -> Any:
+        raise TypeError(f"{subject.id}: this evidence holds no {what}, and the property asks for it")
 
-def _no_network(subject: Subject) -> tuple[Model, Variables]:
-    raise TypeError(f"{subject.id}: this evidence holds answers only, and the property asks the network itself")
-
-
-def _not_asked(subject: Subject, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-    raise TypeError(
-        f"{subject.id}: this evidence holds answers to its test sets only, and the property asks for others"
-    )
+    return ask
 
 
 class Evidence(NamedTuple):
     """What a property may look at.
 
     `sets` are the test sets by name, the first in distribution. `logits(subject, name)` answers [N, K] float32 in
-    evaluation mode. `pairs` are the (student, teacher) couples a relational property compares, siblings included.
-    `nll(subject, name)` is a language model's negative log-likelihood of each sentence [N], in nats.
-    `asked(subject, inputs)` answers [N, K] about inputs of the property's own making. `network(subject)` is the network
-    itself, for one that builds a program around it; subjects of one architecture share one Model, so that each program
-    is compiled once.
+    evaluation mode. `pairs` are the couples that a property's `pairs` names. `nll(subject, name)` is a language
+    model's negative log-likelihood of each sentence [N], in nats. `network(subject)` is the network itself, for a
+    property that builds a program around it; subjects of one architecture share one Model, so that each program is
+    compiled once. `asked(subject, inputs)` answers [N, K] about inputs of the property's own making.
+
+    `hidden(subject, name)` are the named intermediates on HIDDEN_EXAMPLES evenly spaced examples of a test set, float32
+    [M, D], in the order of the network, "penultimate" last: sequences where the network answers, pictures flattened.
+    `snapshots(subject)` is its run up to this subject, by step; all of the above take a snapshot too.
+
+    `train` is an evenly spaced sample of the training set, `validation` the validation set and
+    `validation_logits(subject)` the answers to it. `fits` says which fit plays a role (teacher, alone, self,
+    distilled).
     """
 
     sets: Mapping[str, Dataset]
     logits: Callable[[Subject, str], np.ndarray]
     pairs: Sequence[tuple[Subject, Subject]]
-    nll: Callable[[Subject, str], np.ndarray] = _no_language_model
-    network: Callable[[Subject], tuple[Model, Variables]] = _no_network
-    asked: Callable[[Subject, Mapping[str, np.ndarray]], np.ndarray] = _not_asked
+    nll: Callable[[Subject, str], np.ndarray] = _lacking("likelihood of sentences, which only a language model has")
+    network: Callable[[Subject], tuple[Model, Variables]] = _lacking("network, only answers")
+    asked: Callable[[Subject, Mapping[str, np.ndarray]], np.ndarray] = _lacking("answers but to its test sets")
+    hidden: Callable[[Subject, str], Mapping[str, np.ndarray]] = _lacking("hidden activations")
+    snapshots: Callable[[Subject], Sequence[Subject]] = _lacking("snapshots")
+    train: Dataset | None = None
+    validation: Dataset | None = None
+    validation_logits: Callable[[Subject], np.ndarray] = _lacking("answers to the validation set")
+    fits: Mapping[str, str] = MappingProxyType({})
 
 
 class Property(NamedTuple):
     """One way of looking at a solution.
 
-    A "scalar" property measures subjects one by one, a "relational" one a student against a teacher, a
-    "pairwise" one any two subjects. `higher_is_better` is None where neither is. `caption` and `reference`
-    are the report's.
+    A "scalar" property measures subjects one by one, a "relational" one a student against a teacher, a "pairwise" one
+    the runs of a fit against each other. `higher_is_better` is None where neither is. `caption`, `reference` and
+    `caveat` are the report's.
+
+    `pairs` are the couples that the evidence hands over: "teachers" (every subject with every run of the teacher's role
+    and of the fit that it learned from), "everyone" (every two subjects once, a student before its teacher) or
+    "architecture" (every two subjects that have one architecture). `exhibit(subjects, evidence)` is JSON of what is
+    shown and is no number of one subject or couple, for the report.
     """
 
     name: str
@@ -100,6 +117,9 @@ class Property(NamedTuple):
     reference: str
     curves: tuple[Curve, ...] = ()
     maps: tuple[Map, ...] = ()
+    pairs: Literal["teachers", "everyone", "architecture"] = "teachers"
+    exhibit: Callable[[Sequence[Subject], Evidence], Mapping[str, Any]] | None = None
+    caveat: str = ""
 
 
 def log_softmax(logits_NxK: np.ndarray) -> np.ndarray:

@@ -1,8 +1,19 @@
-"""Whether a network is right as often as it says: expected calibration error, Brier score, NLL, reliability.
+"""Whether a network is right as often as it says: calibration errors, Brier score, NLL, reliability, temperature.
 
-Metrics of the rows, all at group "": "ece", "brier", "nll" at coords (); and the reliability diagram as
-"reliability_accuracy", "reliability_confidence" and "reliability_count", at coords (("confidence", middle of
-the bin),).
+Metrics of the rows, all at group "", of every test set. At coords ():
+
+- "ece" and "mce" in bins of equal width, "ece_mass" in bins of equal numbers of examples, "smooth_ece" without bins;
+- "brier" and "nll", which ask for sharpness too;
+- "temperature", fitted on the validation set, and "ece_scaled", the ECE of the answers that were divided by it. One
+  temperature serves all test sets, those out of distribution included, since validation is in distribution and no test
+  set may select anything; its `n` is the size of the validation set. Where no temperature is best, as when all
+  validation answers are right (kdib.properties.scaling), both values are None.
+
+At coords (("confidence", middle of the bin),): the reliability diagram as "reliability_accuracy",
+"reliability_confidence" and "reliability_count", the last of which is the histogram of confidences.
+
+Bins are (lo, hi]: what lies on an edge is in the bin below it, and only 0 is in the first bin by its lower edge. Guo et
+al. bin like this; torchmetrics and relplot bin [lo, hi), and scikit-learn's calibration_curve (lo, hi].
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -10,18 +21,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kdib.properties.base import (
-    Curve,
-    Evidence,
-    Primary,
-    Property,
-    check_classified,
-    log_softmax,
-    mean_and_se,
-)
+from kdib.properties.base import Curve, Evidence, Primary, Property, check_classified, log_softmax, mean_and_se
+from kdib.properties.scaling import fitted
 from kdib.records import Row, Subject
 
 N_BINS = 15
+CELLS = 2**14  # of [0, 1], into which `smooth_ece` puts the confidences
+NARROWEST = 2 / CELLS  # its smallest kernel
 
 # The inner edges [n_bins - 1]: of equal width, or of (nearly) equal numbers of examples.
 SCHEMES: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
@@ -45,11 +51,27 @@ def reliability(
 
     Arguments, errors and reference as in `expected_calibration_error`.
     """
-    probs_NxK, labels_N = _check_probs(probs_NxK, labels_N)
+    return reliability_of(*_top(probs_NxK, labels_N), n_bins=n_bins, scheme=scheme)
+
+
+def reliability_of(
+    confidence_N: np.ndarray, correct_N: np.ndarray, *, n_bins: int = N_BINS, scheme: str = "width"
+) -> Reliability:
+    """`reliability` of any forecasts: confidences [N] in [0, 1] of events that happened or not, [N] bool.
+
+    Confidences are in bins (lo, hi], the first of which holds 0 too.
+
+    Raises:
+      ValueError: on other shapes, no example, confidences outside [0, 1], or an unknown scheme.
+    Reference: Guo et al. (2017), section 2.
+    """
+    confidence_N, correct_N = np.asarray(confidence_N, np.float64), np.asarray(correct_N, bool)
     if n_bins < 1 or scheme not in SCHEMES:
         raise ValueError(f"expected n_bins >= 1 and a scheme among {sorted(SCHEMES)}, got {n_bins} and {scheme!r}")
-    confidence_N = probs_NxK.max(axis=1)
-    correct_N = probs_NxK.argmax(axis=1) == labels_N
+    if confidence_N.shape != correct_N.shape or confidence_N.ndim != 1 or not len(confidence_N):
+        raise ValueError(f"expected both [N], N > 0; got {confidence_N.shape} and {correct_N.shape}")
+    if not (confidence_N.min() >= 0 and confidence_N.max() <= 1):
+        raise ValueError(f"expected confidences in [0, 1], got {confidence_N.min()} to {confidence_N.max()}")
     bin_N = np.searchsorted(SCHEMES[scheme](confidence_N, n_bins), confidence_N, side="left")  # (lo, hi]
     count_B = np.bincount(bin_N, minlength=n_bins)
     size_B = np.where(count_B > 0, count_B, np.nan)
@@ -82,6 +104,48 @@ def expected_calibration_error(
     return float(np.nansum(bins.count_B * np.abs(bins.accuracy_B - bins.confidence_B)) / bins.count_B.sum())
 
 
+def maximum_calibration_error(
+    probs_NxK: np.ndarray, labels_N: np.ndarray, *, n_bins: int = N_BINS, scheme: str = "width"
+) -> float:
+    """The largest |accuracy - confidence| of a bin that holds an example, in [0, 1].
+
+    It is that of the emptiest bins as often as not, and says little where these hold a handful of examples. Arguments
+    and errors as in `expected_calibration_error`. Reference: Guo et al. (2017), equation 5.
+    """
+    bins = reliability(probs_NxK, labels_N, n_bins=n_bins, scheme=scheme)
+    return float(np.nanmax(np.abs(bins.accuracy_B - bins.confidence_B)))
+
+
+def smooth_ece(probs_NxK: np.ndarray, labels_N: np.ndarray) -> float:
+    """The smooth calibration error, in [0, 1]: no bins, so that no answer moves across an edge.
+
+    The residuals confidence - correct are smoothed along the confidence by a Gaussian that is reflected at 0 and 1, and
+    the integral of what is left of them, in absolute value, is taken at the width that it equals. The wider the kernel,
+    the less is left, so there is one such width. Of a calibrated network it tends to 0 with the number of examples.
+
+    Confidences are put into CELLS cells, and the kernel has at least NARROWEST (0.00012): what is below that is 0 to
+    within it. Arguments and errors as in `expected_calibration_error`.
+
+    Reference: Blasiok, Nakkiran, Smooth ECE: Principled Reliability Diagrams via Kernel Smoothing, ICLR (2024), arXiv
+    2309.12236.
+    """
+    from scipy.fft import dct, idct
+    from scipy.optimize import root_scalar
+
+    confidence_N, correct_N = _top(probs_NxK, labels_N)
+    residual_N = (confidence_N - correct_N) / len(confidence_N)
+    waves_C = dct(np.histogram(confidence_N, CELLS, (0, 1), weights=residual_N)[0])
+    # A Gaussian that is reflected at both ends is the heat kernel of [0, 1]: it damps every cosine by a factor.
+    frequency_C = np.pi * np.arange(CELLS)
+
+    def left(width: float) -> float:
+        return float(np.abs(np.asarray(idct(waves_C * np.exp(-0.5 * np.square(width * frequency_C))))).sum())
+
+    if left(NARROWEST) <= NARROWEST:
+        return left(NARROWEST)
+    return float(root_scalar(lambda width: left(width) - width, bracket=(NARROWEST, 2.0)).root)  # at most 1
+
+
 def brier(probs_NxK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
     """The Brier score of each example [N], in [0, 2]: its squared distance to the one-hot label.
 
@@ -101,18 +165,29 @@ def nll(logits_NxK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
 
 
 def measure(subjects: Sequence[Subject], evidence: Evidence) -> Iterator[Row]:
-    """The rows of every subject on every test set."""
+    """The rows of every subject on every test set.
+
+    Raises TypeError if the evidence has no validation set, on which the temperature is fitted.
+    """
     for subject in subjects:
+        by, n_validation = fitted(subject, evidence)
         for split, dataset in evidence.sets.items():
-            yield from _set_rows(subject.id, split, evidence.logits(subject, split), dataset.inputs["label"])
+            logits_NxK, labels_N = evidence.logits(subject, split), np.asarray(dataset.inputs["label"])
+            yield from _set_rows(subject.id, split, logits_NxK, labels_N)
+            ece = None if by is None else expected_calibration_error(_softmax(logits_NxK / by), labels_N)
+            for metric, value, n in (("temperature", by, n_validation), ("ece_scaled", ece, len(labels_N))):
+                yield Row(subject.id, None, "calibration", metric, split, "", (), value, n, None)
 
 
 def _set_rows(subject: str, split: str, logits_NxK: np.ndarray, labels_N: np.ndarray) -> Iterator[Row]:
     def row(metric, value, n, se=None, coords=()):
         return Row(subject, None, "calibration", metric, split, "", coords, value, n, se)
 
-    n, probs_NxK = len(labels_N), np.exp(log_softmax(logits_NxK))
+    n, probs_NxK = len(labels_N), _softmax(logits_NxK)
     yield row("ece", expected_calibration_error(probs_NxK, labels_N), n)
+    yield row("ece_mass", expected_calibration_error(probs_NxK, labels_N, scheme="mass"), n)
+    yield row("mce", maximum_calibration_error(probs_NxK, labels_N), n)
+    yield row("smooth_ece", smooth_ece(probs_NxK, labels_N), n)
     for metric, values_N in (("brier", brier(probs_NxK, labels_N)), ("nll", nll(logits_NxK, labels_N))):
         value, se = mean_and_se(values_N)
         yield row(metric, value, n, se)
@@ -123,6 +198,17 @@ def _set_rows(subject: str, split: str, logits_NxK: np.ndarray, labels_N: np.nda
         yield row("reliability_accuracy", accuracy, count, coords=middle)
         yield row("reliability_confidence", confidence, count, coords=middle)
         yield row("reliability_count", float(count), n, coords=middle)
+
+
+def _softmax(logits_NxK: np.ndarray) -> np.ndarray:
+    return np.exp(log_softmax(logits_NxK))
+
+
+def _top(probs_NxK: np.ndarray, labels_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The confidence of each example, its largest probability, and whether its class is the label."""
+    probs_NxK, labels_N = _check_probs(probs_NxK, labels_N)
+    confidence_N = np.minimum(probs_NxK.max(axis=1), 1)  # a row may sum to a little more
+    return confidence_N, probs_NxK.argmax(axis=1) == labels_N
 
 
 def _check_probs(probs_NxK: np.ndarray, labels_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -141,8 +227,9 @@ PROPERTY = Property(
     higher_is_better=False,
     measure=measure,
     caption=f"Reliability: accuracy against confidence in {N_BINS} bins of equal width. On the diagonal a "
-    "network is right as often as it says; below it, it is overconfident.",
-    reference="Guo, Pleiss, Sun, Weinberger (ICML 2017), equation 3; Brier (1950)",
+    "network is right as often as it says; below it, it is overconfident. Temperatures are fitted on the validation "
+    "set, in distribution, and serve every test set.",
+    reference="Guo, Pleiss, Sun, Weinberger (ICML 2017), equation 3; Blasiok, Nakkiran (ICLR 2024); Brier (1950)",
     curves=(
         Curve(
             "reliability_accuracy",
@@ -153,5 +240,9 @@ PROPERTY = Property(
             diagonal=True,
             weight_metric="reliability_count",
         ),
+        Curve("reliability_count", "", x="confidence", xlabel="confidence", ylabel="examples in the bin"),
     ),
+    caveat="An ECE depends on its bins and is above 0 for a calibrated network, the more the fewer the examples: "
+    "compare networks on one test set. The equal-mass and the smooth one say whether the bins decide. Without an error "
+    "on the validation set no temperature is best, and none is given.",
 )

@@ -1,16 +1,41 @@
-"""How far a student answers as its teacher does, right or wrong: top-1 agreement, KL, Cohen's kappa.
+"""How far a student answers as its teacher does, right or wrong: agreement, KL, shared errors, confidence.
 
-Metrics of the rows, at group "" and coords (), with `other` the teacher: "agreement", "kl" (nats, teacher ||
-student) and "kappa". Agreement rises with the accuracy of both; kappa takes out what chance gives. Only the
-comparison of the own teacher with its siblings says whether a function or a bias was copied (kdib.estimands).
+Metrics of the rows, with `other` the teacher, of every test set. At group "" and coords ():
+
+- "agreement", "kl" (nats, teacher || student) and "kappa". Agreement rises with the accuracy of both; kappa takes out
+  what chance gives.
+- "error_consistency" and "error_overlap": whether both err on the same examples (kdib.properties.errors).
+- agreement, conditional on who is right: "agreement_teacher_right" among the examples that the teacher gets right,
+  where it is the student's accuracy; "agreement_teacher_wrong" among those that it gets wrong, where nothing but
+  likeness makes a student give the same wrong answer; and, with three classes or more, "agreement_both_wrong" among
+  those that both get wrong: the same confusion? `n` is how many such examples there are; of none the value is None.
+- "exaggeration": how much surer the student is than its teacher, on average.
+
+At group "teacher_confidence" and coords (("teacher_confidence", middle of the bin),): "exaggeration" by how sure the
+teacher is, and "exaggeration_count".
+
+Only the comparison of the own teacher with its siblings says whether a function or a bias was copied (kdib.estimands).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from kdib.properties.base import Evidence, Primary, Property, log_softmax, mean_and_se
+from kdib.properties.base import Curve, Evidence, Primary, Property, check_classified, log_softmax, mean_and_se
+from kdib.properties.errors import (
+    check_same_shape,
+    cohens_kappa,
+    error_consistency,
+    error_overlap,
+    networks_of_roles,
+    share_where,
+    upset,
+)
 from kdib.records import Row, Subject
+
+N_BINS = 10  # of the teacher's confidence
+N_SHOWN = 12  # examples that are shown
 
 
 def top1_agreement(a_NxK: np.ndarray, b_NxK: np.ndarray) -> np.ndarray:
@@ -18,7 +43,7 @@ def top1_agreement(a_NxK: np.ndarray, b_NxK: np.ndarray) -> np.ndarray:
 
     Reference: Stanton et al., Does Knowledge Distillation Really Work?, NeurIPS (2021), section 3.
     """
-    _check_same_shape(a_NxK, b_NxK)
+    check_same_shape(a_NxK, b_NxK)
     return np.asarray(a_NxK).argmax(axis=1) == np.asarray(b_NxK).argmax(axis=1)
 
 
@@ -27,53 +52,128 @@ def kl(teacher_logits_NxK: np.ndarray, student_logits_NxK: np.ndarray) -> np.nda
 
     Reference: Kullback, Leibler, On information and sufficiency (1951); Stanton et al. (2021), section 3.
     """
-    _check_same_shape(teacher_logits_NxK, student_logits_NxK)
+    check_same_shape(teacher_logits_NxK, student_logits_NxK)
     teacher_NxK, student_NxK = log_softmax(teacher_logits_NxK), log_softmax(student_logits_NxK)
     return (np.exp(teacher_NxK) * (teacher_NxK - student_NxK)).sum(axis=1)
 
 
-def cohens_kappa(a_N: np.ndarray, b_N: np.ndarray) -> float | None:
-    """Agreement of two sets of answers [N] beyond chance: (observed - expected) / (1 - expected), at most 1.
+class Exaggeration(NamedTuple):
+    """By bin [n_bins] of the teacher's confidence: its middle, how many examples, their mean and its standard error.
 
-    Expected is what independent answers with the same frequencies would give. If both always give one and the
-    same answer this is 0 / 0, and None is returned: such answers hold no evidence.
-
-    Reference: Cohen, A coefficient of agreement for nominal scales, Educ. Psychol. Meas. 20 (1960), equation
-    1.
+    Mean and standard error are nan in an empty bin.
     """
-    a_N, b_N = np.asarray(a_N), np.asarray(b_N)
-    _check_same_shape(a_N, b_N)
-    n = len(a_N)
-    # In whole numbers, so that a constant answer gives exactly 0.
-    expected = sum(int((a_N == c).sum()) * int((b_N == c).sum()) for c in np.unique(a_N))
-    if expected == n * n:
-        return None
-    return (n * int((a_N == b_N).sum()) - expected) / (n * n - expected)
+
+    middle_B: np.ndarray
+    count_B: np.ndarray
+    mean_B: np.ndarray
+    se_B: np.ndarray
+
+
+def confidence(logits_NxK: np.ndarray) -> np.ndarray:
+    """The largest probability of each example [N], in [1/K, 1]."""
+    return np.exp(log_softmax(logits_NxK).max(axis=1))
+
+
+def exaggeration(teacher_confidence_N: np.ndarray, student_confidence_N: np.ndarray, *, n_classes: int) -> Exaggeration:
+    """How much surer a student is than its teacher, by N_BINS bins (lo, hi] of the teacher's confidence on [1/K, 1].
+
+    A student that copies its teacher exactly is at 0 everywhere. One that knows nothing of it is not: where the teacher
+    happens to be sure, another network is less so, and above 0 where it happens to be unsure (regression to the mean).
+    So compare the own teacher with its siblings, whose bins select in the same way.
+
+    Args:
+      teacher_confidence_N: [N] largest probabilities; a student's are of its own answer, whichever it is.
+      student_confidence_N: [N] the same of the student.
+      n_classes: K, which is where the bins begin; the first holds 1/K too.
+
+    Raises:
+      ValueError: on different shapes, or a teacher's confidence outside [1/K, 1].
+    Reference: none; the reliability diagram of Guo et al. (ICML 2017) with the student in the place of the labels.
+    """
+    teacher_N, student_N = np.asarray(teacher_confidence_N, float), np.asarray(student_confidence_N, float)
+    check_same_shape(teacher_N, student_N)
+    low, slack = 1 / n_classes, 1e-6  # of rounding
+    if not (teacher_N.min() >= low - slack and teacher_N.max() <= 1 + slack):
+        found = f"{teacher_N.min()} to {teacher_N.max()}"
+        raise ValueError(f"expected a teacher's confidence in [1/{n_classes}, 1], got {found}: see n_classes")
+    edges_E = np.linspace(low, 1, N_BINS + 1)
+    bin_N = np.searchsorted(edges_E[1:-1], teacher_N, side="left")  # (lo, hi]
+    count_B = np.bincount(bin_N, minlength=N_BINS)
+    size_B = np.where(count_B > 0, count_B, np.nan)
+    mean_B = np.bincount(bin_N, weights=student_N - teacher_N, minlength=N_BINS) / size_B
+    spread_N = np.square(student_N - teacher_N - mean_B[bin_N])
+    se_B = np.sqrt(np.bincount(bin_N, weights=spread_N, minlength=N_BINS)) / size_B
+    return Exaggeration((edges_E[1:] + edges_E[:-1]) / 2, count_B, mean_B, se_B)
 
 
 def measure(subjects: Sequence[Subject], evidence: Evidence) -> Iterator[Row]:
     """The rows of every (student, teacher) pair of the evidence on every set; subjects alone have none."""
     del subjects
     for student, teacher in evidence.pairs:
-        for split in evidence.sets:
+        for split, dataset in evidence.sets.items():
             logits = evidence.logits(student, split), evidence.logits(teacher, split)
-            yield from _pair_rows(student.id, teacher.id, split, *logits)
+            labels_N = np.asarray(dataset.inputs["label"])
+            key = (student.id, teacher.id, "fidelity")
+            for metric, group, coords, *numbers in _numbers(*logits, labels_N):
+                yield Row(*key, metric, split, group, coords, *numbers)
 
 
-def _pair_rows(
-    student: str, teacher: str, split: str, student_NxK: np.ndarray, teacher_NxK: np.ndarray
-) -> Iterator[Row]:
-    def row(metric, value, se):
-        return Row(student, teacher, "fidelity", metric, split, "", (), value, len(student_NxK), se)
+def _numbers(student_NxK: np.ndarray, teacher_NxK: np.ndarray, labels_N: np.ndarray) -> Iterator[tuple]:
+    """(metric, group, coords, value, n, se) of one couple on one set."""
+    check_classified(student_NxK, labels_N)
+    same_N, n = top1_agreement(student_NxK, teacher_NxK), len(labels_N)
+    value, se = mean_and_se(same_N)
+    yield "agreement", "", (), value, n, se
+    value, se = mean_and_se(kl(teacher_NxK, student_NxK))
+    yield "kl", "", (), value, n, se
+    yield "kappa", "", (), cohens_kappa(student_NxK.argmax(axis=1), teacher_NxK.argmax(axis=1)), n, None
+    student_right_N, teacher_right_N = (logits.argmax(axis=1) == labels_N for logits in (student_NxK, teacher_NxK))
+    yield "error_consistency", "", (), error_consistency(student_right_N, teacher_right_N), n, None
+    yield "error_overlap", "", (), error_overlap(student_right_N, teacher_right_N), n, None
+    yield "agreement_teacher_right", "", (), *share_where(same_N, teacher_right_N)
+    yield "agreement_teacher_wrong", "", (), *share_where(same_N, ~teacher_right_N)
+    if student_NxK.shape[1] > 2:  # of two classes there is one wrong answer
+        yield "agreement_both_wrong", "", (), *share_where(same_N, ~teacher_right_N & ~student_right_N)
+    yield from _exaggeration_numbers(confidence(teacher_NxK), confidence(student_NxK), student_NxK.shape[1])
 
-    yield row("agreement", *mean_and_se(top1_agreement(student_NxK, teacher_NxK)))
-    yield row("kl", *mean_and_se(kl(teacher_NxK, student_NxK)))
-    yield row("kappa", cohens_kappa(student_NxK.argmax(axis=1), teacher_NxK.argmax(axis=1)), None)
+
+def _exaggeration_numbers(teacher_N: np.ndarray, student_N: np.ndarray, n_classes: int) -> Iterator[tuple]:
+    value, se = mean_and_se(student_N - teacher_N)
+    yield "exaggeration", "", (), value, len(teacher_N), se
+    for middle, count, mean, error in zip(*exaggeration(teacher_N, student_N, n_classes=n_classes), strict=True):
+        at = ("teacher_confidence", (("teacher_confidence", round(float(middle), 9)),))
+        yield "exaggeration", *at, *((float(mean), int(count), float(error)) if count else (None, 0, None))
+        yield "exaggeration_count", *at, float(count), len(teacher_N), None
 
 
-def _check_same_shape(a: np.ndarray, b: np.ndarray) -> None:
-    if np.shape(a) != np.shape(b) or not len(a):
-        raise ValueError(f"expected the same examples and classes of both, got {np.shape(a)} and {np.shape(b)}")
+# ---- what the report shows
+
+
+def exhibit(subjects: Sequence[Subject], evidence: Evidence) -> dict[str, Any]:
+    """Who gets which examples wrong, over seeds; and examples on which `distilled` and `alone` differ, of one seed."""
+    networks = networks_of_roles(subjects, evidence)
+    blocks, said = upset(networks, evidence)
+    couple = [evidence.fits[role] for role in ("distilled", "alone") if role in evidence.fits]
+    with_both = [of_seed for of_seed in networks.values() if len(couple) == 2 and {*couple} <= {*of_seed}]
+    examples = [differing(with_both[0], couple[0], couple[1], evidence)] if with_both else []
+    return {"title": "Which examples", "caption": said, "blocks": [*blocks, *(b for b in examples if b["items"])]}
+
+
+def differing(networks: Mapping[str, Subject], fit: str, other: str, evidence: Evidence) -> dict[str, Any]:
+    """The block with the N_SHOWN examples of the first test set on which two fits differ most, and what all answer."""
+    split, dataset = next(iter(evidence.sets.items()))
+    labels_N = np.asarray(dataset.inputs["label"])
+    probs = {name: np.exp(log_softmax(evidence.logits(subject, split))) for name, subject in networks.items()}
+    of_label = {name: np.take_along_axis(probs[name], labels_N[:, None], axis=1)[:, 0] for name in (fit, other)}
+    difference_N = np.abs(of_label[fit] - of_label[other])
+    rows = [int(i) for i in np.argsort(-difference_N, kind="stable")[:N_SHOWN] if difference_N[i] > 0]
+    answers = [{name: f"{p[i].argmax()} ({p[i].max():.2f})" for name, p in probs.items()} for i in rows]
+    items = [{**dataset.shown(i), "label": str(labels_N[i]), "answers": a} for i, a in zip(rows, answers, strict=True)]
+    heading = (
+        f"The {len(rows)} examples of {split} on which {fit} and {other} (seed {networks[fit].seed}) differ most in "
+        "the probability of the right label: chosen for this, and no fair sample of their answers"
+    )
+    return {"kind": "examples", "heading": heading, "items": items}
 
 
 PROPERTY = Property(
@@ -85,6 +185,21 @@ PROPERTY = Property(
     measure=measure,
     caption="How often a student answers as its own teacher does, and as the teachers of the other seeds do. "
     "Both raised alike is evidence for the bias; own far above sibling means that this teacher's function "
-    "was copied.",
-    reference="Stanton, Izmailov, Kirichenko, Alemi, Wilson (NeurIPS 2021), section 3; Cohen (1960)",
+    "was copied. Error consistency asks the same of right and wrong alone, beyond what the accuracies give; "
+    "exaggeration is how much surer a student is than its teacher.",
+    reference="Stanton, Izmailov, Kirichenko, Alemi, Wilson (NeurIPS 2021), section 3; Cohen (1960); Geirhos, Meding, "
+    "Wichmann (NeurIPS 2020)",
+    curves=(
+        Curve(
+            "exaggeration",
+            group="teacher_confidence",
+            x="teacher_confidence",
+            xlabel="confidence of the teacher",
+            ylabel="exaggeration of confidence",
+            weight_metric="exaggeration_count",
+        ),
+    ),
+    exhibit=exhibit,
+    caveat="Accurate networks agree and err together to some extent by chance, and any other network is less sure "
+    "where a teacher happens to be very sure: read own against sibling and against the floor.",
 )

@@ -1,7 +1,9 @@
 """The two types in which every task hands its data to training and to the properties."""
 
+import base64
+import io
 import mmap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -18,15 +20,39 @@ class Dataset(NamedTuple):
     a `mask` [N, L], and tested by `choices` [N, 2] at `position` [N]: its answer is the logits of these two tokens, and
     `label` [N] is the right one; `target` [N, L] are the tokens to predict. `groups` are columns [N] int32 by which a
     property may split its accuracy, such as the number of attractors; -1 puts an example in no group of that column.
+    `words` says what the tokens are.
     """
 
     inputs: Mapping[str, np.ndarray]
     groups: Mapping[str, np.ndarray]
+    words: Sequence[str] = ()
+
+    def shown(self, i: int) -> dict[str, str]:
+        """Example `i` for a reader: {"text": its words} or {"png": base64, "alt": what it is}.
+
+        Raises:
+          ValueError: if it has neither a picture nor tokens with their words.
+        """
+        if "image" in self.inputs:
+            return {"png": _png(self.inputs["image"][i]), "alt": f"test picture {i}"}
+        if "tokens" not in self.inputs or not self.words:
+            raise ValueError(f"cannot show an example of {', '.join(self.inputs)}: no image, no tokens with words")
+        whole = "position" in self.inputs  # a language model's begin with a token of their own, and end after the verb
+        words = slice(1, self.inputs["position"][i] + 1) if whole else slice(self.inputs["length"][i] - 1)
+        return {"text": " ".join(self.words[token] for token in self.inputs["tokens"][i, words])}
 
     @property
     def size(self) -> int:
         """N, the number of examples."""
         return len(self.inputs["label"])
+
+
+def _png(image_HxWxC: np.ndarray) -> str:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(image_HxWxC.squeeze(-1) if image_HxWxC.shape[-1] == 1 else image_HxWxC).save(file, "png")
+    return base64.b64encode(file.getvalue()).decode()
 
 
 def gather(inputs: Mapping[str, Any], rows: Any) -> dict[str, np.ndarray]:

@@ -85,7 +85,7 @@ def _store(folder: Path, key: str, task: Task) -> None:
         write(folder, f"{number}.groups", data.size, [data.groups])
     files = {file.name: _digest(file) for file in sorted(folder.iterdir())}
     described = {field: getattr(task, field) for field in FIELDS}
-    manifest = {"key": key, "sets": list(held), "files": files, "task": described}
+    manifest = {"key": key, "sets": list(held), "files": files, "task": described, "words": task.validation.words}
     manifest["seal"] = _seal(manifest)
     (folder / MANIFEST).write_text(json.dumps(manifest))
 
@@ -102,7 +102,7 @@ def _open(folder: Path, key: str) -> Task:
         return {name: np.load(folder / f"{stem}.{name}.npy", mmap_mode=mode, allow_pickle=False) for name in names}
 
     held = {
-        name: Dataset(columns(f"{number}.inputs"), columns(f"{number}.groups"))
+        name: Dataset(columns(f"{number}.inputs"), columns(f"{number}.groups"), tuple(manifest["words"]))
         for number, name in enumerate(manifest["sets"])
     }
     validation = held.pop("validation")

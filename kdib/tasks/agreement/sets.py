@@ -107,7 +107,8 @@ def task_of(
     """The task of these sets, train first; its facts say what they are and what was removed from each."""
     if vocab.whole:
         sets, removed = _askable(sets, vocab, removed)
-    data = {key: dataset(key, sets[key], vocab, max_length, limits[key]) for key in sets}
+    words = tuple(vocab.ids)
+    data = {key: dataset(key, sets[key], vocab, max_length, limits[key])._replace(words=words) for key in sets}
     tests = {key: data[key] for key in sets if key not in ("train", "validation")}
     fitted = baselines.fit(sets["train"])
     facts = {

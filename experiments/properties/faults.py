@@ -1,0 +1,172 @@
+"""What the faults of the published work (its code and data are public) do to the numbers, on our networks.
+
+Each is one function of (evidence, subjects) that answers JSON; `measured` runs all, `report` writes the tables.
+"""
+
+import runpy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kdib import losses
+from kdib.answers import mean_entropy
+from kdib.models import transformer
+from kdib.models.base import split
+from kdib.properties.base import Evidence, evenly, log_softmax
+from kdib.properties.calibration import expected_calibration_error
+from kdib.properties.fidelity import kl, top1_agreement
+from kdib.records import Subject
+from kdib.tasks.base import gather
+
+ROWS = runpy.run_path(str(Path(__file__).parent.parent / "rows.py"))
+BINS = 1_000_000  # of the published analysis
+EXAMPLES = 1_000
+PADDING = 10  # tokens appended to every sentence
+
+
+def measured(evidence: Evidence, subjects: Sequence[Subject], temperature: float) -> dict[str, Any]:
+    """Every fault that this study's networks can show."""
+    roles = {fit: role for role, fit in evidence.fits.items()}
+    mine = [subject for subject in subjects if subject.fit in roles]
+    found = {
+        "bins": [_bins(evidence, subject) for subject in mine],
+        "training_mode": [_training_mode(evidence, s) for s in mine if s.fit == evidence.fits["teacher"]],
+        "temperature": [_temperature(evidence, *couple, temperature) for couple in _couples(evidence, mine)],
+    }
+    if "tokens" in next(iter(evidence.sets.values())).inputs:
+        found["padding"] = [_padding(evidence, s) for s in mine if s.fit == evidence.fits["alone"]]
+    return found
+
+
+def _couples(evidence: Evidence, subjects: Sequence[Subject]) -> list[tuple[Subject, Subject]]:
+    """(alone, teacher) by seed."""
+    by_seed = {(s.fit, s.seed): s for s in subjects}
+    names = evidence.fits["alone"], evidence.fits["teacher"]
+    seeds = sorted({seed for fit, seed in by_seed if fit == names[0]} & {s for fit, s in by_seed if fit == names[1]})
+    return [(by_seed[names[0], seed], by_seed[names[1], seed]) for seed in seeds]
+
+
+def _bins(evidence: Evidence, subject: Subject) -> dict[str, Any]:
+    """ECE at 15 bins and at a million, and what the latter is: the mean of |correct - confidence|."""
+    name, data = next(iter(evidence.sets.items()))
+    probs_NxK, label_N = np.exp(log_softmax(evidence.logits(subject, name))), data.inputs["label"]
+    gap = np.abs((probs_NxK.argmax(1) == label_N) - probs_NxK.max(1)).mean()
+    million = expected_calibration_error(probs_NxK, label_N, n_bins=BINS)
+    return {
+        "fit": subject.fit,
+        "seed": subject.seed,
+        "ece": expected_calibration_error(probs_NxK, label_N),
+        "million": million,
+        "gap": float(gap),
+    }
+
+
+def _training_mode(evidence: Evidence, subject: Subject) -> dict[str, Any]:
+    """What a teacher answers with dropout on and batch statistics, against what it knows."""
+    (model, variables), inputs = evidence.network(subject), _some(evidence)
+    params, state = split(variables)
+    modes = [
+        np.asarray(model.apply(params, state, inputs, train=train, key=key)[0].logits, np.float32)
+        for train, key in ((False, None), (True, jax.random.key(0)))
+    ]
+    right = [float((logits.argmax(1) == inputs["label"]).mean()) for logits in modes]
+    return {
+        "seed": subject.seed,
+        "accuracy": right,
+        "entropy": [mean_entropy(logits) for logits in modes],
+        "kl": float(kl(*modes).mean()),
+        "agreement": float(top1_agreement(*modes).mean()),
+    }
+
+
+def _temperature(evidence: Evidence, student: Subject, teacher: Subject, temperature: float) -> dict[str, Any]:
+    """The share of distillation in the gradient of half cross-entropy, half KL, with T^2 and with 1 / T^2."""
+    name, data = next(iter(evidence.sets.items()))
+    rows = evenly(data.size, EXAMPLES)
+    own, other = (jnp.asarray(evidence.logits(s, name)[rows]) for s in (student, teacher))
+    label_N = jnp.asarray(data.inputs["label"][rows])
+
+    def norm(loss):
+        return float(jnp.linalg.norm(jax.grad(lambda logits: loss(logits).mean())(own)))
+
+    ce = norm(lambda logits: losses.label_smoothing(logits, label_N, epsilon=0.0))
+    kd = norm(lambda logits: losses.softened_kl(logits, other, temperature=temperature))
+    wrong = kd / temperature**4  # softened_kl has the factor T^2
+    return {"seed": student.seed, "T": temperature, "right": kd / (kd + ce), "wrong": wrong / (wrong + ce)}
+
+
+def _padding(evidence: Evidence, subject: Subject) -> dict[str, Any]:
+    """How many answers change when sentences are padded: with our mask, and with one that masks nothing."""
+    model, variables = evidence.network(subject)
+    inputs = _some(evidence)
+    room = inputs["tokens"].shape[1] - int(inputs["length"].max())
+    short = {**inputs, "tokens": inputs["tokens"][:, : inputs["tokens"].shape[1] - room]}
+    longer = {**short, "tokens": np.pad(short["tokens"], ((0, 0), (0, min(PADDING, room))))}
+
+    def changed() -> float:
+        answers = [model.apply(variables["params"], {}, x, train=False, key=None)[0].logits for x in (short, longer)]
+        return float((answers[0].argmax(1) != answers[1].argmax(1)).mean())
+
+    with mock.patch.object(transformer, "attention_mask", _adds_a_constant):
+        wrong = changed()
+    return {"seed": subject.seed, "tokens": min(PADDING, room), "right": changed(), "wrong": wrong}
+
+
+def _adds_a_constant(length_B: jax.Array, size: int, *, causal: bool) -> jax.Array:
+    """The published mask of a bidirectional network: one number for a whole row of keys, which softmax takes out."""
+    del causal
+    return jnp.ones((len(length_B), size, size), bool)
+
+
+def _some(evidence: Evidence) -> dict[str, np.ndarray]:
+    data = next(iter(evidence.sets.values()))
+    return gather(data.inputs, evenly(data.size, EXAMPLES))
+
+
+# ---------------------------------------------------------------------------------------------- what is said
+
+
+def report(found: Mapping[str, Any]) -> str:
+    """The tables of a study, as Markdown."""
+    parts = [_bins_table(found["bins"]), _lines_table(found)]
+    return "\n\n".join(parts)
+
+
+def _bins_table(entries: Sequence[Mapping[str, Any]]) -> str:
+    by_fit: dict[str, list[Mapping[str, Any]]] = {}
+    for entry in entries:
+        by_fit.setdefault(entry["fit"], []).append(entry)
+    lines = [(fit, *(_mean([e[key] for e in own]) for key in ("ece", "million", "gap"))) for fit, own in by_fit.items()]
+    return ROWS["markdown"](("fit", "ECE, 15 bins", "ECE, 1,000,000 bins", "mean of abs(correct − confidence)"), lines)
+
+
+def _lines_table(found: Mapping[str, Any]) -> str:
+    modes, heat = found["training_mode"], found["temperature"]
+    lines = [
+        ("the teacher's accuracy", *(_mean([e["accuracy"][i] for e in modes]) for i in (0, 1))),
+        ("its mean entropy, nats", *(_mean([e["entropy"][i] for e in modes]) for i in (0, 1))),
+        ("agreement with its own answers in evaluation mode", "1", _mean([e["agreement"] for e in modes])),
+        ("KL from them, nats", "0", _mean([e["kl"] for e in modes])),
+    ]
+    head = ("a teacher in training mode", "right", "as published")
+    tables = [ROWS["markdown"](head, lines)]
+    shares = (_mean([e[key] for e in heat], 6) for key in ("right", "wrong"))
+    line = (f"share of distillation in the gradient of CE + KD, T = {heat[0]['T']:g}", *shares)
+    tables.append(ROWS["markdown"](("1 / T² in place of T²", "right", "as published"), [line]))
+    if "padding" in found:
+        own = found["padding"]
+        shares = (_mean([e[key] for e in own]) for key in ("right", "wrong"))
+        line = (f"answers that change with {own[0]['tokens']} more tokens of padding", *shares)
+        tables.append(ROWS["markdown"](("a mask that adds one constant a row", "right", "as published"), [line]))
+    return "\n\n".join(tables)
+
+
+def _mean(values: Sequence[float], places: int = 3) -> str:
+    interval = ROWS["spread"](dict(enumerate(values)))
+    half = "" if np.isnan(interval.high) else f" ± {interval.high - interval.estimate:.{places}f}"
+    return f"{interval.estimate:.{places}f}{half}"

@@ -1,0 +1,150 @@
+"""Property by property: what does a student take over from its teacher, and is it bias or imitation?
+
+    python experiments/properties/run.py generated --workdir=runs/agreement_generated
+    python experiments/properties/run.py text --data=FOLDER --workdir=runs/agreement_text
+    python experiments/properties/run.py mnist --data=FOLDER --workdir=runs/vision_mnist
+    python experiments/properties/run.py --report-only
+
+The networks are those of experiments/agreement_transfer and experiments/vision_transfer, whose workdirs may be handed
+over: then they are measured, and nothing is trained. The rows stay in results/, with the numbers of the published
+faults (faults.py). `--report-only` writes the README's tables and the figures from them.
+"""
+
+import runpy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kdib.estimands import Effect, study_effects
+from kdib.properties import of_task
+from kdib.properties.base import Property
+from kdib.records import read_json, write_json
+from kdib.report.card import card_verdict
+
+HERE = Path(__file__).parent
+ROWS = runpy.run_path(str(HERE.parent / "rows.py"))
+FAULTS = runpy.run_path(str(HERE / "faults.py"))
+TRANSFER, VISION = (
+    runpy.run_path(str(HERE.parent / name / "run.py")) for name in ("agreement_transfer", "vision_transfer")
+)
+ADDED = ("similarity", "training_paths", "basins", "sharpness")
+CONTROLS = ("alone", "label_smoothed", "shuffled_soft")
+# What Abnar, Dehghani & Zuidema (2020) say of each property, where they do.
+PUBLISHED = {
+    "accuracy": "students take over the teacher's generalisation",
+    "translation": "an MLP is more robust to translation after learning from a CNN",
+    "calibration": "students come nearer to their teacher's calibration",
+    "fidelity": "students err where their teacher errs",
+    "similarity": "students' representations become like their teacher's",
+    "training_paths": "so does the path that they take in training",
+    "basins": "students of one teacher end in one basin",
+}
+
+
+def study_config(name: str, data: Path | None) -> dict[str, Any]:
+    """The configuration of a study."""
+    config = VISION["study_config"](name, data) if name == "mnist" else TRANSFER["study_config"](name, data)
+    config["properties"] = (*[p for p in config["properties"] if p not in ADDED], *ADDED)
+    config["seeds"] = 5
+    return config
+
+
+def after(workdir: Path, target: Path) -> None:
+    """The published faults, measured on the networks of a study."""
+    from kdib import tasks
+    from kdib.config import parse
+    from kdib.measuring import evidence_of
+    from kdib.runs import subjects
+    from kdib.teaching import open_lab
+
+    config = read_json(workdir / "config.json")
+    config.pop("environment")
+    study = parse(config)
+    lab = open_lab(study, tasks.build(study.task), workdir)
+    temperature = float(study.losses["kd"]["kl"]["temperature"])
+    write_json(target / "faults.json", FAULTS["measured"](evidence_of(lab), subjects(study, workdir), temperature))
+
+
+def redraw(name: str) -> None:
+    """The report, its figures and the README's tables of a study, from its committed rows alone."""
+    with ROWS["unpacked"](HERE / "results" / name) as workdir:
+        ROWS["redraw"](workdir, HERE / "figures" / name)
+        ROWS["fill"](HERE / "README.md", name, tables(workdir))
+    ROWS["fill"](HERE / "README.md", f"{name} faults", FAULTS["report"](read_json(HERE / "results" / name / "faults.json")))
+
+
+def tables(workdir: Path) -> str:
+    """The card, with the published claims, and every property against the controls, as Markdown."""
+    study = ROWS["read"](workdir)
+    known = of_task(study.config["task"]["name"])
+    properties = {name: known[name] for name in study.config["properties"]}
+    failed = [f"{failure['fit']}/{failure['run']}" for failure in read_json(workdir / "failures.json")]
+    effects = study_effects(
+        study.rows,
+        study.subjects,
+        study.config["roles"],
+        properties,
+        in_distribution=study.tests[0],
+        failed=failed,
+    )
+    declared = {name: [e for e in effects if e.property == name and e.family != "exploratory"] for name in properties}
+    return "\n\n".join(
+        [
+            _card(properties, declared),
+            _against_controls(properties, declared, study.config["fits"]),
+        ]
+    )
+
+
+def _card(properties: Mapping[str, Property], declared: Mapping[str, Sequence[Effect]]) -> str:
+    head = ("property (primary metric)", "beyond self, or own − sibling [95 %]", "Holm p", "published", "here")
+    lines = []
+    for name, prop in properties.items():
+        primary = next(e for e in declared[name] if e.family == "primary")
+        p = "undecided" if primary.p_holm is None else f"{primary.p_holm:.3g}"
+        said = card_verdict(prop, declared[name])
+        lines.append((_metric(prop), _effect(primary), p, PUBLISHED.get(name, "—"), said))
+    return ROWS["markdown"](head, lines)
+
+
+def _against_controls(
+    properties: Mapping[str, Property], declared: Mapping[str, Sequence[Effect]], fits: Mapping[str, Any]
+) -> str:
+    """Scalar and pairwise: distilled minus every control. Relational: how far each fit is like its own teacher."""
+    controls = [control for control in CONTROLS if control in fits]
+    parts = []
+    for kinds, head, named in (
+        (("scalar", "pairwise"), "distilled − ", lambda control: f"distilled - {control}"),
+        (("relational",), "likeness to the teacher: ", lambda control: f"{control}: own"),
+    ):
+        of_kind = {name: prop for name, prop in properties.items() if prop.kind in kinds}
+        columns = ["self", *controls] if head.startswith("distilled") else ["distilled", "self", *controls]
+        lines = [
+            (_metric(prop), *(_of(declared[name], named(c), "own" if c == "distilled" else "") for c in columns))
+            for name, prop in of_kind.items()
+        ]
+        parts.append(ROWS["markdown"](("property", *(head + c for c in columns)), lines))
+    return "\n\n".join(parts)
+
+
+def _of(effects: Sequence[Effect], estimand: str, instead: str) -> str:
+    found = {e.estimand: e for e in effects}
+    own = found.get(instead or estimand) or found.get({"alone: own": "floor"}.get(estimand, estimand))
+    return "—" if own is None else _effect(own, signed=" - " in own.estimand)
+
+
+def _effect(effect: Effect, *, signed: bool = True) -> str:
+    sign = "+" if signed else ""
+    if effect.low != effect.low:
+        return f"{effect.estimate:{sign}.3f} (n = {effect.n_seeds})"
+    return f"{effect.estimate:{sign}.3f} [{effect.low:{sign}.3f}, {effect.high:{sign}.3f}]"
+
+
+def _metric(prop: Property) -> str:
+    arrow = {True: " ↑", False: " ↓", None: ""}[prop.higher_is_better]
+    by = f" by {prop.primary.group}" if prop.primary.group else ""
+    return f"{prop.title} ({prop.primary.metric.replace('_', ' ')}{by}{arrow})"
+
+
+if __name__ == "__main__":
+    ROWS["main"](__doc__, HERE, ("generated", "text", "mnist"), study_config, redraw, after)
