@@ -85,6 +85,16 @@ def test_dissimilarities_are_scipys(activations, metric):
     np.testing.assert_allclose(found, squareform(pdist(activations[1], metric)), atol=1e-12)
 
 
+def test_second_order_is_scipys(activations):
+    from scipy.stats import pearsonr, spearmanr
+
+    matrices = [dissimilarity(values, metric="euclidean") for values in activations]
+    above = [matrix[np.triu_indices(40, 1)] for matrix in matrices]
+    assert second_order(*matrices) == pytest.approx(pearsonr(*above).statistic)
+    assert second_order(*matrices, method="spearman") == pytest.approx(spearmanr(*above).statistic)
+    assert second_order(matrices[0], -matrices[0]) == pytest.approx(-1)
+
+
 def test_procrustes_is_scipys(activations):
     from scipy.linalg import orthogonal_procrustes
     from scipy.spatial import procrustes as with_scaling
