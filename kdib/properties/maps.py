@@ -22,14 +22,14 @@ class Embedding(NamedTuple):
     stress: float
 
 
-def mds(distances_NxN: Any, seed: int = 0, *, reference_Nx2: Any = None) -> Embedding:
+def mds(distances_NxN: Any, seed: int = 0, *, reference_Nx2: Any = None, absolute: float = ABSOLUTE) -> Embedding:
     """Metric multidimensional scaling into the plane: the distances of the points follow those of the matrix.
 
-    Nearly identical networks get one point. SMACOF (scikit-learn) from the classical solution and from random starts,
-    drawn from `seed`; the least stress wins, and the same matrix always gives the same map. A map is as good after a
-    rotation or a reflection, so that both are fixed: turned onto `reference_Nx2` (rows of nan have no counterpart
-    there), or else such that x is the direction of largest spread, the first point is at the left and the point
-    furthest from the x axis is above it.
+    Networks that are `nearly_identical` (with this `absolute`) get one point. SMACOF (scikit-learn) from the classical
+    solution and from random starts, drawn from `seed`; the least stress wins, and the same matrix always gives the same
+    map. A map is as good after a rotation or a reflection, so that both are fixed: turned onto `reference_Nx2` (rows of
+    nan have no counterpart there), or else such that x is the direction of largest spread, the first point is at the
+    left and the point furthest from the x axis is above it.
 
     Reference: de Leeuw, Applications of convex analysis to multidimensional scaling (1977); Torgerson, Multidimensional
     scaling: I. Theory and method, Psychometrika 17 (1952).
@@ -38,7 +38,7 @@ def mds(distances_NxN: Any, seed: int = 0, *, reference_Nx2: Any = None) -> Embe
       ValueError: unless the matrix is square, symmetric, finite, not negative and 0 on its diagonal, N > 0.
     """
     distances_NxN = _checked(distances_NxN)
-    members_N = _numbered(nearly_identical(distances_NxN), len(distances_NxN))
+    members_N = _numbered(nearly_identical(distances_NxN, absolute=absolute), len(distances_NxN))
     xy_Nx2 = _smacof(_between(distances_NxN, members_N), seed)[members_N]
     xy_Nx2 = _principal(xy_Nx2) if reference_Nx2 is None else _turned(xy_Nx2, np.asarray(reference_Nx2, np.float64))
     return Embedding(xy_Nx2, stress(distances_NxN, xy_Nx2))
@@ -97,6 +97,8 @@ def structureless(n: int = 11, seed: int = 0) -> Embedding:
 def path_maps(distances_NxN: Any, runs: Sequence[str], seed: int = 0) -> tuple[Embedding, dict[str, Embedding]]:
     """One map of all paths, and as published one of each run alone, turned to look like its part of the first.
 
+    What is nearly identical is so in both: alone, a run of copies would be spread out by what sets them apart.
+
     Args:
       distances_NxN: of all snapshots of all runs.
       runs: the run of each snapshot [N].
@@ -108,11 +110,12 @@ def path_maps(distances_NxN: Any, runs: Sequence[str], seed: int = 0) -> tuple[E
     distances_NxN = _checked(distances_NxN)
     if len(runs) != len(distances_NxN):
         raise ValueError(f"expected a run for each of {len(distances_NxN)} snapshots, got {len(runs)}")
-    joint, rows = mds(distances_NxN, seed), np.asarray(runs)
-    alone = {}
+    joint, rows, alone = mds(distances_NxN, seed), np.asarray(runs), {}
+    absolute = max(RELATIVE * float(distances_NxN.max()), ABSOLUTE)
     for run in dict.fromkeys(runs):
         (of_run,) = np.nonzero(rows == run)
-        alone[run] = mds(distances_NxN[np.ix_(of_run, of_run)], seed, reference_Nx2=joint.xy_Nx2[of_run])
+        of_run_SxS, reference_Sx2 = distances_NxN[np.ix_(of_run, of_run)], joint.xy_Nx2[of_run]
+        alone[run] = mds(of_run_SxS, seed, reference_Nx2=reference_Sx2, absolute=absolute)
     return joint, alone
 
 
