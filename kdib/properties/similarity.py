@@ -1,0 +1,251 @@
+"""How alike two networks represent the same examples: CKA, Procrustes, second-order similarity.
+
+All functions take activations [N, D] of N examples in one order, in evaluation mode. Metrics of the rows, at group ""
+and coords (), for every two networks and test set, from their penultimate activations: "cka" (linear, unbiased), "rsa"
+(kdib.properties.dissimilarities) and "procrustes" (a distance). Of a student and the role's teacher of its own seed, on
+the first test set: "layer_cka" at group "layers" and (("layer", of the student), ("teacher_layer", of the teacher)), in
+the order of the networks. A value is None where a representation is the same for every example.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from kdib.properties.base import Evidence, Map, Primary, Property
+from kdib.properties.dissimilarities import (
+    CONSTANT,
+    above_diagonal,
+    as_activations,
+    centred,
+    centred_cosines,
+    cosines_between,
+)
+from kdib.properties.moments import cka, moments
+from kdib.records import Row, Subject
+
+COLUMNS = 2**12  # features of a layer that are in memory in float64 at a time
+
+
+def linear_cka(x_NxD: Any, y_NxE: Any, *, unbiased: bool = False) -> float:
+    """Centred kernel alignment with linear kernels, at most 1: at any rotation, scale and offset of either.
+
+    The biased form lies in [0, 1], and is about D / (N + D) for unrelated activations of D features; the unbiased one
+    (`moments.hsic`) about 0 for them, and may be negative. Computed in float64 from features or, where there are more
+    of them than examples, from the matrix of examples. `kdib.properties.moments` is the form for streams.
+
+    Reference: Kornblith, Norouzi, Lee, Hinton, Similarity of Neural Network Representations Revisited, ICML (2019),
+    section 3.
+
+    Raises:
+      ValueError: for other shapes, fewer than 4 examples (biased: 2), and if a representation is the same for all.
+    """
+    x_NxD, y_NxE = map(centred, as_activations(x_NxD, y_NxE, least=4 if unbiased else 2))
+    if max(x_NxD.shape[1], y_NxE.shape[1]) > len(x_NxD):
+        return kernel_cka(linear_kernel(x_NxD), linear_kernel(y_NxE), unbiased=unbiased)
+    sums = ((a, b) for a, b in ((x_NxD, y_NxE), (x_NxD, x_NxD), (y_NxE, y_NxE)))
+    return cka(*(moments(a, b) for a, b in sums), unbiased=unbiased)
+
+
+def rbf_cka(x_NxD: Any, y_NxE: Any, *, fraction: float = 0.5, unbiased: bool = False) -> float:
+    """Centred kernel alignment with kernels exp(-|a - b|^2 / (2 sigma^2)), sigma = fraction * median distance.
+
+    The median is over all couples of different examples, for each representation apart. A small fraction compares
+    neighbours; a large one tends to `linear_cka`.
+
+    Reference: Kornblith et al. (2019), section 3.
+
+    Raises:
+      ValueError: as `linear_cka`, for fraction <= 0, and if more than half of the examples coincide.
+    """
+    x_NxD, y_NxE = as_activations(x_NxD, y_NxE, least=4 if unbiased else 2)
+    if not fraction > 0:
+        raise ValueError(f"expected fraction > 0, got {fraction}")
+    return kernel_cka(*(_rbf_kernel(values, fraction) for values in (x_NxD, y_NxE)), unbiased=unbiased)
+
+
+def kernel_cka(k_NxN: np.ndarray, l_NxN: np.ndarray, *, unbiased: bool = False) -> float:
+    """CKA of two kernel matrices of the same examples.
+
+    Unbiased by U-centring, which is the statistic of Song et al. (2012) in another order of sums: Szekely, Rizzo,
+    Partial distance correlation with methods for dissimilarities, Ann. Statist. 42 (2014).
+
+    Raises:
+      ValueError: if a kernel is the same for every two examples.
+    """
+    value = cosines_between([_centred_kernel(kernel, unbiased) for kernel in (k_NxN, l_NxN)])[0, 1]
+    if np.isnan(value):
+        raise ValueError(CONSTANT)
+    return float(value)
+
+
+def linear_kernel(x_NxD: np.ndarray) -> np.ndarray:
+    """The products of centred activations [N, N], in float64, a block of features at a time."""
+    kernel_NxN = np.zeros((len(x_NxD), len(x_NxD)))
+    for first in range(0, x_NxD.shape[1], COLUMNS):
+        block_NxB = centred(x_NxD[:, first : first + COLUMNS])
+        kernel_NxN += block_NxB @ block_NxB.T
+    return kernel_NxN
+
+
+def procrustes(x_NxD: Any, y_NxE: Any) -> float:
+    """The distance of two representations that no rotation or reflection takes away, in [0, sqrt(2)]; a metric.
+
+    min over orthogonal Q of |X - Y Q| (Frobenius), X and Y centred and of unit norm. Where widths differ the narrower
+    is padded with features of 0, which changes no norm and no product: sqrt(2 - 2 |X^T Y|_*) holds for any widths.
+
+    Reference: Williams, Kunz, Kornblith, Linderman, Generalized Shape Metrics on Neural Representations, NeurIPS
+    (2021); Ding, Denain, Steinhardt, Grounding Representation Similarity Through Statistical Testing, NeurIPS (2021),
+    who report its square.
+
+    Raises:
+      ValueError: for other shapes, and if a representation is the same for every example.
+    """
+    shapes = [unit_shape(values) for values in as_activations(x_NxD, y_NxE, least=2)]
+    if not all(shape.any() for shape in shapes):
+        raise ValueError(CONSTANT)
+    return _shape_distance(*shapes)
+
+
+def unit_shape(x_NxD: np.ndarray) -> np.ndarray:
+    """Activations, centred and of unit Frobenius norm, turned into at most N features; 0 if all are the same."""
+    x_NxD = centred(x_NxD)
+    if x_NxD.shape[1] > len(x_NxD):
+        x_NxD = np.asarray(np.linalg.qr(x_NxD.T, mode="r")).T
+    return x_NxD / (np.linalg.norm(x_NxD) or 1.0)
+
+
+def measure(subjects: Sequence[Subject], evidence: Evidence) -> Iterator[Row]:
+    """The rows of every couple of the evidence on every set; each network is reduced once a set."""
+    del subjects
+    networks = list({subject.id: subject for pair in evidence.pairs for subject in pair}.values())
+    for split in evidence.sets if networks else ():
+        hidden = [evidence.hidden(subject, split)["penultimate"] for subject in networks]
+        yield from _couple_rows({subject.id: i for i, subject in enumerate(networks)}, hidden, split, evidence)
+    yield from _layer_rows(evidence, next(iter(evidence.sets)))
+
+
+def own_couples(evidence: Evidence) -> dict[Subject, list[Subject]]:
+    """The students in the evidence's couples by the role's teacher of their own seed."""
+    couples: dict[Subject, dict[Subject, None]] = {}
+    for pair in evidence.pairs:
+        for student, teacher in (pair, pair[::-1]):
+            if teacher.fit == evidence.fits["teacher"] != student.fit and student.seed == teacher.seed:
+                couples.setdefault(teacher, {})[student] = None
+    return {teacher: list(students) for teacher, students in couples.items()}
+
+
+def _couple_rows(at: Mapping[str, int], hidden: Sequence[np.ndarray], split: str, evidence: Evidence) -> Iterator[Row]:
+    kernels_SxS = cosines_between([_kernel_vector(x_NxD) for x_NxD in hidden])
+    cosines_SxS = cosines_between([centred_cosines(x_NxD).astype(np.float32) for x_NxD in hidden])
+    couples = [(at[a.id], at[b.id]) for a, b in evidence.pairs]
+    distances = _shape_distances([unit_shape(x_NxD) for x_NxD in hidden], couples)
+    for (a, b), (i, j), distance in zip(evidence.pairs, couples, distances, strict=True):
+        values = {"cka": kernels_SxS[i, j], "rsa": cosines_SxS[i, j], "procrustes": distance}
+        for metric, value in values.items():
+            yield Row(a.id, b.id, "similarity", metric, split, "", (), or_none(value), len(hidden[0]), None)
+
+
+def _kernel_vector(x_NxD: np.ndarray) -> np.ndarray:
+    """Two of these have the unbiased linear CKA as their cosine."""
+    return _centred_kernel(linear_kernel(x_NxD), unbiased=True).astype(np.float32)
+
+
+def _shape_distances(shapes: Sequence[np.ndarray], couples: Sequence[tuple[int, int]]) -> list[float]:
+    """Of couples of unit shapes, nan where one is 0; a core a couple.
+
+    Singular values of a small matrix take longest where the threads of BLAS share it: on a busy machine a hundred times
+    as long.
+    """
+    from threadpoolctl import threadpool_limits
+
+    def distance(couple: tuple[int, int]) -> float:
+        x_NxD, y_NxE = (shapes[i] for i in couple)
+        return _shape_distance(x_NxD, y_NxE) if x_NxD.any() and y_NxE.any() else np.nan
+
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(distance, couples))
+
+
+def _layer_rows(evidence: Evidence, split: str) -> Iterator[Row]:
+    """The layers of a teacher against those of its students; no more than two networks are in memory at a time."""
+    for teacher, students in own_couples(evidence).items():
+        theirs, n = _layers(evidence.hidden(teacher, split))
+        for student in students:
+            own, _ = _layers(evidence.hidden(student, split))
+            cka_SxT = cosines_between([*own.values(), *theirs.values()])[: len(own), len(own) :]
+            for i, layer in enumerate(own):
+                for j, other in enumerate(theirs):
+                    coords = (("layer", layer), ("teacher_layer", other))
+                    key = (student.id, teacher.id, "similarity", "layer_cka", split, "layers", coords)
+                    yield Row(*key, or_none(cka_SxT[i, j]), n, None)
+
+
+def _layers(hidden: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], int]:
+    return {name: _kernel_vector(x_NxD) for name, x_NxD in hidden.items()}, len(hidden["penultimate"])
+
+
+def or_none(value: float) -> float | None:
+    """A number for a row; nan says that there is none."""
+    return None if np.isnan(value) else float(value)
+
+
+def _centred_kernel(kernel_NxN: np.ndarray, unbiased: bool) -> np.ndarray:
+    """A vector whose products with that of another kernel are proportional to their HSIC; 0 for a constant kernel."""
+    kernel_NxN = np.asarray(kernel_NxN, np.float64)
+    n = len(kernel_NxN)
+    if n < (4 if unbiased else 2):
+        raise ValueError(f"expected at least {4 if unbiased else 2} examples, got {n}")
+    if not unbiased:
+        means_N = kernel_NxN.mean(axis=0)
+        return (kernel_NxN - means_N - means_N[:, None] + means_N.mean()).ravel()
+    sums_N = kernel_NxN.sum(axis=0) - np.diag(kernel_NxN)
+    centred_NxN = kernel_NxN - (sums_N + sums_N[:, None]) / (n - 2) + sums_N.sum() / ((n - 1) * (n - 2))
+    return above_diagonal(centred_NxN)
+
+
+def _rbf_kernel(x_NxD: np.ndarray, fraction: float) -> np.ndarray:
+    from scipy.spatial.distance import pdist, squareform
+
+    distances_P = pdist(x_NxD)
+    median = np.median(distances_P)
+    if not median > 0:
+        raise ValueError("more than half of the examples have the same activations: no width of the kernel fits them")
+    return squareform(np.exp(-np.square(distances_P / (fraction * median)) / 2)) + np.eye(len(x_NxD))
+
+
+def _shape_distance(x_NxD: np.ndarray, y_NxE: np.ndarray) -> float:
+    """Of two unit shapes."""
+    nuclear_norm = np.linalg.svd(x_NxD.T @ y_NxE, compute_uv=False).sum()
+    return float(np.sqrt(max(0.0, 2 - 2 * nuclear_norm)))
+
+
+PROPERTY = Property(
+    name="similarity",
+    title="Representational similarity",
+    kind="relational",
+    primary=Primary("cka", split="", group=""),
+    higher_is_better=True,
+    measure=measure,
+    caption="How alike two networks represent the same examples in their penultimate layers: linear CKA in its "
+    "unbiased form (about 0 for unrelated networks, 1 up to rotation and scale), second-order cosine similarity (rsa) "
+    "and the orthogonal Procrustes distance, in evaluation mode, centred. Layer by layer: a student against the "
+    "teacher of its own seed.",
+    reference="Kornblith, Norouzi, Lee, Hinton (ICML 2019); Nguyen, Raghu, Kornblith (ICLR 2021); Williams, Kunz, "
+    "Kornblith, Linderman (NeurIPS 2021); Abnar, Dehghani, Zuidema (arXiv 2006.00555)",
+    maps=(
+        Map(
+            "layer_cka",
+            "layers",
+            x="teacher_layer",
+            y="layer",
+            xlabel="layer of the teacher",
+            ylabel="layer of the student",
+        ),
+    ),
+    pairs="everyone",
+    caveat="CKA is led by the directions in which activations vary most, and networks with the same answers may differ "
+    "in it. A high value says that a linear readout sees alike, not that the same features are used.",
+)

@@ -1,0 +1,142 @@
+"""Which way networks take through training: distances between the snapshots of all runs.
+
+The distance of two networks is 1 - their second-order similarity (`kdib.properties.dissimilarities.rsa`) in the
+penultimate layer, on examples of the first test set; it lies in [0, 2], 0 being alike and 1 unrelated. Of a run at most
+MOST snapshots count, geometrically spaced, for most happens early. Metrics of the rows:
+
+- "path_distance" of a student and a teacher, at group "" and coords (): the mean distance of the student's snapshots
+  and the teacher's at the same share of their training (`matched`). None where a run has fewer than two snapshots after
+  step 0, since then there is no path to compare.
+- "distance" at group "snapshots" and coords (): of every two snapshots of the runs of one seed, all fits and steps.
+- "distance_to_teacher" without `other`, at group "steps" and (("step", s),): of the snapshot at step s of a student's
+  run to the last one of the role's teacher of its own seed.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from kdib.properties.base import Curve, Evidence, Primary, Property
+from kdib.properties.dissimilarities import centred_cosines, cosines_between
+from kdib.properties.similarity import or_none, own_couples
+from kdib.records import Row, Subject
+
+MOST = 8  # snapshots of a run
+
+
+def spaced(steps: Sequence[int], most: int = MOST) -> list[int]:
+    """Positions of at most `most` of ascending `steps`: step 0 if it is there, then geometrically spaced to the last.
+
+    Raises:
+      ValueError: for no steps, steps that do not ascend, or most < 2.
+    """
+    if not len(steps) or any(a >= b for a, b in itertools.pairwise(steps)) or most < 2:
+        raise ValueError(f"expected ascending steps and most >= 2, got {list(steps)} and {most}")
+    if len(steps) <= most:
+        return list(range(len(steps)))
+    start = [0] if steps[0] == 0 else []
+    trained = np.log(steps[len(start) :])
+    targets = np.linspace(trained[0], trained[-1], most - len(start)) if most > len(start) + 1 else trained[-1:]
+    nearest = {_nearest(trained, target) + len(start) for target in targets}
+    return [*start, *sorted(nearest)]
+
+
+def matched(student_steps: Sequence[int], teacher_steps: Sequence[int]) -> list[tuple[int, int]]:
+    """Positions (student's, teacher's) of snapshots at the same share of their run, its last step being the whole.
+
+    For every snapshot of the student the nearest one of the teacher on a logarithmic scale, on which snapshots are
+    spaced; of two equally near the earlier. Step 0 is left out: how alike initial values are is nothing that a run
+    learned, and no share of training matches it.
+    """
+    both = student_steps, teacher_steps
+    shares = [[(i, np.log(step / steps[-1])) for i, step in enumerate(steps) if step > 0] for steps in both]
+    if not all(shares):
+        return []
+    teacher, at = zip(*shares[1], strict=True)
+    return [(i, teacher[_nearest(at, share)]) for i, share in shares[0]]
+
+
+def _nearest(values: Sequence[float] | np.ndarray, target: float) -> int:
+    """The position of the value nearest to the target, of two equally near (but for rounding) the first."""
+    return int(np.round(np.abs(np.subtract(values, target)), 9).argmin())
+
+
+class _Paths(NamedTuple):
+    """The snapshots of each run (by the id of its subject), and their distances, nan where there is none."""
+
+    runs: Mapping[str, Sequence[Subject]]
+    at: Mapping[str, int]
+    distances_SxS: np.ndarray
+    n: int
+
+    def distance(self, a: Subject, b: Subject) -> float:
+        return self.distances_SxS[self.at[a.id], self.at[b.id]]
+
+
+def measure(subjects: Sequence[Subject], evidence: Evidence) -> Iterator[Row]:
+    """The rows of the evidence's couples and of all snapshots of their runs; every snapshot is asked once."""
+    del subjects
+    finals = sorted({subject.id: subject for pair in evidence.pairs for subject in pair}.values())
+    if not finals:
+        return
+    split = next(iter(evidence.sets))
+    paths = _paths(finals, split, evidence)
+
+    def row(subject: str, other: str | None, metric: str, group: str, coords: tuple, value: float) -> Row:
+        return Row(subject, other, "training_paths", metric, split, group, coords, or_none(value), paths.n, None)
+
+    for student, teacher in evidence.pairs:
+        yield row(student.id, teacher.id, "path_distance", "", (), _path_distance(student, teacher, paths))
+    for seed in dict.fromkeys(subject.seed for subject in finals):
+        snapshots = [snapshot for subject in finals if subject.seed == seed for snapshot in paths.runs[subject.id]]
+        for a, b in itertools.combinations(snapshots, 2):
+            yield row(a.id, b.id, "distance", "snapshots", (), paths.distance(a, b))
+    for teacher, students in own_couples(evidence).items():
+        for student, snapshot in ((s, snapshot) for s in students for snapshot in paths.runs[s.id]):
+            coords = (("step", snapshot.step),)
+            yield row(student.id, None, "distance_to_teacher", "steps", coords, paths.distance(snapshot, teacher))
+
+
+def _paths(finals: Sequence[Subject], split: str, evidence: Evidence) -> _Paths:
+    runs = {subject.id: _thinned(evidence.snapshots(subject)) for subject in finals}
+    snapshots = [snapshot for run in runs.values() for snapshot in run]
+    cosines = [_cosines(evidence.hidden(snapshot, split)["penultimate"]) for snapshot in snapshots]
+    at = {snapshot.id: i for i, snapshot in enumerate(snapshots)}
+    return _Paths(runs, at, 1 - cosines_between([vector for vector, _ in cosines]), cosines[0][1])
+
+
+def _cosines(x_NxD: np.ndarray) -> tuple[np.ndarray, int]:
+    """Of every two examples, and the number of examples."""
+    return centred_cosines(x_NxD).astype(np.float32), len(x_NxD)
+
+
+def _thinned(run: Sequence[Subject]) -> list[Subject]:
+    return [run[i] for i in spaced([snapshot.step for snapshot in run])]
+
+
+def _path_distance(student: Subject, teacher: Subject, paths: _Paths) -> float:
+    runs = paths.runs[student.id], paths.runs[teacher.id]
+    steps = [[snapshot.step for snapshot in run] for run in runs]
+    if min(sum(step > 0 for step in of_run) for of_run in steps) < 2:
+        return np.nan
+    return float(np.mean([paths.distance(runs[0][i], runs[1][j]) for i, j in matched(*steps)]))
+
+
+PROPERTY = Property(
+    name="training_paths",
+    title="Training paths",
+    kind="relational",
+    primary=Primary("path_distance", split="", group=""),
+    higher_is_better=False,
+    measure=measure,
+    caption="Whether a student takes its teacher's way through training: the mean distance of their representations at "
+    "the same shares of their training, step 0 left out; the distance is 1 - second-order similarity of centred "
+    f"cosines in the penultimate layer. At most {MOST} snapshots a run, geometrically spaced, so that the early part, "
+    "in which most is learned, has its weight.",
+    reference="Abnar, Dehghani, Zuidema (arXiv 2006.00555), with centred activations and without the diagonal",
+    curves=(Curve("distance_to_teacher", "steps", x="step", xlabel="step", ylabel="distance to the trained teacher"),),
+    caveat="A map is a picture of these distances and has a stress, which is shown; where it is high, believe the "
+    "distances and not the picture.",
+)
