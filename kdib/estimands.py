@@ -183,6 +183,8 @@ def _by_cell(rows: Iterable[Row], finals: Mapping[str, Subject]) -> dict[Cell, l
 def _cells_of(prop: Property, cells: Mapping[Cell, list[_Value]], primary: Cell) -> Mapping[Cell, Sequence[_Value]]:
     """The cells of a property and always its primary: a declared test counts even if nothing was measured."""
     own = {cell: values for cell, values in cells.items() if cell.property == prop.name}
+    if prop.kind != "scalar":  # what it says of a network alone, such as its distance along training, has levels only
+        own = {cell: values for cell, values in own.items() if not values or any(v.other for v in values)}
     if own and primary not in own:
         known = sorted({f"{cell.metric} by {cell.group!r} on {cell.split}" for cell in own})
         raise ValueError(f"{prop.name}: no row holds its primary {primary[1:]}; measured are {', '.join(known)}")

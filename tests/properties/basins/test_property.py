@@ -18,6 +18,8 @@ from kdib.tasks.base import Dataset
 
 RNG = np.random.default_rng(0)
 
+ANCHORED = ("alone",)
+
 
 def subject(fit, seed, step=9):
     return Subject(f"{fit}/seed{seed}@{step}", fit, seed, f"seed{seed}", step, "f")
@@ -29,24 +31,29 @@ def names(couples):
 
 def test_couples_are_neighbours_within_a_fit_and_equal_seeds_between_two():
     everyone = [subject(fit, seed) for fit in ("alone", "distilled") for seed in range(3)]
-    couples = chosen(list(itertools.combinations(everyone, 2)))
+    couples = chosen(list(itertools.combinations(everyone, 2)), ANCHORED)
     assert names(couples) == ["a0-a1", "a1-a2", "d0-d1", "d1-d2", "a0-d0", "a1-d1", "a2-d2"]
 
 
 def test_every_run_is_in_a_couple_of_its_fit_and_their_number_is_linear_in_the_seeds():
     everyone = [subject("alone", seed) for seed in range(N_COUPLES + 3)]
-    couples = chosen(list(itertools.combinations(everyone, 2)))
+    couples = chosen(list(itertools.combinations(everyone, 2)), ANCHORED)
     assert len(couples) == N_COUPLES
     assert {s.seed for couple in couples for s in couple} == set(range(N_COUPLES + 1))
     across = [(subject("alone", s), subject("self", s)) for s in range(N_COUPLES + 3)]
-    assert len(chosen(across)) == N_COUPLES
+    assert len(chosen(across, ANCHORED)) == N_COUPLES
+
+
+def test_two_fits_of_which_none_is_an_anchor_are_not_compared():
+    everyone = [subject(fit, 0) for fit in ("self", "smoothed", "alone")]
+    assert names(chosen(list(itertools.combinations(everyone, 2)), ANCHORED)) == ["s0-a0", "s0-a0"]
 
 
 def test_more_seeds_keep_the_couples_of_fewer():
     few, many = (list(itertools.combinations([subject("alone", s) for s in range(n)], 2)) for n in (3, 5))
-    assert set(chosen(few)) <= set(chosen(many))
+    assert set(chosen(few, ANCHORED)) <= set(chosen(many, ANCHORED))
     later = [pair for pair in many if pair not in few]  # what a study with two more seeds is handed
-    assert set(chosen(few)) | set(chosen(later)) == set(chosen(many))
+    assert set(chosen(few, ANCHORED)) | set(chosen(later, ANCHORED)) == set(chosen(many, ANCHORED))
 
 
 def linear(counter=None):
@@ -97,7 +104,7 @@ def test_rows_are_numpys(measured):
     assert len(keys) == len(rows) == 4 * (5 + 2 * 21) + 2 * 2 * 21
     values = {(row.subject, row.other, row.metric, row.group, row.coords): row.value for row in rows}
     alphas = np.linspace(0, 1, 21)
-    for a, b in chosen(evidence.pairs):
+    for a, b in chosen(evidence.pairs, ANCHORED):
         path = [(1 - x) * nets[a.id][1]["params"]["w"] + x * nets[b.id][1]["params"]["w"] for x in alphas]
         (loss, error), (train, _) = (
             np.array([in_numpy(w, data.inputs) for w in path]).T for data in (evidence.sets["test"], evidence.train)
