@@ -43,7 +43,7 @@ def test_every_variant_parses(variants):
 
 
 def test_an_unknown_variant_lists_the_known_ones():
-    with pytest.raises(ValueError, match=r"'smok'.*full, online, corpus, stream, smoke"):
+    with pytest.raises(ValueError, match=r"'smok'.*full, online, basins, corpus, stream, smoke"):
         load("smok")
 
 
@@ -164,7 +164,7 @@ def test_flatten_keeps_tuples_and_lists_alike():
 
 
 def test_a_new_fit_changes_no_other_but_a_changed_one_does():
-    config = tiny()
+    config = load()
     old = config_lib.as_dict(parse(config))
     fit = {**config["fits"]["alone"], "seeds": "reordered"}
     more = config | {"fits": {**config["fits"], "alone_reordered": fit}}

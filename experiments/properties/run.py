@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kdib.main import load_config
 from kdib.estimands import Effect, study_effects
+from kdib.main import load_config
 from kdib.properties import of_task
 from kdib.properties.base import Property
 from kdib.records import read_json, write_json
@@ -74,7 +74,9 @@ def redraw(name: str) -> None:
     with ROWS["unpacked"](HERE / "results" / name) as workdir:
         ROWS["redraw"](workdir, HERE / "figures" / name)
         ROWS["fill"](HERE / "README.md", name, tables(workdir))
-    ROWS["fill"](HERE / "README.md", f"{name} faults", FAULTS["report"](read_json(HERE / "results" / name / "faults.json")))
+    ROWS["fill"](
+        HERE / "README.md", f"{name} faults", FAULTS["report"](read_json(HERE / "results" / name / "faults.json"))
+    )
 
 
 def tables(workdir: Path) -> str:

@@ -101,7 +101,7 @@ def measured():
 def test_rows_are_numpys(measured):
     nets, evidence, rows = measured
     keys = {row.key for row in rows}
-    assert len(keys) == len(rows) == 4 * (5 + 2 * 21) + 2 * 2 * 21
+    assert len(keys) == len(rows) == 4 * (4 + 2 * 21) + 2 + 2 * 2 * 21  # aligned are the two couples of one fit
     values = {(row.subject, row.other, row.metric, row.group, row.coords): row.value for row in rows}
     alphas = np.linspace(0, 1, 21)
     for a, b in chosen(evidence.pairs, ANCHORED):
@@ -170,7 +170,7 @@ def test_networks_of_two_architectures_and_losses_that_are_not_finite_are_refuse
     with pytest.raises(FloatingPointError, match="not finite"):
         list(PROPERTY.measure([], evidence_of(nets, [tuple(everyone)])))
     with pytest.raises(ValueError, match="training examples"):
-        list(PROPERTY.measure([], types.SimpleNamespace(train=None, pairs=[tuple(everyone)])))
+        list(PROPERTY.measure([], types.SimpleNamespace(train=None, pairs=[tuple(everyone)], fits={})))
 
 
 def test_batch_statistics_are_those_of_the_point(monkeypatch):
