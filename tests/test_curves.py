@@ -40,15 +40,11 @@ def test_what_is_wrong_with_a_curve_is_named(change, message):
 
 
 def test_the_headline_needs_a_property_with_a_direction_in_front():
-    with pytest.raises(
-        ValueError, match=r"the first, and 'fidelity' is no scalar .* first: accuracy, perplexity, calibration"
-    ):
+    with pytest.raises(ValueError, match=r"'fidelity' is no scalar .* first: accuracy, perplexity, calib"):
         check_names(parse(tiny(properties=("fidelity", "accuracy"))))
     check_names(parse(tiny(properties=("calibration", "fidelity"))))
 
 
 def test_an_unknown_property_lists_those_of_the_task():
-    with pytest.raises(
-        ValueError, match=r"'translation' is unknown\..* Known: accuracy, perplexity, calibration, fidelity, sim"
-    ):
+    with pytest.raises(ValueError, match=r"'translation' is unknown\..* Known: accuracy, perplexity, calib"):
         check_names(parse(tiny(properties=("accuracy", "translation"))))

@@ -16,7 +16,8 @@ def effects(prop, **intervals):
     """Effects from (low, high) or (low, high, Holm's p); names have _ for " - "."""
     found = []
     for name, given in intervals.items():
-        estimand = {"placebo": "alone: own - sibling"}.get(name, name.replace("_", " - "))
+        named = {"placebo": "alone: own - sibling", "beyond_self": "sibling - self: sibling"}
+        estimand = named.get(name, name.replace("_", " - "))
         low, high, *p = given
         cell = (prop.name, prop.primary.metric, "test", "", ())
         family = "primary" if p else "secondary"
@@ -25,7 +26,7 @@ def effects(prop, **intervals):
     return found
 
 
-RAISED = {"own_floor": (0.2, 0.4), "sibling_floor": (0.1, 0.3)}
+RAISED = {"own_floor": (0.2, 0.4), "sibling_floor": (0.1, 0.3), "beyond_self": (0.05, 0.1)}
 LIKENESS = {
     "copied beyond the placebo": ({"own_sibling": (0.05, 0.09, 0.01), "placebo": (-0.01, 0.01), **RAISED}, "imitated"),
     "copied without the bias": (
@@ -39,9 +40,13 @@ LIKENESS = {
         {"own_sibling": (-0.05, 0.09, 0.5), "placebo": (-0.01, 0.01), **RAISED, "sibling_floor": (-0.01, 0.3)},
         "undecided",
     ),
+    "no more than self-distillation": (
+        {"own_sibling": (-0.05, 0.09, 0.5), "placebo": (-0.01, 0.01), **RAISED, "beyond_self": (-0.01, 0.1)},
+        "undecided",
+    ),
     "less like it than without a teacher": (
         {"own_sibling": (-0.05, 0.09, 0.5), "placebo": (-0.01, 0.01), "own_floor": (-0.3, -0.1),
-         "sibling_floor": (-0.3, -0.1)},
+         "sibling_floor": (-0.3, -0.1), "beyond_self": (-0.1, 0.1)},
         "did not transfer",
     ),
     "no interval of the placebo": ({"own_sibling": (0.05, 0.09, 0.01), "placebo": (NAN, NAN), **RAISED}, "undecided"),

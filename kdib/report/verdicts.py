@@ -22,7 +22,8 @@ MEANINGS: dict[Word, str] = {
     "imitated": "The distilled student is more like its own teacher than like the teachers of other seeds, beyond what "
     "a student without any teacher shows: this teacher’s function was copied.",
     "bias": "The distilled student is more like its own teacher and more like the teachers of other seeds than a "
-    "student without any teacher is, and the two were not shown apart.",
+    "student without any teacher is, and more like the latter than self-distillation; own and other teachers were not "
+    "shown apart.",
     "undecided": "An interval includes 0, or there is none: neither an effect nor its absence was shown.",
     "no advantage": "The teacher was not shown to be better than the student alone: there is nothing to hand over.",
     "did not transfer": "The lead over the student alone or over self-distillation stays below a tenth of the "
@@ -42,7 +43,8 @@ def card_verdict(prop: Property, effects: Iterable[Effect]) -> Word:
     Relational, turned so that higher is more alike (a distance is lower), in this order:
     - "imitated" if the interval of own - sibling lies above 0 and above the whole interval of the placebo (the same
       of the student alone, which never saw a teacher), with a Holm-adjusted p below 0.05;
-    - "bias" if the intervals of own - floor and of sibling - floor both lie above 0;
+    - "bias" if the intervals of own - floor, sibling - floor and sibling - self: sibling all lie above 0: a student
+      that is only softer, or better, for having had a teacher is more like anybody's;
     - "did not transfer" if the interval of own - floor ends at or below 0;
     - "undecided" otherwise, and where any of these differences has no interval.
     """
@@ -58,14 +60,14 @@ def card_verdict(prop: Property, effects: Iterable[Effect]) -> Word:
 
 
 def _likeness(prop: Property, effects: Mapping[str, Effect]) -> Word:
-    names = ("own - sibling", PLACEBO, "own - floor", "sibling - floor")
+    names = ("own - sibling", PLACEBO, "own - floor", "sibling - floor", "sibling - self: sibling")
     if any(name not in effects or math.isnan(effects[name].low) for name in names):
         return "undecided"
     bounds = [_bounds(effects[name], lower_is_alike=prop.higher_is_better is False) for name in names]
-    (copied, _), (_, placebo), (own, own_high), (sibling, _) = bounds
+    (copied, _), (_, placebo), (own, own_high), (sibling, _), (beyond, _) = bounds
     if copied > max(0.0, placebo) and _is_shown(effects["own - sibling"]):
         return "imitated"
-    if min(own, sibling) > 0:
+    if min(own, sibling, beyond) > 0:
         return "bias"
     return "did not transfer" if own_high <= 0 else "undecided"
 

@@ -50,10 +50,10 @@ class Couple(NamedTuple):
 def chosen(pairs: Sequence[tuple[Subject, Subject]], anchors: Collection[str]) -> list[Couple]:
     """The couples that are measured, those of one fit first; all couples would be quadratic in the number of networks.
 
-    Of one fit, neighbouring seeds; of two fits, one of which is an anchor, equal seeds: those share the order of examples, and their initial
-    values unless the config has disjoint seeds for one of them (or share these and differ in order, if it has it so).
-    Seeds from N_COUPLES on are left out. Whether a couple is chosen depends on nothing but itself, so that a study that
-    is given more seeds keeps its couples.
+    Of one fit, neighbouring seeds; of two fits, one of which is an anchor, equal seeds: those share the order of
+    examples and their initial values, unless the config gives one of them others. Seeds from N_COUPLES on are left out.
+    Whether a couple is chosen depends on nothing but itself, so that a study that is given more seeds keeps its
+    couples.
     """
     wanted = [Couple(a, b) for a, b in pairs if _is_chosen(a, b) and (a.fit == b.fit or {a.fit, b.fit} & {*anchors})]
     return sorted(wanted, key=lambda couple: couple.a.fit != couple.b.fit)
