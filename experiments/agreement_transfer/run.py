@@ -22,18 +22,20 @@ from kdib.verdict import headline
 
 HERE = Path(__file__).parent
 CONFIG = HERE.parent.parent / "configs" / "lstm_to_transformer.py"
+PROPERTIES = ("accuracy", "calibration", "fidelity")  # experiments/properties has the others
 ROWS = runpy.run_path(str(HERE.parent / "rows.py"))
 
 
 def study_config(name: str, data: Path | None) -> dict[str, Any]:
     """The configuration of a study."""
     if name == "generated":
-        return load_config(str(CONFIG), "full").to_dict()
+        return load_config(str(CONFIG), "full").to_dict() | {"properties": PROPERTIES}
     if data is None:
         raise SystemExit("text needs --data=FOLDER")
     config = load_config(str(CONFIG), "full,corpus").to_dict()
     config["title"] += ", real text"
     config["seeds"] = 3
+    config["properties"] = PROPERTIES
     config["task"] |= text_paths(data)
     return config
 

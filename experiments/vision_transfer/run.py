@@ -21,6 +21,7 @@ CONFIG = HERE.parent.parent / "configs" / "cnn_to_mlp.py"
 ROWS = runpy.run_path(str(HERE.parent / "rows.py"))
 minus, Claim = ROWS["minus"], ROWS["Claim"]
 SETS = ("test", "scaled", "translated")
+PROPERTIES = ("translation", "accuracy", "calibration", "fidelity", "translation_fidelity", "corruptions")
 Values = Mapping[int, float]  # by seed
 PUBLISHED = {  # accuracy on MNIST, scaled, translated; ECE (1,000,000 bins) on the same
     "CNN": ("teacher", (0.992, 0.962, 0.981, 0.011, 0.060, 0.028)),
@@ -45,6 +46,7 @@ def study_config(name: str, data: Path | None) -> dict[str, Any]:
     config["models"]["cnn"] = {"preset": "cnn_1", "channels": (8, 16, 32, 64), "downsampling": "stride"}
     config["task"]["n_test"] = 4_000  # each of them comes in 15 corruptions
     config["train"] |= {"steps": 800, "save_every": 400, "group_size": 2}
+    config["properties"] = PROPERTIES
     return config
 
 
