@@ -2,6 +2,7 @@
 
     python experiments/agreement_grid/run.py classification --workdir=runs/grid_classification
     python experiments/agreement_grid/run.py text --data=FOLDER --workdir=runs/grid_text
+    python experiments/agreement_grid/run.py language --workdir=runs/grid_language
     python experiments/agreement_grid/run.py language_text --data=FOLDER --workdir=runs/grid_language_text
     python experiments/agreement_grid/run.py --report-only
 
@@ -22,7 +23,7 @@ HERE = Path(__file__).parent
 CONFIG = HERE.parent.parent / "configs" / "agreement_grid.py"
 ROWS = runpy.run_path(str(HERE.parent / "rows.py"))
 TRANSFER = runpy.run_path(str(HERE.parent / "agreement_transfer" / "run.py"))
-STUDIES = {"classification": "", "text": "corpus", "language_text": "language,corpus"}
+STUDIES = {"classification": "", "text": "corpus", "language": "language", "language_text": "language,corpus"}
 Values = Mapping[int, float]  # by seed
 minus, combined, Claim = ROWS["minus"], ROWS["combined"], ROWS["Claim"]
 METRICS = {
@@ -40,9 +41,10 @@ def study_config(name: str, data: Path | None) -> dict[str, Any]:
             raise SystemExit(f"{name} needs --data=FOLDER")
         config["task"] |= TRANSFER["text_paths"](data)
         config["title"] += ", real text"
-    if name == "language_text":
+    if name.startswith("language"):
         _only(("lstm", "transformer"), config)
-        config["train"] |= {"steps": 1_000, "learning_rate": 4e-3}
+        config["train"] |= {"steps": 1_000 if name == "language_text" else 500, "learning_rate": 4e-3}
+    if name == "language_text":
         config["task"]["vocabulary_size"] = 2_000
     return config
 
