@@ -155,7 +155,7 @@ def _training_paths(view: View, prop: Property, rows: Sequence[Row]) -> list[Blo
     found = {seed: of for seed, of in found.items() if len(of[0]) >= FEWEST}
     common = [_chart(f"seed {seed}", *of) for seed, of in found.items()]
     single = _charts_of_runs(*next(iter(found.values()))) if found else []
-    label = f"distance in the plane ({metric_words(rows[0].metric)})" if rows else ""
+    label = "distance in the plane" + (f" ({metric_words(rows[0].metric)})" if rows and similar else "")
     blocks: list[Block] = []
     if common:
         what = f"Training paths on {view.in_distribution}, all runs of {common[0].title} in one map"
