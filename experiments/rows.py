@@ -124,13 +124,16 @@ def unpacked(target: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
-def redraw(workdir: Path, figures: Path) -> None:
-    """The report of an unpacked workdir, of which the figures are kept as PNG."""
+def redraw(workdir: Path, figures: Path, shown: Sequence[str] = ()) -> None:
+    """The report of an unpacked workdir, of which the figures (`shown`, or all) are kept as PNG."""
     from kdib import report
 
     report.write(workdir)
     shutil.rmtree(figures, ignore_errors=True)
     shutil.copytree(workdir / "report" / "figures", figures, ignore=shutil.ignore_patterns("*.svg"))
+    for figure in figures.iterdir():
+        if shown and figure.stem not in shown:
+            figure.unlink()
 
 
 def fill(readme: Path, name: str, text: str) -> None:

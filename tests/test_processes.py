@@ -20,6 +20,7 @@ def get_config(variants):
     config = runpy.run_path({str(CONFIG)!r})["get_config"](variants).unlock()
     del config.fits["peer"], config.fits["self"]
     config.roles.self = "alone"
+    config.properties = ("accuracy", "calibration", "fidelity")
     return config.lock()
 """
 
@@ -98,7 +99,10 @@ def test_a_study_killed_at_random_moments_ends_with_the_same_bits(few, tmp_path)
         (["--config.train.stps=3"], "'stps' is unknown. Did you mean 'steps'? Known: steps, batch_size"),
         (["--config.models.lstm.preset=lstm_smal"], "Did you mean 'lstm_small'"),
         (["--config.fits.self.teacher=pear"], "Did you mean 'peer'"),
-        (["--config.properties=('accuracy','beauty')"], "'beauty' is unknown. Known: accuracy, calibration, fidelity"),
+        (
+            ["--config.properties=('accuracy','beauty')"],
+            "'beauty' is unknown. Known: accuracy, perplexity",
+        ),
         (["stray"], "unexpected: stray"),
         (["--config.fits.alone.loss=kd"], "config.fits.alone.loss='kd' asks a teacher (kl), and the fit has none"),
         (["--config.fits.self.match_entropy=peer"], "needs a label_smoothing term"),
@@ -114,7 +118,7 @@ def test_a_typo_costs_one_line_that_lists_what_is_known(tmp_path, arguments, mes
 
 def test_an_unknown_variant_or_file_costs_one_line():
     for config, message in (
-        (f"{CONFIG}:smok", "known: full, online, corpus, stream, smoke"),
+        (f"{CONFIG}:smok", "known: full, online, basins, corpus, stream, smoke"),
         ("none.py", "there is no file none.py"),
     ):
         line = [sys.executable, "-m", "kdib.main", f"--config={config}", "--workdir=w"]

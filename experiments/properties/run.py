@@ -30,6 +30,7 @@ TRANSFER, VISION = (
     runpy.run_path(str(HERE.parent / name / "run.py")) for name in ("agreement_transfer", "vision_transfer")
 )
 ADDED = ("similarity", "training_paths", "basins", "sharpness")
+SHOWN = ("similarity-networks", "training_paths-paths", "basins-loss-interpolation")  # figures of the README
 CONTROLS = ("alone", "label_smoothed", "shuffled_soft")
 # What Abnar, Dehghani & Zuidema (2020) say of each property, where they do.
 PUBLISHED = {
@@ -72,7 +73,7 @@ def after(workdir: Path, target: Path) -> None:
 def redraw(name: str) -> None:
     """The report, its figures and the README's tables of a study, from its committed rows alone."""
     with ROWS["unpacked"](HERE / "results" / name) as workdir:
-        ROWS["redraw"](workdir, HERE / "figures" / name)
+        ROWS["redraw"](workdir, HERE / "figures" / name, SHOWN)
         ROWS["fill"](HERE / "README.md", name, tables(workdir))
     ROWS["fill"](
         HERE / "README.md", f"{name} faults", FAULTS["report"](read_json(HERE / "results" / name / "faults.json"))

@@ -21,6 +21,11 @@ CONFIG = HERE.parent.parent / "configs" / "cnn_to_mlp.py"
 ROWS = runpy.run_path(str(HERE.parent / "rows.py"))
 minus, Claim = ROWS["minus"], ROWS["Claim"]
 SETS = ("test", "scaled", "translated")
+SHOWN = (
+    "translation-accuracy-test",
+    "accuracy-levels",
+    "corruptions-accuracy-corruption-test",
+)  # figures that are kept
 PROPERTIES = ("translation", "accuracy", "calibration", "fidelity", "translation_fidelity", "corruptions")
 Values = Mapping[int, float]  # by seed
 PUBLISHED = {  # accuracy on MNIST, scaled, translated; ECE (1,000,000 bins) on the same
@@ -125,7 +130,7 @@ def _mean_corruption_errors(study: Any) -> dict[str, dict[int, float]]:
 def redraw(name: str) -> None:
     """The report, its figures and the README's tables of a study, from its committed rows alone."""
     with ROWS["unpacked"](HERE / "results" / name) as workdir:
-        ROWS["redraw"](workdir, HERE / "figures" / name)
+        ROWS["redraw"](workdir, HERE / "figures" / name, SHOWN)
         ROWS["fill"](HERE / "README.md", name, tables(workdir))
 
 
