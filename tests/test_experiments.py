@@ -15,9 +15,7 @@ def test_the_readme_is_what_the_rows_say(tmp_path, name):
     for folder in ("experiments", "configs"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     script = runpy.run_path(str(tmp_path / "experiments" / name / "run.py"))
-    script["ROWS"]["redraw"] = lambda workdir, figures, shown=(): (
-        None
-    )  # a whole report takes long, and has its own tests
+    script["ROWS"]["redraw"] = lambda workdir, figures, shown=(): None  # takes long, and has tests
     readmes = [folder / "experiments" / name / "README.md" for folder in (tmp_path, ROOT)]
     results = tmp_path / "experiments" / name / "results"
     if not results.exists():

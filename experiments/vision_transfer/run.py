@@ -25,7 +25,7 @@ SHOWN = (
     "translation-accuracy-test",
     "accuracy-levels",
     "corruptions-accuracy-corruption-test",
-)  # figures that are kept
+)
 PROPERTIES = ("translation", "accuracy", "calibration", "fidelity", "translation_fidelity", "corruptions")
 Values = Mapping[int, float]  # by seed
 PUBLISHED = {  # accuracy on MNIST, scaled, translated; ECE (1,000,000 bins) on the same
