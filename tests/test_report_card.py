@@ -28,7 +28,10 @@ def effects(prop, **intervals):
 
 RAISED = {"own_floor": (0.2, 0.4), "sibling_floor": (0.1, 0.3), "beyond_self": (0.05, 0.1)}
 LIKENESS = {
-    "copied beyond the placebo": ({"own_sibling": (0.05, 0.09, 0.01), "placebo": (-0.01, 0.01), **RAISED}, "imitated"),
+    "copied beyond the placebo": (
+        {"own_sibling": (0.05, 0.09, 0.01), "placebo": (-0.01, 0.01), **RAISED},
+        "bias, imitated",
+    ),
     "copied without the bias": (
         {"own_sibling": (0.05, 0.09, 0.01), "placebo": (-0.01, 0.01), **RAISED, "sibling_floor": (-0.1, 0.1)},
         "imitated",

@@ -11,6 +11,7 @@ from kdib.report.view import View, listed, metric_name
 
 CONCLUSIONS: dict[Word, str] = {
     "transferred": "the teacher’s advantage transferred, beyond what self-distillation gives",
+    "bias, imitated": "the teachers’ bias came along, and this teacher’s function was imitated",
     "imitated": "this teacher’s function was imitated",
     "bias": "the likeness is to the teachers’ bias: students of other seeds’ teachers have it too",
     "undecided": "nothing is decided",

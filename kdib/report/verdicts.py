@@ -9,16 +9,19 @@ from kdib.properties.base import Property
 from kdib.verdict import ALPHA, has_direction, leads_of, verdict
 
 Word = Literal[
-    "transferred", "imitated", "bias", "undecided", "no advantage", "did not transfer", "above self", "below self",
+    "transferred", "bias, imitated", "imitated", "bias", "undecided", "no advantage", "did not transfer",
+    "above self", "below self",
 ]  # fmt: skip
 ICONS: dict[Word, str] = {
-    "transferred": "✓", "imitated": "=", "bias": "≈", "undecided": "?", "no advantage": "–", "did not transfer": "✗",
-    "above self": "▲", "below self": "▼",
+    "transferred": "✓", "bias, imitated": "≅", "imitated": "=", "bias": "≈", "undecided": "?", "no advantage": "–",
+    "did not transfer": "✗", "above self": "▲", "below self": "▼",
 }  # fmt: skip
 PLACEBO = "alone: own - sibling"
 MEANINGS: dict[Word, str] = {
     "transferred": "The teacher is better than the student alone, and the distilled student is better than both the "
     "student alone and self-distillation (Holm-adjusted p below 0.05).",
+    "bias, imitated": "Both of the next two: more like the teachers of other seeds than self-distillation is, and more "
+    "like its own teacher still.",
     "imitated": "The distilled student is more like its own teacher than like the teachers of other seeds, beyond what "
     "a student without any teacher shows: this teacher’s function was copied.",
     "bias": "The distilled student is more like its own teacher and more like the teachers of other seeds than a "
@@ -41,6 +44,7 @@ def card_verdict(prop: Property, effects: Iterable[Effect]) -> Word:
     distilled - self has an interval on that side of 0 and a Holm-adjusted p below 0.05, else "undecided".
 
     Relational, turned so that higher is more alike (a distance is lower), in this order:
+    - "bias, imitated" if both of the following hold;
     - "imitated" if the interval of own - sibling lies above 0 and above the whole interval of the placebo (the same
       of the student alone, which never saw a teacher), with a Holm-adjusted p below 0.05;
     - "bias" if the intervals of own - floor, sibling - floor and sibling - self: sibling all lie above 0: a student
@@ -65,10 +69,11 @@ def _likeness(prop: Property, effects: Mapping[str, Effect]) -> Word:
         return "undecided"
     bounds = [_bounds(effects[name], lower_is_alike=prop.higher_is_better is False) for name in names]
     (copied, _), (_, placebo), (own, own_high), (sibling, _), (beyond, _) = bounds
-    if copied > max(0.0, placebo) and _is_shown(effects["own - sibling"]):
-        return "imitated"
+    is_copied = copied > max(0.0, placebo) and _is_shown(effects["own - sibling"])
     if min(own, sibling, beyond) > 0:
-        return "bias"
+        return "bias, imitated" if is_copied else "bias"
+    if is_copied:
+        return "imitated"
     return "did not transfer" if own_high <= 0 else "undecided"
 
 
