@@ -140,7 +140,7 @@ def _forward(params, model_state, batch, targets, noise, *, arch: Architecture):
 
 
 def checked_names(metrics: Mapping[str, Any]) -> list[str]:
-    """What must be finite for a run to go on: every metric of its step, and the parameters after it."""
+    """What must be finite for a run to go on: every metric of its steps, and the parameters that they leave."""
     return sorted([*metrics, "parameters"])
 
 
@@ -225,8 +225,9 @@ def train_chunk(
 
     The runs are divided over the devices of `runs_mesh(R)`, which do not talk to each other: a CPU of several cores
     is several devices if JAX is told so. The runs share `data`, arrays [N, ...], and the `answers` [T, N, K] of a
-    `table`. A run whose metrics or parameters turn non-finite is frozen as it was before that step and its Health
-    says where; the others go on. Metrics are merged over the steps, with a leading axis of R, and leave out what a
+    `table`. A run whose loss or gradient turns non-finite is frozen as it was before that step and its Health says
+    where; the others go on. Parameters that a finite gradient made overflow are found by the loss of the next step, or
+    here after the last: to look at them in every step would read them again. Metrics are merged over the steps, with a leading axis of R, and leave out what a
     frozen run would have added. Metrics and Health may be fetched after the next call: unlike the population they
     are not donated. With `edges` the batches are those of `bucketed_order`, cut to the edge of their bucket: short
     sentences are not trained on their padding, and the one program holds one step a bucket.
@@ -278,7 +279,17 @@ def _advance(
     zeros_R = jnp.zeros(order_RxN.shape[0])
     sums = {name: Mean(zeros_R, zeros_R) for name in (*loss, *METRICS)}
     population, sums = jax.lax.fori_loop(0, stop - start, body, (population, sums))
+    population = _each(functools.partial(_checked, names=checked_names(sums)))(population)
     return population, (sums, population.health)
+
+
+def _checked(population: Population, *, names: list[str]) -> Population:
+    """The run with its parameters looked at, after its last step."""
+    state, health = population
+    broken = (health.step < 0) & ~jnp.isfinite(optax.tree.norm(state.params))
+    step = jnp.where(broken, state.step - 1, health.step)
+    metric = jnp.where(broken, jnp.int32(names.index("parameters")), health.metric)
+    return Population(state, Health(step, metric))
 
 
 def _each(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -295,8 +306,9 @@ def _each(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _guarded_step(population: Population, sums, batch, teacher_variables, loss, *, arch):
     state, metrics = train_step(population.state, batch, teacher_variables, loss, arch=arch)
-    checked = {name: mean.value for name, mean in metrics.items()} | {"parameters": optax.tree.norm(state.params)}
-    finite_M = jnp.stack([jnp.isfinite(checked[name]) for name in checked_names(metrics)])
+    # Known before the update, so that it and the choice of what to keep are one pass over the parameters.
+    known = {name: mean.value for name, mean in metrics.items()} | {"parameters": jnp.float32(0)}
+    finite_M = jnp.stack([jnp.isfinite(known[name]) for name in checked_names(metrics)])
     was_well = population.health.step < 0
     well = was_well & finite_M.all()
     health = Health(

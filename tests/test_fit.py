@@ -180,12 +180,13 @@ def test_a_finished_run_is_left_alone_and_more_seeds_are_added(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("broken", "metric"), [({"weight": float("inf")}, "gradient_norm"), ({"learning_rate": float("inf")}, "parameters")]
+    ("broken", "step", "metric"),
+    [({"weight": float("inf")}, 0, "gradient_norm"), ({"learning_rate": float("inf")}, 1, "ce")],
 )
-def test_a_run_that_goes_non_finite_is_recorded_and_the_other_goes_on(tmp_path, broken, metric):
+def test_a_run_that_goes_non_finite_is_recorded_and_the_other_goes_on(tmp_path, broken, step, metric):
     train(tmp_path, [job(0), job(1, **broken)], group_size=2)
     failure = json.loads((tmp_path / "fits/alone/seed1/failure.json").read_text())
-    assert failure == {"fit": "alone", "run": "seed1", "step": 0, "metric": metric}
+    assert failure == {"fit": "alone", "run": "seed1", "step": step, "metric": metric}
     assert set(prints(tmp_path, 0)) == {0, 12, 24}
     assert set(prints(tmp_path, 1)) == {0}
     assert fits.is_finished(tmp_path / "fits/alone/seed1", STEPS)

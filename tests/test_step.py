@@ -165,6 +165,15 @@ def test_a_non_finite_run_is_frozen_and_named_and_the_others_go_on(data):
     np.testing.assert_allclose(both.state.params["model"]["w"][0], single.state.params["model"]["w"][0], atol=1e-6)
 
 
+@pytest.mark.parametrize(("last", "step", "metric"), [(1, 0, "parameters"), (6, 1, "ce")])
+def test_parameters_that_a_finite_gradient_made_overflow_are_found(data, last, step, metric):
+    arch = Architecture(LINEAR, nothing(), (), SGD)
+    runs = population_of([start(data, arch, 0), start(data, arch, 1, learning_rate=float("inf"))])
+    _, (metrics, health) = chunk(runs, data, arch, LABELS, 0, last)
+    np.testing.assert_array_equal(np.asarray(health.step), [-1, step])
+    assert checked_names(metrics)[int(health.metric[1])] == metric
+
+
 def test_what_may_be_swept_does_not_compile_again(data):
     arch = Architecture(linear(), nothing(), (), SGD)
     before = train_chunk._cache_size()
