@@ -16,7 +16,7 @@ Path = tuple[str | int, ...]
 class _Skeleton(NamedTuple):
     """All of a module but its arrays. nnx keeps the mode in the graph, so that there is one for each."""
 
-    graphs: Mapping[bool, Any]  # by `train`
+    graphs: Mapping[bool | str, Any]  # by `train`
     params: tuple[Path, ...]
     rngs: tuple[tuple[Path, Any], ...]  # with the Variables, abstract: keys and counters of draws
     state: tuple[Path, ...]  # batch statistics and whatever else is neither
@@ -35,7 +35,8 @@ class _NoKey:
 def from_nnx(make_module: Callable[..., nnx.Module], **fields: Any) -> Model:
     """A flax.nnx module, made by `make_module(**fields, rngs=rngs)`, whose `__call__(batch)` answers Outputs.
 
-    Training and evaluation are what `module.train()` and `module.eval()` make of it. Every random stream that the
+    Training and evaluation are what `module.train()` and `module.eval()` make of it; `train="statistics"` is evaluation
+    with `use_running_average=False`. Every random stream that the
     module holds starts anew from the `key` of apply, so that no random state is kept. nnx.Param are the params; all
     other Variables (such as nnx.BatchStat) are {"state": ...}, updated in training only. Both are dicts with string
     keys, an index in a list its number. Equal arguments give the same object, so that jit recognises its functions;
@@ -71,7 +72,8 @@ def from_nnx(make_module: Callable[..., nnx.Module], **fields: Any) -> Model:
 def _skeleton(make: Callable[..., nnx.Module]) -> _Skeleton:
     module: Any = nnx.eval_shape(lambda: make(rngs=nnx.Rngs(jax.random.key(0))))
     graphs = {}
-    for train, set_mode in ((True, module.train), (False, module.eval)):
+    statistics = functools.partial(module.set_attributes, use_running_average=False, raise_if_not_found=False)
+    for train, set_mode in ((True, module.train), (False, module.eval), ("statistics", statistics)):  # on top of eval
         set_mode()
         graphs[train], params, rngs, state = _split(module)
     return _Skeleton(graphs, _paths(params), tuple(rngs), _paths(state))

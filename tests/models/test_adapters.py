@@ -94,6 +94,16 @@ def test_state_moves_in_training_only(net):
     np.testing.assert_allclose(statistics(trained, "var"), (1 + X.var(0)) / 2, rtol=1e-4)
 
 
+def test_statistics_are_collected_without_dropout():
+    """As basins.batchnorm asks: the state moves as in training, the answers are those of a network without dropout."""
+    params, state = started(nnx_net(rate=0.5))
+    outputs, collected = run(nnx_net(rate=0.5), params, state, train="statistics")
+    without, trained = run(nnx_net(rate=0.0), params, state, train=True)
+    np.testing.assert_allclose(outputs.logits, without.logits, atol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), collected, trained)
+    assert statistics(collected).any()
+
+
 def test_dropout_without_a_key_is_an_error(net):
     with pytest.raises(Exception, match="dropout"):
         net().apply(*started(net()), DATA, train=True)
