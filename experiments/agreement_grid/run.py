@@ -43,7 +43,9 @@ def study_config(name: str, data: Path | None) -> dict[str, Any]:
         config["title"] += ", real text"
     if name.startswith("language"):
         _only(("lstm", "transformer"), config)
-        config["train"] |= {"steps": 1_000 if name == "language_text" else 500, "learning_rate": 4e-3}
+        config["train"] |= {"steps": 1_000 if name == "language_text" else 4_000, "learning_rate": 4e-3}
+        config["train"] |= {"buckets": (12, 20), "group_size": 2, "save_every": 500}
+        config["train"]["snapshots"] = {"name": "every", "n": 1_000}
     if name == "language_text":
         config["task"]["vocabulary_size"] = 2_000
     return config
