@@ -226,11 +226,12 @@ def train_chunk(
     The runs are divided over the devices of `runs_mesh(R)`, which do not talk to each other: a CPU of several cores
     is several devices if JAX is told so. The runs share `data`, arrays [N, ...], and the `answers` [T, N, K] of a
     `table`. A run whose loss or gradient turns non-finite is frozen as it was before that step and its Health says
-    where; the others go on. Parameters that a finite gradient made overflow are found by the loss of the next step, or
-    here after the last: to look at them in every step would read them again. Metrics are merged over the steps, with a leading axis of R, and leave out what a
-    frozen run would have added. Metrics and Health may be fetched after the next call: unlike the population they
-    are not donated. With `edges` the batches are those of `bucketed_order`, cut to the edge of their bucket: short
-    sentences are not trained on their padding, and the one program holds one step a bucket.
+    where; the others go on. Parameters that overflow from a finite gradient show in the loss of the next step, or here
+    after the last: looking at them in every step would cost as much as the update does. Metrics are merged over the
+    steps, with a leading axis of R, and leave out what a frozen run would have added. Metrics and Health may be fetched
+    after the next call: unlike the population they are not donated. With `edges` the batches are those of
+    `bucketed_order`, cut to the edge of their bucket: short sentences are not trained on their padding, and the one
+    program holds one step a bucket.
     """
     runs = divided(population.health.step.shape[0])
     every, each = PartitionSpec(), runs.spec
