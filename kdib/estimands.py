@@ -91,8 +91,9 @@ def study_effects(
     control distilled - control, control - alone, control - teacher. Relational, sim being the metric, s a seed: own =
     sim(distilled_s, T_s), sibling = mean over s' != s of sim(distilled_s, T_s'), floor = sim(alone_s, T_s),
     ceiling = mean over s' of sim(T_s, T_s'); own - sibling (primary), own - floor, sibling - floor and
-    sibling - self: sibling (the latter as a student is, who learned from another of its own kind); and own, sibling
-    for every other student, where own is always the role's teacher of the student's seed. `alone: own -
+    sibling - self: sibling (the latter as a student is, who learned from another of its own kind); own - self: own and
+    own - control: own, by how much a student of the teacher is more like it than one that never saw it; and own,
+    sibling for every other student, where own is always the role's teacher of the student's seed. `alone: own -
     sibling` is the placebo: alone_s never saw a teacher, but shares its order of examples with T_s and, in less than
     an epoch of training, its examples; own - sibling means copying only as far as it exceeds the placebo. A student
     of the teacher's own architecture (`reverse`) shares its initial values with T_s as well.
@@ -216,7 +217,8 @@ def _estimands(prop: Property, fits: Iterable[str], roles: Mapping[str, str]) ->
         return [*(_difference(*pair) for pair in named), score, *(_difference(*pair) for pair in control)]
     if prop.kind == "relational":
         named = [_difference(*pair) for pair in (("own", "sibling"), ("own", "floor"), ("sibling", "floor"))]
-        named.append(_difference("sibling", "self: sibling"))
+        named += [_difference("sibling", "self: sibling"), _difference("own", "self: own")]
+        named += [_difference("own", f"{control}: own") for control in controls]
         levels = [(level, (level,)) for level in ("ceiling", "floor", "own", "sibling")]
         return [*named, *levels, *(e for student in ("alone", "self", *controls) for e in _likeness_of(student))]
     named = [_difference(*pair) for pair in (("distilled", "self"), ("distilled", "alone"))]

@@ -156,6 +156,8 @@ def test_relational_effects_by_hand():
     assert effects["ceiling"].estimate == pytest.approx(sibling.mean() + 0.1)
     assert effects["self: own"].estimate == pytest.approx(own.mean() - 0.08)
     assert effects["own - floor"].estimate == pytest.approx(0.1)
+    assert effects["own - self: own"].estimate == pytest.approx(0.08)
+    assert effects["own - self: own"].family == "secondary"
 
 
 def test_a_copied_function_is_told_from_a_shared_bias():

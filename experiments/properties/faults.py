@@ -19,13 +19,16 @@ from kdib.models import transformer
 from kdib.models.base import split
 from kdib.properties.base import Evidence, evenly, log_softmax
 from kdib.properties.calibration import expected_calibration_error
+from kdib.properties.dissimilarities import centred_cosines, cosines_between
 from kdib.properties.fidelity import kl, top1_agreement
+from kdib.properties.maps import mds, nearly_identical, structureless
 from kdib.records import Subject
 from kdib.tasks.base import gather
 
 ROWS = runpy.run_path(str(Path(__file__).parent.parent / "rows.py"))
 BINS = 1_000_000  # of the published analysis
 EXAMPLES = 1_000
+CHECKPOINTS = 11  # of the published training path of an MLP
 SHORT = 0.25  # of the sentences, which are padded to the longest
 
 
@@ -33,14 +36,37 @@ def measured(evidence: Evidence, subjects: Sequence[Subject], temperature: float
     """Every fault that this study's networks can show."""
     roles = {fit: role for role, fit in evidence.fits.items()}
     mine = [subject for subject in subjects if subject.fit in roles]
+    alone = [s for s in mine if s.fit == evidence.fits["alone"]]
     found = {
+        "copies": _copies(evidence, alone[0]),
         "bins": [_bins(evidence, subject) for subject in mine],
         "training_mode": [_training_mode(evidence, s) for s in mine if s.fit == evidence.fits["teacher"]],
         "temperature": [_temperature(evidence, *couple, temperature) for couple in _couples(evidence, mine)],
     }
     if "tokens" in next(iter(evidence.sets.values())).inputs:
-        found["padding"] = [_padding(evidence, s) for s in mine if s.fit == evidence.fits["alone"]]
+        found["padding"] = [_padding(evidence, s) for s in alone]
     return found
+
+
+def _copies(evidence: Evidence, subject: Subject) -> list[dict[str, Any]]:
+    """The map of a run's path; of one network in place of its snapshots, as a shallow copy collects it; and of
+    networks that are all equally far from each other, which is what rounding made of such copies."""
+    split_name, snapshots = next(iter(evidence.sets)), evidence.snapshots(subject)
+
+    def entry(what, members, distances, found):
+        groups = nearly_identical(distances)
+        apart = len(distances) - sum(len(group) - 1 for group in groups)
+        spread = float(np.ptp(found.xy_Nx2, axis=0).max())
+        numbers = {"largest": float(distances.max()), "apart": apart, "spread": spread, "stress": found.stress}
+        return {"what": what, "n": members, **numbers}
+
+    entries = []
+    for what, run in (("snapshots", snapshots), ("copies", [snapshots[-1]] * CHECKPOINTS)):
+        hidden = {s.id: centred_cosines(evidence.hidden(s, split_name)["penultimate"]).astype("f") for s in run}
+        distances = 1 - cosines_between([hidden[snapshot.id] for snapshot in run])
+        entries.append(entry(what, len(run), distances, mds(distances)))
+    equal = 1 - np.eye(CHECKPOINTS)
+    return [*entries, entry("equal", CHECKPOINTS, equal, structureless(CHECKPOINTS))]
 
 
 def _couples(evidence: Evidence, subjects: Sequence[Subject]) -> list[tuple[Subject, Subject]]:
@@ -137,8 +163,28 @@ def _some(evidence: Evidence) -> dict[str, np.ndarray]:
 
 def report(found: Mapping[str, Any]) -> str:
     """The tables of a study, as Markdown."""
-    parts = [_bins_table(found["bins"]), _lines_table(found)]
+    parts = [_copies_table(found["copies"]), _bins_table(found["bins"]), _lines_table(found)]
     return "\n\n".join(parts)
+
+
+def _copies_table(entries: Sequence[Mapping[str, Any]]) -> str:
+    names = {
+        "snapshots": "the snapshots of `alone`, seed 0",
+        "copies": "its last snapshot in place of every one (a shallow copy), as kdib draws it",
+        "equal": "networks that are all equally far from each other, as published",
+    }
+    lines = [
+        (
+            names[e["what"]],
+            str(e["n"]),
+            f"{e['largest']:.3g}",
+            *(f"{e[k]:.2f}" for k in ("spread", "stress")),
+            e["apart"],
+        )
+        for e in entries
+    ]
+    head = ("a training path", "networks", "largest distance", "width of the map", "stress", "places on the map")
+    return ROWS["markdown"](head, [(*line[:-1], str(line[-1])) for line in lines])
 
 
 def _bins_table(entries: Sequence[Mapping[str, Any]]) -> str:

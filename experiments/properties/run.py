@@ -21,6 +21,7 @@ from kdib.properties import of_task
 from kdib.properties.base import Property
 from kdib.records import read_json, write_json
 from kdib.report.card import card_verdict
+from kdib.stats import mean_interval
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parent.parent / "configs"
@@ -40,7 +41,15 @@ PUBLISHED = {
     "fidelity": "students err where their teacher errs",
     "similarity": "students' representations become like their teacher's",
     "training_paths": "so does the path that they take in training",
-    "basins": "students of one teacher end in one basin",
+}
+# The basins that were compared, as (fit, fit) and what the two share. Two runs of one fit are of neighbouring seeds.
+SHARED = {
+    ("alone", "alone"): "nothing",
+    ("distilled", "distilled"): "nothing (teachers of one kind)",
+    ("distilled", "distilled_peer"): "the teacher",
+    ("alone", "alone_reordered"): "initial values",
+    ("alone", "distilled"): "initial values, order of examples",
+    ("teacher", "teacher"): "nothing",
 }
 
 
@@ -99,6 +108,7 @@ def tables(workdir: Path) -> str:
         [
             _card(properties, declared),
             _against_controls(properties, declared, study.config["fits"]),
+            _couples(study),
         ]
     )
 
@@ -123,9 +133,10 @@ def _against_controls(
     for kinds, head, named in (
         (("scalar", "pairwise"), "distilled − ", lambda control: f"distilled - {control}"),
         (("relational",), "likeness to the teacher: ", lambda control: f"{control}: own"),
+        (("relational",), "likeness to the teacher: distilled − ", lambda control: f"own - {control}: own"),
     ):
         of_kind = {name: prop for name, prop in properties.items() if prop.kind in kinds}
-        columns = ["self", *controls] if head.startswith("distilled") else ["distilled", "self", *controls]
+        columns = ["self", *controls] if head.endswith("− ") else ["distilled", "self", *controls]
         lines = [
             (_metric(prop), *(_of(declared[name], named(c), "own" if c == "distilled" else "") for c in columns))
             for name, prop in of_kind.items()
@@ -136,8 +147,33 @@ def _against_controls(
 
 def _of(effects: Sequence[Effect], estimand: str, instead: str) -> str:
     found = {e.estimand: e for e in effects}
-    own = found.get(instead or estimand) or found.get({"alone: own": "floor"}.get(estimand, estimand))
+    short = {"alone: own": "floor", "own - alone: own": "own - floor"}.get(estimand, estimand)
+    own = found.get(instead or estimand) or found.get(short)
     return "—" if own is None else _effect(own, signed=" - " in own.estimand)
+
+
+def _couples(study: Any) -> str:
+    """Barriers by what two networks share. "Students of one teacher end in one basin" is of those with one teacher."""
+    fit_of = {subject.id: subject.fit for subject in study.subjects}
+    values: dict[tuple[str, tuple[str, ...]], list[float]] = {}
+    for row in study.rows:
+        if (row.property, row.group, row.coords) == ("basins", "", ()) and row.other and row.value is not None:
+            key = row.metric, tuple(sorted((fit_of[row.subject], fit_of[row.other])))
+            values.setdefault(key, []).append(row.value)
+    head = ("two networks", "both have", "couples", "barrier, nats", "after weight matching")
+    lines = [
+        (" – ".join(couple), shared, str(len(own)), _mean(own), _mean(values.get(("aligned_barrier", couple), [])))
+        for couple, shared in SHARED.items()
+        if (own := values.get(("barrier", couple)))
+    ]
+    return ROWS["markdown"](head, lines)
+
+
+def _mean(values: Sequence[float]) -> str:
+    if not values:
+        return "—"
+    interval = mean_interval(values)
+    return f"{interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
 def _effect(effect: Effect, *, signed: bool = True) -> str:

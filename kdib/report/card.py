@@ -31,9 +31,10 @@ RELATIONAL_LEVELS = {"floor": "floor", "self: own": "own", "own": "own", "ceilin
 UNDECIDED = "undecided"
 RELATIONAL_NOTE = (
     "Relational properties compare a student with teachers: under Alone stands the floor (no teacher at all), under "
-    "Self and Distilled the likeness to the teacher of the own seed, under Teacher the ceiling (a teacher with the "
-    "teachers of the other seeds). Own − sibling says whether this teacher’s function was copied, as far as it "
-    "exceeds the placebo (small: the same of the student alone); both raised alike is evidence for the bias."
+    "Self and Distilled the likeness to the teacher of the own seed, then their difference, under Teacher the ceiling "
+    "(a teacher with the teachers of the other seeds). Own − sibling says whether this teacher’s function was copied, "
+    "as far as it exceeds the placebo (small: the same of the student alone); both raised alike is evidence for the "
+    "bias."
 )
 PAIRWISE_NOTE = (
     "Pairwise properties compare two runs of one fit; the value of a run is its mean over the other runs, so that "
@@ -116,7 +117,7 @@ def contrasts(view: View, prop: Property, cell: Cell) -> tuple[Entry, Entry, flo
     if prop.kind == "relational":
         own = effects.get("own - sibling")
         p = own and (own.p if own.p_holm is None else own.p_holm)
-        return Entry(NOTHING), _copying(own, effects.get("alone: own - sibling")), p
+        return difference(effects.get("own - self: own")), _copying(own, effects.get("alone: own - sibling")), p
     beyond = effects.get("distilled - self")
     p = beyond and (beyond.p if beyond.p_holm is None else beyond.p_holm)
     return difference(beyond), _score(effects.get(TRANSFER_SCORE)), p

@@ -7,7 +7,7 @@ Metrics of the rows, with `subject` at alpha = 0 and `other` at alpha = 1, measu
   two ends, on the test set; "barrier_mean", above the mean of the ends; "error_barrier", of the share of wrong answers
   above its chord; "train_barrier", as "barrier" on training examples. Negative where the line sags.
   "aligned_barrier", as "barrier" after the units of `other` are put into the order that brings its weights closest to
-  those of `subject`, of couples of one fit; and "aligned_repaired_barrier", after REPAIR too: of an MLP without batch
+  those of `subject`; and "aligned_repaired_barrier", after REPAIR too: of an MLP without batch
   normalisation only, as with it the statistics that are collected at every point do the same. None of a network whose
   permutations are not covered (maxout, networks of other libraries).
 - "loss" and "error" of group "interpolation" at (("alpha", alpha),), on the test set; also from earlier snapshots
@@ -88,8 +88,7 @@ def measure(subjects: Sequence[Subject], evidence: Evidence) -> Iterator[Row]:
         answered = answers_at([evidence.network(subject) for subject in couple], weights_Ax2, data)
         yield from _barrier_rows(couple, split_name, alphas_A, answered, data)
         yield from _path_rows(couple, split_name, alphas_A, answered["test"], data)
-        if couple.a.fit == couple.b.fit:
-            yield from _aligned_rows(couple, split_name, evidence, data)
+        yield from _aligned_rows(couple, split_name, evidence, data)
     for couple in followed(couples, evidence):
         answered = answers_at([evidence.network(subject) for subject in couple], weights_Ax2, data)
         yield from _path_rows(couple, split_name, alphas_A, answered["test"], data)

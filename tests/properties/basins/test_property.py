@@ -101,7 +101,7 @@ def measured():
 def test_rows_are_numpys(measured):
     nets, evidence, rows = measured
     keys = {row.key for row in rows}
-    assert len(keys) == len(rows) == 4 * (4 + 2 * 21) + 2 + 2 * 2 * 21  # aligned are the two couples of one fit
+    assert len(keys) == len(rows) == 4 * (5 + 2 * 21) + 2 * 2 * 21
     values = {(row.subject, row.other, row.metric, row.group, row.coords): row.value for row in rows}
     alphas = np.linspace(0, 1, 21)
     for a, b in chosen(evidence.pairs, ANCHORED):
