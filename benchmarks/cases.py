@@ -1,6 +1,8 @@
 """What is trained in the benchmarks: sizes, cases and random data. Without jax or torch, so that each can be alone."""
 
 import os
+import statistics
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +41,11 @@ def sentences(n: int, *, language: bool, shortest: int = 5) -> dict[str, np.ndar
     if language:
         return {**data, "label": np.roll(tokens_NxL, -1, 1), "mask": real_NxL}
     return {**data, "label": rng.integers(0, 2, n).astype(np.int32)}
+
+
+def undisturbed(times: Sequence[float]) -> float:
+    """The median of the faster half of the rounds: a machine that others use too makes times longer, never shorter."""
+    return statistics.median(sorted(times)[: (len(times) + 1) // 2])
 
 
 def pages() -> str:
