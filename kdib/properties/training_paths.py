@@ -76,11 +76,14 @@ class _Paths(NamedTuple):
 
 
 def measure(subjects: Sequence[Subject], evidence: Evidence) -> Iterator[Row]:
-    """The rows of the evidence's couples and of all snapshots of their runs; every snapshot is asked once."""
+    """The rows of the evidence's couples and of all snapshots of everyone's runs; every snapshot is asked once.
+
+    A fit that is added to a finished study is so far from all others' snapshots, and not from its teachers' alone.
+    """
     del subjects
-    finals = sorted({subject.id: subject for pair in evidence.pairs for subject in pair}.values())
-    if not finals:
+    if not evidence.pairs:
         return
+    finals = sorted({*evidence.everyone, *itertools.chain.from_iterable(evidence.pairs)})
     split = next(iter(evidence.sets))
     paths = _paths(finals, split, evidence)
 

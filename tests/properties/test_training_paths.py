@@ -141,6 +141,21 @@ def test_a_network_that_sees_no_difference_has_no_distance():
         assert (row.value is None) == touched
 
 
+def test_a_fit_that_is_added_later_ends_with_the_rows_of_a_study_that_had_it_from_the_start():
+    evidence, _, _ = study()
+    everyone = [next(s for pair in evidence.pairs for s in pair if s.id == name) for name in
+                sorted({s.id for pair in evidence.pairs for s in pair})]  # fmt: skip
+    whole = {row.key: row.value for row in PROPERTY.measure([], evidence._replace(everyone=everyone))}
+    later = [pair for pair in evidence.pairs if pair[0].fit == "distilled"]
+    first = evidence._replace(
+        pairs=[pair for pair in evidence.pairs if pair not in later],
+        everyone=[s for s in everyone if s.fit != "distilled"],
+    )
+    added = evidence._replace(pairs=later, everyone=everyone)
+    rows = [row for of in (first, added) for row in PROPERTY.measure([], of)]
+    assert {row.key: row.value for row in rows} == pytest.approx(whole)  # keys that occur twice are stored once
+
+
 def test_no_couple_is_no_row():
     evidence, _, _ = study()
     assert list(PROPERTY.measure([], evidence._replace(pairs=[]))) == []
