@@ -28,7 +28,7 @@ def measure(lab: Lab) -> None:
     done_path = lab.workdir / "measured.json"
     done = read_json(done_path) if done_path.exists() else {}
     rows, properties = Records(lab.workdir / "rows.jsonl", Row), of_task(lab.study.task["name"])
-    evidence = evidence_of(lab)
+    evidence = evidence_of(lab)._replace(everyone=everyone)
     for name in lab.study.properties:
         wanted = units_of(name, everyone, lab.study)
         missing = [unit for unit in wanted if unit not in done.setdefault(name, [])]

@@ -1,5 +1,6 @@
 """A report as a reader finds it, shared by the tests that read one."""
 
+import html
 import html.parser
 import pathlib
 import shutil
@@ -8,6 +9,11 @@ import subprocess
 import pytest
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+# The document of the frame takes the place of the one around it, which is what the browser prints.
+LIFT = """
+const frame = document.querySelector("iframe");
+frame.onload = () => { document.documentElement.innerHTML = frame.contentDocument.documentElement.innerHTML; };
+"""
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 
 
@@ -53,14 +59,22 @@ class Page(html.parser.HTMLParser):
         return " ".join(" ".join(self.words).split())
 
 
-def in_browser(page: pathlib.Path, script: str, profile: pathlib.Path) -> tuple[Page, list[str]]:
-    """A copy of the page after `script` ran at its end, and what the console said; skips without a browser."""
+def in_browser(page: pathlib.Path, script: str, profile: pathlib.Path, *, width: int) -> tuple[Page, list[str]]:
+    """A copy of the page after `script` ran at its end, and what the console said; skips without a browser.
+
+    The page is shown in a frame of `width` pixels: no window of a browser is as narrow as a phone.
+    """
     program = next(filter(None, map(shutil.which, BROWSERS)), None)
     if program is None:
         pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
     copy = page.with_name("with-script.html")
     text = page.read_text(encoding="utf-8")
-    copy.write_text(text.replace("</body>", f"<script>{script}</script></body>"), encoding="utf-8")
+    text = html.escape(text.replace("</body>", f"<script>{script}</script></body>"))
+    frame = f'<iframe style="border: 0; width: {width}px; height: 800px" srcdoc="{text}"></iframe>'
+    around = (
+        f'<!doctype html><html><head><link rel="icon" href="data:,"></head><body>{frame}<script>{LIFT}</script></body>'
+    )
+    copy.write_text(f"{around}</html>", encoding="utf-8")
     offline = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run")
     command = [program, "--headless=new", "--no-sandbox", "--disable-gpu", *offline, f"--user-data-dir={profile}",
                "--enable-logging=stderr", "--virtual-time-budget=4000", "--dump-dom", copy.as_uri()]  # fmt: skip

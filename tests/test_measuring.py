@@ -115,6 +115,7 @@ def test_an_exhibit_is_made_once_and_again_for_other_subjects(copy, monkeypatch)
 
 
 def measured(everyone, evidence):
+    assert {*everyone} <= {*evidence.everyone} and len(evidence.everyone) >= 10
     return [Row(s.id, None, "shows", "n", "test", "", (), 1.0, 1, None) for s in everyone]
 
 

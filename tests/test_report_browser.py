@@ -13,9 +13,24 @@ from kdib.report import canvas
 EVIL = '<script>document.title = "broken"</script>'
 QUOTE = '"><img src=x onerror="console.log(1)"> \'&amp;'
 
-# What a reader does, with what is seen after every step written to <pre id="seen">.
-DRIVE = """
+WIDE, PHONE = 1280, 390  # pixels
+# What is seen at first.
+LOOK = """
 const seen = {}, $ = s => document.querySelector(s), all = s => [...document.querySelectorAll(s)];
+seen.width = window.innerWidth;
+const root = document.documentElement;
+seen.wider = [root, document.body].some(of => of.scrollWidth > root.clientWidth);
+const shown = cell => getComputedStyle(cell).display !== "none" && cell.textContent.trim() !== "";
+const cells = [...$("table.card").tBodies[0].rows[0].cells].filter(shown);
+seen.lines = new Set(cells.map(cell => Math.round(cell.getBoundingClientRect().top))).size;
+seen.cut = cells.filter(cell => {
+  const { left, right } = cell.getBoundingClientRect();
+  return left < 0 || right > window.innerWidth || cell.scrollWidth > cell.clientWidth + 1;
+}).map(cell => cell.textContent);
+seen.labels = cells.map(cell => getComputedStyle(cell, "::before").content);
+"""
+# What a reader does, with what is seen after every step.
+DRIVE = """
 const head = (table, name) => [...table.tHead.rows[0].cells].find(cell => cell.textContent === name);
 const column = (table, i) => [...table.tBodies[0].rows].map(row => row.cells[i].textContent.trim());
 const levels = all("table").find(table => table.caption.textContent.startsWith("ECE."));
@@ -36,7 +51,9 @@ $(".skip").focus(); seen.skip = $(".skip").getBoundingClientRect().left >= 0;
 seen.title = document.title;
 window.dispatchEvent(new Event("beforeprint")); seen.closed = all("details:not([open])").length;
 window.dispatchEvent(new Event("afterprint")); seen.opened = all("details[open]").length;
-seen.wider = document.documentElement.scrollWidth > document.documentElement.clientWidth;
+"""
+# What was seen is written to <pre id="seen">.
+TELL = """
 const pre = document.createElement("pre"); pre.id = "seen";
 pre.textContent = "SEEN" + JSON.stringify(seen) + "END"; document.body.append(pre);
 """
@@ -64,7 +81,17 @@ def workdir(tmp_path_factory):
 @pytest.fixture(scope="module")
 def browsed(workdir, tmp_path_factory):
     """(document, console, what was seen), after one visit."""
-    page, console = in_browser(report.write(workdir), DRIVE, tmp_path_factory.mktemp("profile"))
+    return visit(workdir, LOOK + DRIVE + TELL, tmp_path_factory.mktemp("profile"), WIDE)
+
+
+@pytest.fixture(scope="module")
+def on_phone(workdir, tmp_path_factory):
+    """As `browsed`, of a reader with a phone who only looks."""
+    return visit(workdir, LOOK + TELL, tmp_path_factory.mktemp("phone"), PHONE)
+
+
+def visit(workdir, script, profile, width):
+    page, console = in_browser(report.write(workdir), script, profile, width=width)
     source = next(word for word in page.words if word.startswith("SEEN{"))
     return page, console, json.loads(source.removeprefix("SEEN").removesuffix("END"))
 
@@ -75,13 +102,22 @@ def test_nothing_complains_and_hostile_names_stay_text(browsed):
     assert seen["title"] == f"{EVIL} {QUOTE}"
     assert seen["fits"] == ["teacher", EVIL, "alone", "self", "distilled"]
     assert "img" not in {tag for tag, _, _ in page.attributes}
-    assert not seen["wider"]
 
 
-def test_the_numbers_of_the_card_are_those_of_the_rows(browsed, workdir):
+def test_the_card_is_a_table_where_there_is_room_and_stacked_on_a_phone(browsed, on_phone):
+    wide, phone = browsed[2], on_phone[2]
+    assert (wide["width"], phone["width"]) == (WIDE, PHONE) and on_phone[1] == []
+    assert not wide["wider"] and not phone["wider"]
+    assert wide["lines"] == 1 and set(wide["labels"]) == {"none"}
+    assert phone["lines"] >= 4 and phone["cut"] == []
+    assert phone["labels"][2:6] == ['"Alone"', '"Self"', '"Distilled"', '"Teacher"']
+
+
+@pytest.mark.parametrize("visited", ["browsed", "on_phone"])
+def test_the_numbers_of_the_card_are_those_of_the_rows(visited, workdir, request):
     rows, _ = Records(workdir / "rows.jsonl", Row).read()
     subjects = {subject.id: subject.fit for subject in Records(workdir / "subjects.jsonl", Subject).read()[0]}
-    card = browsed[0].row("Calibration")
+    card = request.getfixturevalue(visited)[0].row("Calibration")
     for column, fit in enumerate(("alone", "self", "distilled", "teacher"), start=2):
         values = [row.value for row in rows if row.metric == "ece" and subjects[row.subject] == fit]
         assert card[column]["number"] == pytest.approx(sum(values) / len(values)) and len(values) == 2

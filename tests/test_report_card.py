@@ -1,12 +1,17 @@
 """The words of the transfer card: one case for every rule, both directions, and what turns each into another word."""
 
 import math
+import pathlib
+import re
 
 import pytest
+from report_page import Page
 from synthetic_likeness import PROPERTIES
 from synthetic_study import PROPERTIES as MEASURED
 
 from kdib.estimands import Effect
+from kdib.report import card, page
+from kdib.report.tables import Section
 from kdib.report.verdicts import ICONS, MEANINGS, card_verdict
 
 NAN = math.nan
@@ -104,3 +109,15 @@ def test_a_scalar_property_with_a_direction_has_the_verdict_of_the_headline():
 def test_every_word_has_an_icon_of_its_own_and_a_meaning():
     assert ICONS.keys() == MEANINGS.keys()
     assert len(set(ICONS.values())) == len(ICONS)
+
+
+def test_every_word_has_a_class_of_its_own_that_the_style_sheet_knows(tmp_path):
+    sections = [Section("words", "Words", [card.meanings()])]
+    page.save(tmp_path / "page.html", title="t", headline="h", problems=[], sections=sections, fits=[])
+    found = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
+    classes = [value.split() for tag, name, value in found.attributes if (tag, name) == ("span", "class")]
+    words = [own for first, *own in classes if first == "word"]
+    assert len(words) == len({tuple(own) for own in words}) == len(ICONS)
+    style = pathlib.Path(page.__file__).with_name("style.css").read_text(encoding="utf-8")
+    selectors = {one.strip() for rule in re.findall(r"^([^{}@]+)\{", style, re.MULTILINE) for one in rule.split(",")}
+    assert {f".{name}" for own in words for name in own} <= selectors

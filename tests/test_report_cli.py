@@ -61,6 +61,13 @@ def test_one_study_is_redrawn_in_its_own_folder(run, capsys):
     assert page_of(folder / "report" / "index.html").row("Calibration")[2]["number"]
 
 
+def test_one_study_is_drawn_where_it_is_asked_to_be(run, tmp_path, capsys):
+    folder, out = run("one"), tmp_path / "elsewhere" / "page"
+    assert main([str(folder), "--out", str(out)]) == 0
+    assert capsys.readouterr().out == f"report: {out / 'index.html'}\n"
+    assert page_of(out / "index.html").row("Calibration")[2]["number"] and not (folder / "report").exists()
+
+
 def test_several_are_compared_and_left_alone(run, tmp_path, capsys):
     first, second = run("first"), run("second", ("calibration",))
     rows, _ = Records(second / "rows.jsonl", Row).read()

@@ -122,6 +122,25 @@ def test_distances_are_those_of_the_rows_and_a_network_that_lacks_couples_is_lef
     assert found_NxN[0, 3] == 1 - values["a/s0", "d/s0"] and (np.diag(found_NxN) == 0).all()
     ids, found_NxN = embedding.distances(whole[:2] + whole[3:], similar=False)  # without a - d
     assert len(ids) == 3 and np.isfinite(found_NxN).all()
+    nothing = [couple(a, b, None if "b/s0" in (a, b) else value) for (a, b), value in values.items()]
+    assert embedding.distances(nothing, similar=False)[0] == ["a/s0@1", "c/s0@1", "d/s0@1"]
+
+
+def test_networks_that_a_map_leaves_out_are_named_in_its_caption(tmp_path, study):
+    for name in ("task.json", "subjects.jsonl", "config.json"):
+        (tmp_path / name).write_bytes((study[0] / name).read_bytes())
+    named = ["similarity", "training_paths"]
+    write_json(tmp_path / "config.json", read_json(study[0] / "config.json") | {"properties": named})
+    kept = [row._replace(value=None) if row.metric == "cka" and "self/seed1@600" in row[:2] else row
+            for row in study[1] if row.property in named]  # fmt: skip
+    kept = [row for row in kept if not (row.metric == "distance" and "@0" not in row.subject + str(row.other)
+            and "distilled/seed0" in row.subject + str(row.other))]  # fmt: skip
+    Records(tmp_path / "rows.jsonl", Row).append(kept)
+    text = draw(tmp_path).text
+    assert "Left out, for want of some of their distances: self/seed1." in text
+    gone = len(STEPS) - 1
+    assert f"Left out, for want of some of their distances: distilled/seed0 ({gone} snapshots)." in text
+    assert "Left out" not in study[2].text
 
 
 def test_paths_keep_the_distances_of_the_rows(study):

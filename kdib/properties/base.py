@@ -77,7 +77,8 @@ class Evidence(NamedTuple):
 
     `train` is an evenly spaced sample of the training set, `validation` the validation set and
     `validation_logits(subject)` the answers to it. `fits` says which fit plays a role (teacher, alone, self,
-    distilled).
+    distilled). `everyone` are all final networks of the study, of which `pairs` may hold a part: those that were added
+    to a finished one, with their teachers.
     """
 
     sets: Mapping[str, Dataset]
@@ -92,6 +93,7 @@ class Evidence(NamedTuple):
     validation: Dataset | None = None
     validation_logits: Callable[[Subject], np.ndarray] = _lacking("answers to the validation set")
     fits: Mapping[str, str] = MappingProxyType({})
+    everyone: Sequence[Subject] = ()
 
 
 class Property(NamedTuple):

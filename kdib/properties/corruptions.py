@@ -91,4 +91,7 @@ PROPERTY = Property(
         Curve("accuracy", "corruption", x="corruption", xlabel="corruption", ylabel="accuracy"),
         Curve("ece", "corruption", x="corruption", xlabel="corruption", ylabel="ECE"),
     ),
+    caveat="Each corruption has one strength and counts the same: the mean says nothing of other strengths or "
+    "corruptions, and a network that is better everywhere is better here too, so read it beside the accuracy on clean "
+    "pictures.",
 )

@@ -49,4 +49,6 @@ PROPERTY = Property(
     caption="Perplexity over all words of a test set, the end of a sentence included. It can worsen while agreement "
     "improves: they are different questions.",
     reference="Abnar, Dehghani, Zuidema (arXiv 2006.00555), section 3",
+    caveat="It is led by the many words that have nothing to do with agreement, and depends on the vocabulary and on "
+    "what stands for the words outside of it: compare networks on one corpus that is encoded in one way.",
 )

@@ -23,8 +23,9 @@ def temperature(logits_NxK: np.ndarray, labels_N: np.ndarray) -> float:
 
     Raises:
       ValueError: on shapes or labels that do not fit, or logits that are not finite.
-      NoTemperature: if every answer is right (the likelihood improves for ever as T falls to 0), or if the label's
-        logit is on average no larger than the others' (it improves for ever as T grows). A ValueError, too.
+      NoTemperature: if every answer is right (the likelihood improves for ever as T falls to 0), if the label's logit
+        is on average no larger than the others' (it improves for ever as T grows), or if the logits of every example
+        are all equal (it is the same at every T). A ValueError, too.
     Reference: Guo, Pleiss, Sun, Weinberger, On Calibration of Modern Neural Networks, ICML (2017), section 4.2.
     """
     from scipy.optimize import root_scalar
@@ -65,6 +66,11 @@ def fitted(subject: Subject, evidence: Evidence) -> tuple[float | None, int]:
 
 def _check_minimum(slope_hot: float, *, slope_cold: float, n: int) -> None:
     """Raise NoTemperature unless the slope by 1/T is below 0 at 1/T = 0 (hot) and above it where T is 0 (cold)."""
+    if slope_hot == slope_cold == 0:
+        raise NoTemperature(
+            f"each of {n} examples has the same logit for every class: the likelihood is the same at every "
+            "temperature; expected a network that tells classes apart"
+        )
     if slope_cold <= 0:
         raise NoTemperature(
             f"all {n} answers are right: the likelihood improves for ever as the temperature falls to 0; "

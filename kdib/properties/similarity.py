@@ -4,7 +4,8 @@ All functions take activations [N, D] of N examples in one order, in evaluation 
 and coords (), for every two networks and test set, from their penultimate activations: "cka" (linear, unbiased), "rsa"
 (kdib.properties.dissimilarities) and "procrustes" (a distance). Of a student and the role's teacher of its own seed, on
 the first test set: "layer_cka" at group "layers" and (("layer", of the student), ("teacher_layer", of the teacher)), in
-the order of the networks. A value is None where a representation is the same for every example.
+the order of the networks, without layers that are the same for every example, such as the embedding of a token that
+all examples have. A value of the other metrics is None where a representation is the same for every example.
 """
 
 import os
@@ -175,16 +176,20 @@ def _layer_rows(evidence: Evidence, split: str) -> Iterator[Row]:
         theirs, n = _layers(evidence.hidden(teacher, split))
         for student in students:
             own, _ = _layers(evidence.hidden(student, split))
+            if not (own and theirs):
+                continue
             cka_SxT = cosines_between([*own.values(), *theirs.values()])[: len(own), len(own) :]
             for i, layer in enumerate(own):
                 for j, other in enumerate(theirs):
                     coords = (("layer", layer), ("teacher_layer", other))
                     key = (student.id, teacher.id, "similarity", "layer_cka", split, "layers", coords)
-                    yield Row(*key, or_none(cka_SxT[i, j]), n, None)
+                    yield Row(*key, float(cka_SxT[i, j]), n, None)
 
 
 def _layers(hidden: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], int]:
-    return {name: _kernel_vector(x_NxD) for name, x_NxD in hidden.items()}, len(hidden["penultimate"])
+    """The layers that tell examples apart, and the number of examples."""
+    vectors = {name: _kernel_vector(x_NxD) for name, x_NxD in hidden.items()}
+    return {name: vector for name, vector in vectors.items() if vector.any()}, len(hidden["penultimate"])
 
 
 def or_none(value: float) -> float | None:
@@ -232,7 +237,7 @@ PROPERTY = Property(
     caption="How alike two networks represent the same examples in their penultimate layers: linear CKA in its "
     "unbiased form (about 0 for unrelated networks, 1 up to rotation and scale), second-order cosine similarity (rsa) "
     "and the orthogonal Procrustes distance, in evaluation mode, centred. Layer by layer: a student against the "
-    "teacher of its own seed.",
+    "teacher of its own seed, without layers that are the same for every example.",
     reference="Kornblith, Norouzi, Lee, Hinton (ICML 2019); Nguyen, Raghu, Kornblith (ICLR 2021); Williams, Kunz, "
     "Kornblith, Linderman (NeurIPS 2021); Abnar, Dehghani, Zuidema (arXiv 2006.00555)",
     maps=(

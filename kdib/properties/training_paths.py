@@ -14,12 +14,12 @@ MOST snapshots count, geometrically spaced, for most happens early. Metrics of t
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from kdib.properties.base import Curve, Evidence, Primary, Property
-from kdib.properties.dissimilarities import centred_cosines, cosines_between
+from kdib.properties.dissimilarities import centred_cosines, cosines_between, rsa
 from kdib.properties.similarity import or_none, own_couples
 from kdib.records import Row, Subject
 
@@ -58,6 +58,32 @@ def matched(student_steps: Sequence[int], teacher_steps: Sequence[int]) -> list[
     return [(i, teacher[_nearest(at, share)]) for i, share in shares[0]]
 
 
+def path_distance(student: Sequence[tuple[int, Any]], teacher: Sequence[tuple[int, Any]]) -> float:
+    """The mean distance of two runs' snapshots at the same share of their training (`matched`), in [0, 2]; 0 is alike.
+
+    All snapshots that are given count: `spaced` says which to keep of many.
+
+    Args:
+      student, teacher: a run as (step, activations [N, D]) of each snapshot, by step; of the same N examples in one
+        order, in layers of any widths.
+
+    Raises:
+      ValueError: for steps that do not ascend, a run with fewer than two snapshots after step 0 (it is no path), and
+        as `kdib.properties.dissimilarities.rsa`: other shapes, or a snapshot that is the same for every example.
+
+    Reference: Abnar, Dehghani, Zuidema (arXiv 2006.00555), with centred activations and without the diagonal.
+    """
+    steps = [[step for step, _ in run] for run in (student, teacher)]
+    for of_run in steps:
+        if not _is_path(of_run) or any(a >= b for a, b in itertools.pairwise(of_run)):
+            raise ValueError(f"expected two snapshots or more after step 0, by ascending step, got steps {of_run}")
+    return float(np.mean([1 - rsa(student[i][1], teacher[j][1]) for i, j in matched(*steps)]))
+
+
+def _is_path(steps: Sequence[int]) -> bool:
+    return sum(step > 0 for step in steps) >= 2
+
+
 def _nearest(values: Sequence[float] | np.ndarray, target: float) -> int:
     """The position of the value nearest to the target, of two equally near (but for rounding) the first."""
     return int(np.round(np.abs(np.subtract(values, target)), 9).argmin())
@@ -76,11 +102,14 @@ class _Paths(NamedTuple):
 
 
 def measure(subjects: Sequence[Subject], evidence: Evidence) -> Iterator[Row]:
-    """The rows of the evidence's couples and of all snapshots of their runs; every snapshot is asked once."""
+    """The rows of the evidence's couples and of all snapshots of everyone's runs; every snapshot is asked once.
+
+    A fit that is added to a finished study is so far from all others' snapshots, and not from its teachers' alone.
+    """
     del subjects
-    finals = sorted({subject.id: subject for pair in evidence.pairs for subject in pair}.values())
-    if not finals:
+    if not evidence.pairs:
         return
+    finals = sorted({*evidence.everyone, *itertools.chain.from_iterable(evidence.pairs)})
     split = next(iter(evidence.sets))
     paths = _paths(finals, split, evidence)
 
@@ -119,7 +148,7 @@ def _thinned(run: Sequence[Subject]) -> list[Subject]:
 def _path_distance(student: Subject, teacher: Subject, paths: _Paths) -> float:
     runs = paths.runs[student.id], paths.runs[teacher.id]
     steps = [[snapshot.step for snapshot in run] for run in runs]
-    if min(sum(step > 0 for step in of_run) for of_run in steps) < 2:
+    if not all(map(_is_path, steps)):
         return np.nan
     return float(np.mean([paths.distance(runs[0][i], runs[1][j]) for i, j in matched(*steps)]))
 

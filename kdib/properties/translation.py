@@ -265,6 +265,9 @@ PROPERTY = Property(
         Curve("consistency", "radius", x="radius", xlabel=_XLABEL, ylabel="share of unchanged answers"),
     ),
     maps=(Map("accuracy", "offset", x="dx", y="dy", xlabel="dx in pixels, right", ylabel="dy in pixels, down"),),
+    caveat="A large shift pushes a part of the picture out of the frame, so that what is lost there is not all "
+    "sensitivity to place; and a network that is more accurate in place has a larger area without minding shifts less: "
+    "read it beside the consistency.",
 )
 
 FIDELITY = Property(
@@ -278,4 +281,6 @@ FIDELITY = Property(
     f"moved by whole offsets; the mean is over radii 1 to {RADIUS}.",
     reference="Stanton, Izmailov, Kirichenko, Alemi, Wilson (NeurIPS 2021), section 3, on moved images",
     curves=(Curve("agreement", "radius", x="radius", xlabel=_XLABEL, ylabel="agreement"),),
+    caveat="Networks that withstand shifts agree because both are right, and networks that do not may agree because "
+    "both give one answer to most moved pictures: read own against sibling and against the floor.",
 )

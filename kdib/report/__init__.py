@@ -12,4 +12,4 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
     """
     from kdib.report import page  # matplotlib, which takes most of a second to import
 
-    return page.write(workdir).path
+    return page.write(workdir, workdir / "report").path

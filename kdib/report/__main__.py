@@ -1,7 +1,8 @@
 """Redraws the report of a study, or compares several: `python -m kdib.report RUN [RUN ...]`.
 
-Nothing is trained or measured: a study's page is drawn from the files of its workdir. Several studies make one page
-that shows them beside each other, property by property; their own pages are left alone.
+Nothing is trained or measured: a study's page is drawn from the files of its workdir, into its report/ or into
+`--out`. Several studies make one page that shows them beside each other, property by property; their own pages are left
+alone.
 """
 
 import argparse
@@ -24,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             from kdib.report import export
 
             print(f"rows: {export.write(runs, pathlib.Path(options.csv))}")
-        path, problems = _draw(runs, pathlib.Path(options.out))
+        path, problems = _draw(runs, pathlib.Path(options.out) if options.out else None)
     except (ValueError, OSError) as error:
         if os.environ.get("KDIB_TRACEBACK"):
             raise
@@ -36,10 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _draw(runs: Sequence[pathlib.Path], out: pathlib.Path) -> tuple[pathlib.Path, Sequence[str]]:
+def _draw(runs: Sequence[pathlib.Path], out: pathlib.Path | None) -> tuple[pathlib.Path, Sequence[str]]:
     from kdib.report import compare, page  # matplotlib and jinja2
 
-    return compare.write(runs, out) if len(runs) > 1 else page.write(runs[0])
+    if len(runs) == 1:
+        return page.write(runs[0], out or runs[0] / "report")
+    return compare.write(runs, out or pathlib.Path("comparison"))
 
 
 def _check(run: pathlib.Path) -> None:
@@ -58,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="the workdir of a study")
     parser.add_argument(
-        "--out", default="comparison", metavar="FOLDER", help="where a comparison goes (default: ./comparison)"
+        "--out", metavar="FOLDER", help="where the page goes (default: RUN/report; of several runs ./comparison)"
     )
     parser.add_argument("--csv", metavar="FILE", help="also write all rows, joined with their networks, as CSV")
     return parser

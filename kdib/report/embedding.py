@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -47,7 +48,7 @@ class Chart(NamedTuple):
 
 def embedding_blocks(view: View, prop: Property) -> list[Block]:
     """The map of all final networks, of all snapshots of a seed, and of the snapshots of each run by itself."""
-    own = [row for row in view.material.rows if row.property == prop.name and row.other and row.value is not None]
+    own = [row for row in view.material.rows if row.property == prop.name and row.other]
     paths = [row for row in own if row.group == SNAPSHOTS and row.split == view.in_distribution]
     finals = [row for row in own if row[2:7] == tuple(view.primary(prop))]
     blocks = _networks(view, prop, finals) if prop.pairs == "everyone" else []
@@ -60,10 +61,10 @@ def embedding_blocks(view: View, prop: Property) -> list[Block]:
 def distances(rows: Sequence[Row], *, similar: bool) -> tuple[list[str], np.ndarray]:
     """Ids in the order of the rows and their distances [N, N]; `similar`: values are similarities, 1 - value is taken.
 
-    Networks that lack a couple are left out, those that lack most first.
+    Networks that lack a couple, or its value, are left out, those that lack most first.
     """
-    values = {(row.subject, str(row.other)): float(row.value or 0.0) for row in rows}
-    ids = list(dict.fromkeys(itertools.chain.from_iterable(values)))
+    values = {(row.subject, str(row.other)): row.value for row in rows if row.value is not None}
+    ids = _ids(rows)
     place = {name: i for i, name in enumerate(ids)}
     found_NxN = np.full((len(ids), len(ids)), np.nan)
     np.fill_diagonal(found_NxN, 0.0)
@@ -75,6 +76,17 @@ def distances(rows: Sequence[Row], *, similar: bool) -> tuple[list[str], np.ndar
         found_NxN = np.delete(np.delete(found_NxN, worst, axis=0), worst, axis=1)
         del ids[worst]
     return ids, found_NxN
+
+
+def _ids(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in (row.subject, str(row.other))))
+
+
+def left_out(rows: Sequence[Row], ids: Sequence[str]) -> str:
+    """The end of a caption that names the networks of the rows which are not among the `ids` of a map."""
+    gone = Counter(fit_and_run(name) for name in _ids(rows) if name not in ids)
+    names = ", ".join(run + f" ({n} snapshots)" * (n > 1) for run, n in gone.items())
+    return f" Left out, for want of some of their distances: {names}." * bool(gone)
 
 
 def _chart(name: str, ids: Sequence[str], distances_NxN: np.ndarray) -> Chart:
@@ -138,7 +150,8 @@ def _networks(view: View, prop: Property, rows: Sequence[Row]) -> list[Block]:
     chart = _chart(f"all networks, {distance}", ids, distances_NxN)
     what = f"Map of {len(ids)} networks by {distance} on {view.in_distribution}"
     figure = atlas([chart], view.look, label=f"distance in the plane ({distance})")
-    return [view.picture(figure, f"{prop.name}-networks", f"{what}. {_in_words(chart)}", _caption(what, [chart]))]
+    caption = _caption(what, [chart]) + left_out(rows, ids)
+    return [view.picture(figure, f"{prop.name}-networks", f"{what}. {_in_words(chart)}", caption)]
 
 
 def _training_paths(view: View, prop: Property, rows: Sequence[Row]) -> list[Block]:
@@ -153,6 +166,7 @@ def _training_paths(view: View, prop: Property, rows: Sequence[Row]) -> list[Blo
             by_seed.setdefault(seed, []).append(row)
     found = {seed: distances(of, similar=similar) for seed, of in sorted(by_seed.items())}
     found = {seed: of for seed, of in found.items() if len(of[0]) >= FEWEST}
+    missing = [left_out(by_seed[seed], ids) for seed, (ids, _) in found.items()]
     common = [_chart(f"seed {seed}", *of) for seed, of in found.items()]
     single = _charts_of_runs(*next(iter(found.values()))) if found else []
     label = "distance in the plane" + (f" ({metric_words(rows[0].metric)})" if rows and similar else "")
@@ -160,14 +174,18 @@ def _training_paths(view: View, prop: Property, rows: Sequence[Row]) -> list[Blo
     if common:
         what = f"Training paths on {view.in_distribution}, all runs of {common[0].title} in one map"
         figure = atlas(common[:1], view.look, label=label)
-        caption = _caption(what, common[:1]) + " A hollow mark is the first snapshot, a full one the last."
+        caption = _caption(what, common[:1]) + " A hollow mark is the first snapshot, a full one the last." + missing[0]
         blocks.append(view.picture(figure, f"{prop.name}-paths", f"{what}. {_in_words(common[0])}", caption))
-    for name, charts, of in (("other-seeds", common[1:], "the other seeds"), ("single", single, "each run by itself")):
+    for name, charts, of, gone in (
+        ("other-seeds", common[1:], "the other seeds", missing[1:]),
+        ("single", single, "each run by itself", missing[:1]),
+    ):
         if charts:
             what = f"Training paths on {view.in_distribution}, {of}"
             figure = atlas(charts, view.look, label=label)
             alt = f"{what}. {' '.join(map(_in_words, charts))}"
-            picture = view.picture(figure, f"{prop.name}-paths-{name}", alt, _caption(what, charts))
+            caption = _caption(what, charts) + "".join(gone)
+            picture = view.picture(figure, f"{prop.name}-paths-{name}", alt, caption)
             blocks.append(Details(f"Training paths: {of}", [picture]))
     return blocks
 

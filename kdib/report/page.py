@@ -44,10 +44,9 @@ class Page(NamedTuple):
     problems: Sequence[str]
 
 
-def write(workdir: pathlib.Path) -> Page:
-    """See kdib.report.write."""
+def write(workdir: pathlib.Path, folder: pathlib.Path) -> Page:
+    """Draw the page and the figures of a workdir into a folder; see kdib.report.write."""
     material = read(workdir)
-    folder = workdir / "report"
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     study = view(material, declared(material), folder / "figures")
     title, problems, fits = material.config["title"], material.problems, [*study.look, *material.on_curves]

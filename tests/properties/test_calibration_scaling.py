@@ -83,11 +83,18 @@ def test_no_error_has_no_temperature():
     logits, _ = network()
     with pytest.raises(NoTemperature, match=r"all 1500 answers are right: .* as the temperature falls to 0"):
         temperature(logits, logits.argmax(axis=1))
+    ties = np.tile([1.0, 1.0, 0.0], (5, 1))
     with pytest.raises(NoTemperature, match="all 5 answers are right"):
-        temperature(np.zeros((5, 3)), np.zeros(5, int))  # a tie is as right as can be
+        temperature(ties, np.zeros(5, int))  # a tie is as right as can be
     labels = logits.argmax(axis=1)
     labels[0] = (labels[0] + 1) % 4
     assert 0 < temperature(logits, labels) < 0.5  # one error, and there is a minimum
+
+
+def test_a_collapsed_network_is_not_said_to_be_right():
+    for value in (0.0, -3e7, 0.1):
+        with pytest.raises(NoTemperature, match=r"each of 6 examples has the same logit .* the same at every temp"):
+            temperature(np.full((6, 3), value) * np.arange(1, 7)[:, None], np.arange(6) % 3)
 
 
 def test_worse_than_knowing_nothing_has_no_temperature():

@@ -27,6 +27,14 @@ def test_a_task_without_any_is_named():
         of_task("sound")
 
 
+@pytest.mark.parametrize("task", ["agreement", "images"])
+def test_each_says_what_it_measures_after_whom_and_what_its_number_does_not_say(task):
+    for prop in of_task(task).values():
+        for said in (prop.caption, prop.reference, prop.caveat):
+            assert said.strip(), prop.name
+        assert prop.caption[-1] == prop.caveat[-1] == "." and prop.caveat not in prop.caption
+
+
 def test_only_a_scalar_property_with_a_direction_can_have_a_verdict():
     accuracy, fidelity = (of_task("images")[name] for name in ("accuracy", "fidelity"))
     assert has_direction(accuracy) and not has_direction(fidelity)

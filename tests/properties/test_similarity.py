@@ -343,6 +343,24 @@ def test_layers_of_a_student_stand_against_those_of_the_teacher_of_its_seed():
         assert row.value == pytest.approx(linear_cka(own, theirs, unbiased=True), abs=1e-5)
 
 
+def test_a_layer_that_sees_no_difference_is_left_out_and_takes_no_other_with_it():
+    evidence, hidden, _ = study()
+    whole = {row.key: row.value for row in PROPERTY.measure([], evidence) if row.group == "layers"}
+    hidden["teacher/seed0@9", "test"]["block0"][:] = 0.1
+    hidden["distilled/seed0@9", "test"]["stem"][:] = 7.3
+    rows = [row for row in PROPERTY.measure([], evidence) if row.group == "layers"]
+    kept = {
+        key: value
+        for key, value in whole.items()
+        if not (("teacher_layer", "block0") in key[-1] and key[1] == "teacher/seed0@9")
+        and not (("layer", "stem") in key[-1] and key[0] == "distilled/seed0@9")
+    }
+    assert {row.key: row.value for row in rows} == pytest.approx(kept) and len(kept) == 24 - 2 * 3 - 1
+    for layer in hidden["teacher/seed1@9", "test"].values():
+        layer[:] = 0.1
+    assert {row.other for row in PROPERTY.measure([], evidence) if row.group == "layers"} == {"teacher/seed0@9"}
+
+
 def test_a_network_is_looked_at_once_a_set_and_once_for_its_layers():
     evidence, _, asked = study()
     list(PROPERTY.measure([], evidence))

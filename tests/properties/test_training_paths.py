@@ -5,7 +5,7 @@ import pytest
 
 from kdib.properties.base import Evidence
 from kdib.properties.dissimilarities import rsa
-from kdib.properties.training_paths import MOST, PROPERTY, matched, spaced
+from kdib.properties.training_paths import MOST, PROPERTY, matched, path_distance, spaced
 from kdib.records import Subject
 from kdib.tasks.base import Dataset
 
@@ -91,6 +91,8 @@ def test_rows_are_counted_by_hand():
         (a, last), (b, whole) = student.split("@"), teacher.split("@")
         early = distance(f"{a}@{int(last) // 10}", f"{b}@{int(whole) // 10}")
         assert value == pytest.approx((early + distance(student, teacher)) / 2, abs=1e-5)
+        paths_of = [[(int(n.split("@")[1]), hidden[n]) for n in hidden if n.startswith(f"{run}@")] for run in (a, b)]
+        assert path_distance(*paths_of) == pytest.approx(value, abs=1e-5)
 
     snapshots = [row for row in rows if row.metric == "distance"]
     assert len(snapshots) == 2 * 9 * 8 / 2 and {row.group for row in snapshots} == {"snapshots"}
@@ -139,6 +141,33 @@ def test_a_network_that_sees_no_difference_has_no_distance():
             row.metric == "distance_to_teacher" and row.subject == "distilled/seed0@200" and row.coords[0][1] == 0
         )
         assert (row.value is None) == touched
+
+
+def test_a_fit_that_is_added_later_ends_with_the_rows_of_a_study_that_had_it_from_the_start():
+    evidence, _, _ = study()
+    everyone = [next(s for pair in evidence.pairs for s in pair if s.id == name) for name in
+                sorted({s.id for pair in evidence.pairs for s in pair})]  # fmt: skip
+    whole = {row.key: row.value for row in PROPERTY.measure([], evidence._replace(everyone=everyone))}
+    later = [pair for pair in evidence.pairs if pair[0].fit == "distilled"]
+    first = evidence._replace(
+        pairs=[pair for pair in evidence.pairs if pair not in later],
+        everyone=[s for s in everyone if s.fit != "distilled"],
+    )
+    added = evidence._replace(pairs=later, everyone=everyone)
+    rows = [row for of in (first, added) for row in PROPERTY.measure([], of)]
+    assert {row.key: row.value for row in rows} == pytest.approx(whole)  # keys that occur twice are stored once
+
+
+def test_a_path_is_at_0_from_itself_turned_and_other_sequences_are_no_paths():
+    rng = np.random.default_rng(2)
+    run = [(step, rng.normal(size=(20, 4))) for step in (0, 5, 10)]
+    turned = [(10 * step, 3 * x @ np.linalg.qr(rng.normal(size=(4, 4)))[0] + 1) for step, x in run]
+    assert path_distance(run, turned) == pytest.approx(0, abs=1e-9)
+    swapped = [(step, x) for (step, _), (_, x) in zip(run, [run[0], *run[:0:-1]], strict=True)]
+    assert path_distance(run, swapped) > 0.1
+    for wrong in (run[:2], run[::-1], []):
+        with pytest.raises(ValueError, match=r"two snapshots or more after step 0, by ascending step, got steps \["):
+            path_distance(run, wrong)
 
 
 def test_no_couple_is_no_row():

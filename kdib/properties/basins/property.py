@@ -4,8 +4,9 @@ Metrics of the rows, with `subject` at alpha = 0 and `other` at alpha = 1, measu
 (or all) of the first test set and of the training set, whose rows carry the name of that test set too:
 
 - at group "" and coords (): "barrier", the highest cross-entropy (nats) of an inner point above the chord between the
-  two ends, on the test set; "barrier_mean", above the mean of the ends; "error_barrier", of the share of wrong answers
-  above its chord; "train_barrier", as "barrier" on training examples. Negative where the line sags.
+  two ends, on the test set; "error_barrier", of the share of wrong answers above its chord; "train_barrier" and
+  "train_error_barrier", the same on training examples; with "_mean" after it each of these four above the mean of the
+  two ends. Negative where the line sags.
   "aligned_barrier", as "barrier" after the units of `other` are put into the order that brings its weights closest to
   those of `subject`; and "aligned_repaired_barrier", after REPAIR too: of an MLP without batch
   normalisation only, as with it the statistics that are collected at every point do the same. None of a network whose
@@ -98,12 +99,11 @@ def _barrier_rows(couple: Couple, split_name: str, alphas_A, answered: Mapping[s
     def row(metric, value, n):
         return Row(couple.a.id, couple.b.id, "basins", metric, split_name, "", (), value, n, None)
 
-    test, train = answered["test"], answered["train"]
-    loss = barrier(test.loss, alphas_A)
-    yield row("barrier", loss.above_chord, data.n_test)
-    yield row("barrier_mean", loss.above_mean, data.n_test)
-    yield row("error_barrier", barrier(test.error, alphas_A).above_chord, data.n_test)
-    yield row("train_barrier", barrier(train.loss, alphas_A).above_chord, data.n_train)
+    for examples, prefix, n in (("test", "", data.n_test), ("train", "train_", data.n_train)):
+        for metric, values_A in zip(("barrier", "error_barrier"), answered[examples], strict=True):
+            height = barrier(values_A, alphas_A)
+            yield row(f"{prefix}{metric}", height.above_chord, n)
+            yield row(f"{prefix}{metric}_mean", height.above_mean, n)
 
 
 def aligned(model: Model, a: Variables, b: Variables) -> tuple[str, Variables] | None:

@@ -101,29 +101,25 @@ def measured():
 def test_rows_are_numpys(measured):
     nets, evidence, rows = measured
     keys = {row.key for row in rows}
-    assert len(keys) == len(rows) == 4 * (5 + 2 * 21) + 2 * 2 * 21
+    assert len(keys) == len(rows) == 4 * (9 + 2 * 21) + 2 * 2 * 21
     values = {(row.subject, row.other, row.metric, row.group, row.coords): row.value for row in rows}
     alphas = np.linspace(0, 1, 21)
     for a, b in chosen(evidence.pairs, ANCHORED):
         path = [(1 - x) * nets[a.id][1]["params"]["w"] + x * nets[b.id][1]["params"]["w"] for x in alphas]
-        (loss, error), (train, _) = (
+        (loss, error), (train, train_error) = (
             np.array([in_numpy(w, data.inputs) for w in path]).T for data in (evidence.sets["test"], evidence.train)
         )
-        expected = {
-            "barrier": barrier(loss, alphas).above_chord,
-            "barrier_mean": barrier(loss, alphas).above_mean,
-            "error_barrier": barrier(error, alphas).above_chord,
-            "train_barrier": barrier(train, alphas).above_chord,
-        }
-        for metric, value in expected.items():
-            assert values[a.id, b.id, metric, "", ()] == pytest.approx(value, abs=1e-5), metric
+        along = {"": loss, "error_": error, "train_": train, "train_error_": train_error}
+        for metric, of in along.items():
+            found = [values[a.id, b.id, f"{metric}barrier{end}", "", ()] for end in ("", "_mean")]
+            assert found == pytest.approx(barrier(of, alphas), abs=1e-5), metric
         for metric, of in (("loss", loss), ("error", error)):
             found = [values[a.id, b.id, metric, "interpolation", (("alpha", round(x, 4)),)] for x in alphas]
             np.testing.assert_allclose(found, of, atol=1e-5)
     assert {row.split for row in rows} == {"test"}
     # No permutations are known of this network.
     assert {(row.value, row.n) for row in rows if row.metric == "aligned_barrier"} == {(None, 0)}
-    assert {row.n for row in rows if row.metric == "train_barrier"} == {30}
+    assert {row.n for row in rows if row.metric.startswith("train_")} == {30}
 
 
 def test_the_primary_is_there_and_kind_and_pairs_are_declared(measured):
