@@ -80,9 +80,9 @@ def _language(config: ConfigDict) -> None:
     for loss in config.losses.values():
         for term in loss.values():
             term.where = "batch.mask"
-    for name in ("lstm", "transformer"):  # the others keep their 32
-        if config.models[name].preset.endswith("small"):
-            config.models[name].update({"hidden_size": 64} if "lstm" in name else {"width": 64})
+    for name in ("lstm", "transformer"):  # the others keep their 32 (smoke: 16), or would start as copies of these
+        size = 64 if config.models[name].preset.endswith("small") else 32
+        config.models[name].update({"hidden_size": size} if "lstm" in name else {"width": size})
     config.properties = ("accuracy", "perplexity", "calibration", "fidelity")
     if config.train.buckets:
         config.train.buckets = (12, 20)

@@ -264,11 +264,18 @@ def _check_fit(name: str, fit: Fit, study: Study) -> None:
         raise ValueError(f"{where}.ensemble={fit.ensemble!r} needs a teacher, whose seeds then teach together")
     _check_lessons(where, fit)
     teacher = study.fits.get(fit.teacher)
-    if teacher and (teacher.model, teacher.seeds) == (fit.model, fit.seeds):
+    if teacher and _initial_values(teacher, study) == _initial_values(fit, study):
         raise ValueError(
-            f"{where} would start from its teacher's own weights: {fit.teacher} has the same model and seeds "
-            f"{fit.seeds!r}; give one of them seeds='peer'"
+            f"{where} would start from its teacher's own weights: model {fit.model!r} with seeds {fit.seeds!r} is the "
+            f"network of {fit.teacher}, model {teacher.model!r} with seeds {teacher.seeds!r}; give one of them "
+            "seeds='peer' or another size"
         )
+
+
+def _initial_values(fit: Fit, study: Study) -> tuple[dict[str, Any], bool]:
+    """What they depend on: the network, whatever its name, and whether the seeds are a peer's."""
+    fields = {name: value for name, value in flatten(study.models[fit.model]).items() if value is not None}
+    return fields, fit.seeds == "peer"
 
 
 def _check_lessons(where: str, fit: Fit) -> None:

@@ -87,6 +87,18 @@ def test_what_is_wrong_is_named(path, value, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("seeds", ["main", "reordered"])
+def test_a_student_that_is_its_teachers_network_under_another_name_is_refused(seeds):
+    config = load()
+    network = config["models"]["transformer"]
+    config["models"]["copy"] = {name: value for name, value in network.items() if value is not None}
+    config["fits"]["self"] |= {"model": "copy", "teacher": "alone", "seeds": seeds}
+    with pytest.raises(ValueError, match=r"own weights: model 'copy' with .* is the network of alone, model 'transf"):
+        parse(config)
+    config["models"]["copy"]["width"] = 16
+    parse(config)
+
+
 def test_a_lent_teacher_and_a_grid_do_not_go_together():
     config = load("full")
     config["fits"]["teacher"]["path"] = "elsewhere/fits/teacher"

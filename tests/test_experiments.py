@@ -3,8 +3,13 @@
 import pathlib
 import runpy
 import shutil
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+
+from kdib.properties import accuracy
+from kdib.records import Subject
 
 ROOT = pathlib.Path(__file__).parent.parent
 EXPERIMENTS = sorted(path.parent.name for path in (ROOT / "experiments").glob("*/run.py"))
@@ -32,3 +37,29 @@ def test_a_readme_without_a_place_for_a_study_is_named(tmp_path):
     (tmp_path / "README.md").write_text("nothing")
     with pytest.raises(ValueError, match=r"README.md: found no place for 'text', expected the lines"):
         fill(tmp_path / "README.md", "text", "1")
+
+
+@pytest.mark.parametrize(
+    ("parts", "verdict"),
+    [
+        ([0.1], "holds here"),
+        ([-0.1], "the opposite holds here"),
+        ([0.0], "undecided"),
+        ([0.1, 0.1], "holds here"),
+        ([0.1, 0.0], "undecided"),
+        ([0.1, -0.1], "does not hold here"),
+        ([0.0, -0.1], "does not hold here"),
+    ],
+)
+def test_claims_that_are_one_together_hold_where_all_do(parts, verdict):
+    decided = runpy.run_path(str(ROOT / "experiments" / "rows.py"))["decided"]
+    assert decided(*({0: part - 0.01, 1: part, 2: part + 0.01} for part in parts)) == verdict
+
+
+def test_a_constant_answer_is_at_chance_in_what_the_experiments_call_a_accuracy():
+    key = runpy.run_path(str(ROOT / "experiments" / "rows.py"))["A_ACCURACY"]
+    label_N, group_N = np.array([0] * 700 + [1] * 300), np.array([0] * 400 + [1] * 300 + [0] * 100 + [1] * 200)
+    dataset = SimpleNamespace(inputs={"label": label_N}, groups={"attractors": group_N})
+    evidence = SimpleNamespace(sets={"test": dataset}, logits=lambda subject, split: np.tile([1.0, 0.0], (1000, 1)))
+    rows = accuracy.measure([Subject("a/seed0@1", "a", 0, "seed0", 1, "f" * 64)], evidence)
+    assert [row.value for row in rows if (row.property, row.metric, row.group) == key] == [0.5]

@@ -44,6 +44,17 @@ def table(studies: dict[str, Any], key: tuple[str, str, str]) -> str:
     return ROWS["markdown"](("of the data", *FITS, *(f"{a} − {b} [95 %]" for a, b in CONTRASTS)), lines)
 
 
+def fewest_against_all(studies: dict[str, Any], key: tuple[str, str, str]) -> str:
+    """Every contrast at the smallest share minus the same at the largest, paired by seed, which shares share."""
+    few, everything = (list(studies.values())[i].by_fit(key) for i in (0, -1))
+    minus, shares = ROWS["minus"], [PERCENT[name] for name in studies]
+    lines = [
+        (f"{a} − {b}", ROWS["signed"](minus(minus(few[a], few[b]), minus(everything[a], everything[b]))))
+        for a, b in CONTRASTS
+    ]
+    return ROWS["markdown"](("contrast", f"at {shares[0]} % − at {shares[-1]} % [95 %]"), lines)
+
+
 def draw(studies: dict[str, Any], path: Path) -> None:
     """A-accuracy of every fit, and distilled - self, against the number of training sentences."""
     import matplotlib.pyplot as plt
@@ -88,8 +99,11 @@ def redraw(_name: str) -> None:
     done = [name for name in PERCENT if (HERE / "results" / name).exists()]
     with contextlib.ExitStack() as stack:
         studies = {name: ROWS["read"](stack.enter_context(ROWS["unpacked"](HERE / "results" / name))) for name in done}
-    text = f"A-accuracy\n\n{table(studies, ROWS['A_ACCURACY'])}\n\nECE\n\n{table(studies, ROWS['ECE'])}"
-    ROWS["fill"](HERE / "README.md", "sizes", text)
+    keys = {"A-accuracy": ROWS["A_ACCURACY"], "ECE": ROWS["ECE"]}
+    parts = [
+        part for label, key in keys.items() for part in (label, table(studies, key), fewest_against_all(studies, key))
+    ]
+    ROWS["fill"](HERE / "README.md", "sizes", "\n\n".join(parts))
     draw(studies, HERE / "figures" / "data_size.png")
 
 

@@ -28,6 +28,7 @@ Values = Mapping[int, float]  # by seed
 minus, combined, Claim = ROWS["minus"], ROWS["combined"], ROWS["Claim"]
 METRICS = {
     "A-accuracy": ROWS["A_ACCURACY"],
+    "mu-accuracy": ("accuracy", "mean_accuracy", "mu"),  # the mean over the one group that "mu" is
     "ECE": ROWS["ECE"],
     "perplexity": ("perplexity", "perplexity", ""),
 }
@@ -68,38 +69,46 @@ def tables(workdir: Path) -> str:
     study = ROWS["read"](workdir)
     values = {label: study.by_fit(key) for label, key in METRICS.items()}
     values = {label: found for label, found in values.items() if found}
-    grid = study.config["grid"]
-    scores = [_grid_table(f"{label}, {study.tests[0]}", grid, values[label]) for label in values]
-    return "\n\n".join([ROWS["claim_table"](claims(grid, values)), *scores])
+    grid, published = study.config["grid"], study.config["published"]["grid"]
+    found = [ROWS["claim_table"](claims(grid, values))]
+    if "perplexity" in values:
+        found.append(_worse_words_better_agreement(grid, values))
+    return "\n\n".join(
+        [*found, *(_grid_table(label, study.tests[0], grid, values[label], published) for label in values)]
+    )
 
 
 def claims(grid: Mapping[str, Mapping[str, str]], values: Mapping[str, Mapping[str, Values]]) -> list[Any]:
     """The published claims that these studies can speak to."""
     accuracy, ece = values["A-accuracy"], values["ECE"]
-    students = [student for student in grid if "transformer" in student or student == "ut_seq"]
     found = [
         Claim(
             f"an LSTM teaches {s} more A-accuracy than another {s} does", _minus(accuracy, grid[s]["lstm"], grid[s][s])
         )
-        for s in students
+        for s in grid
+        if "transformer" in s or s == "ut_seq"
     ]
     found += [
         Claim(f"self-distillation lowers the A-accuracy of {s}", _minus(accuracy, grid[s]["alone"], grid[s][s]))
         for s in grid
     ]
-    if "perplexity" in values:
-        found += [claim for s in students for claim in _worse_words_better_agreement(s, grid[s]["lstm"], values)]
-    pairs = [(s, t) for s in grid for t in grid if s != t]
-    nearer = [_nearer(ece, grid[s][t], s, t) for s, t in pairs]
-    return [*found, Claim("students come nearer to their teacher's ECE (mean over the pairs)", _mean(nearer))]
+    nearer = {s: [_nearer(ece, grid[s][t], s, t) for t in grid if t != s] for s in grid}
+    found += [Claim(f"{s} comes nearer to its teacher's ECE (mean over the others)", _mean(nearer[s])) for s in grid]
+    pairs = [values for of_student in nearer.values() for values in of_student]
+    return [*found, Claim("students come nearer to their teacher's ECE (mean over the pairs)", _mean(pairs))]
 
 
-def _worse_words_better_agreement(student: str, taught: str, values: Mapping[str, Mapping[str, Values]]) -> list[Any]:
-    """That perplexity can worsen while A-accuracy rises holds where both of these do."""
-    return [
-        Claim(f"{student} has more perplexity from an LSTM than alone", _minus(values["perplexity"], taught, student)),
-        Claim(f"{student} has more A-accuracy from an LSTM than alone", _minus(values["A-accuracy"], taught, student)),
-    ]
+def _worse_words_better_agreement(
+    grid: Mapping[str, Mapping[str, str]], values: Mapping[str, Mapping[str, Values]]
+) -> str:
+    """Perplexity worsens while A-accuracy rises: holds for a pair where both do."""
+    lines = []
+    for student, teacher in ((s, t) for s in grid for t in grid):
+        parts = [_minus(values[label], grid[student][teacher], student) for label in ("perplexity", "A-accuracy")]
+        differences = (ROWS["signed"](part) for part in parts)
+        lines.append((f"{student} from {teacher}", *differences, str(len(parts[0])), ROWS["decided"](*parts)))
+    head = ("more perplexity and more A-accuracy than alone", "perplexity − alone [95 %]", "A-accuracy − alone [95 %]")
+    return ROWS["markdown"]((*head, "seeds", "verdict"), lines)
 
 
 def _minus(values: Mapping[str, Values], a: str, b: str) -> Values:
@@ -115,14 +124,28 @@ def _mean(parts: Iterable[Values]) -> Values:
     return combined(lambda *xs: float(np.mean(xs)), *parts)
 
 
-def _grid_table(title: str, grid: Mapping[str, Mapping[str, str]], values: Mapping[str, Values]) -> str:
-    """Students by teachers: mean ± half of the 95 % t interval."""
+def _grid_table(
+    label: str,
+    test: str,
+    grid: Mapping[str, Mapping[str, str]],
+    values: Mapping[str, Values],
+    published: Mapping[str, Mapping[str, Mapping[str, float]]],
+) -> str:
+    """Students by teachers: mean ± half of the 95 % t interval, and in brackets what was published, where it was."""
+    theirs = published.get(label, published.get(label.lower(), {}))
     columns = list(next(iter(grid.values())))
-    lines = [
-        (student, *(ROWS["plus_minus"](ROWS["spread"](values[row[column]])) for column in columns))
-        for student, row in grid.items()
-    ]
-    return ROWS["markdown"]((f"{title}: student", *columns), lines)
+    lines = []
+    for student, row in grid.items():
+        ours = [ROWS["plus_minus"](ROWS["spread"](values[row[column]])) for column in columns]
+        told = [theirs.get(student, {}).get(column) for column in columns]
+        lines.append((student, *map(_beside, ours, told)))
+    return ROWS["markdown"]((f"{label}, {test}: student", *columns), lines)
+
+
+def _beside(ours: str, published: float | None) -> str:
+    if published is None:
+        return ours
+    return f"{ours} ({published:.3f})" if published < 1 else f"{ours} ({published:.1f})"  # a perplexity has one decimal
 
 
 def redraw(name: str) -> None:

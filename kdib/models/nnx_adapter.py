@@ -66,7 +66,7 @@ def from_nnx(make_module: Callable[..., nnx.Module], **fields: Any) -> Model:
         moved = dict(_split(module)[3])
         return outputs, _model_state([(path, moved[path]) for path in skeleton.state])
 
-    return Model(init=init, apply=apply)
+    return Model(init=init, apply=apply, fields=tuple(fields.items()))
 
 
 def _skeleton(make: Callable[..., nnx.Module]) -> _Skeleton:

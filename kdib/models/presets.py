@@ -175,17 +175,33 @@ def _check_maxout(preset: str, channels: tuple[int, ...], units: tuple[int, ...]
 
 @cache
 def _build(network: str, **fields: Any) -> "Model":
-    from kdib.models.base import from_linen
+    from flax import linen
 
-    return from_linen(_module(network, fields), tuple(fields.items()))
+    module = network_class(network)
+    if network == "lstm":
+        fields.pop("max_length")
+    if network in ("transformer", "transformer_seq", "ut_seq"):
+        fields |= {"causal": network != "transformer", "shared": network == "ut_seq"}
+    if issubclass(module, linen.Module):
+        from kdib.models.base import from_linen
+
+        return from_linen(module(**fields), tuple(fields.items()))
+    from kdib.models.nnx_adapter import from_nnx  # imports flax.nnx, which most studies do without
+
+    return from_nnx(module, **fields)
 
 
-def _module(network: str, fields: dict[str, Any]) -> Any:
+def network_class(network: str) -> Any:
+    """The flax module of a preset's `network`, of flax.linen or flax.nnx; it is made with the preset's fields."""
     from kdib.models import convnet, mlp, recurrent, transformer
 
-    if network == "lstm":
-        return recurrent.LSTM(**{name: value for name, value in fields.items() if name != "max_length"})
-    classes = {"mlp": mlp.MLP, "cnn": convnet.CNN, "maxout_cnn": convnet.MaxoutCNN, "resnet": convnet.ResNet}
-    if network in classes:
-        return classes[network](**fields)
-    return transformer.Transformer(causal=network != "transformer", shared=network == "ut_seq", **fields)
+    return {
+        "lstm": recurrent.LSTM,
+        "transformer": transformer.Transformer,
+        "transformer_seq": transformer.Transformer,
+        "ut_seq": transformer.Transformer,
+        "mlp": mlp.MLP,
+        "cnn": convnet.CNN,
+        "maxout_cnn": convnet.MaxoutCNN,
+        "resnet": convnet.ResNet,
+    }[network]

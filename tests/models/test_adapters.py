@@ -1,6 +1,7 @@
 """What every way of writing a network must keep, on the same network in flax.linen and in flax.nnx."""
 
 import functools
+import json
 
 import flax.linen as nn
 import jax
@@ -8,14 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from miniature import tiny
 
 from kdib import fit as fits
+from kdib import study
 from kdib.fit import Job, Plan, Stopped
 from kdib.losses import from_config
+from kdib.models import presets
 from kdib.models.base import Outputs, from_linen, nothing, split
 from kdib.models.nnx_adapter import from_nnx
 from kdib.optimizer import make_optimizer, with_learning_rate
-from kdib.records import RunSpec
+from kdib.records import Records, Row, RunSpec
 from kdib.snapshots import SnapshotIndex
 from kdib.step import Architecture, Population, healthy, init_state, predict, train_chunk
 from kdib.trees import fingerprint
@@ -279,3 +283,36 @@ def test_stacked_layers_draw_apart():
     model = from_nnx(Layered)
     outputs, _ = model.apply(*split(model.init(jax.random.key(0), DATA)), DATA, train=True, key=jax.random.key(0))
     assert not np.array_equal(outputs.logits[0], outputs.logits[1])
+
+
+class NnxWords(nnx.Module):
+    """The mean of the words' vectors, and dropout."""
+
+    def __init__(self, vocab_size, max_length, num_classes, width, *, rngs):
+        del max_length
+        self.embed, self.head = nnx.Embed(vocab_size, width, rngs=rngs), nnx.Linear(width, num_classes, rngs=rngs)
+        self.dropout = nnx.Dropout(0.1, rngs=rngs)
+
+    def __call__(self, batch):
+        own_NxL = jnp.arange(batch["tokens"].shape[1])[None] < batch["length"][:, None]
+        mean_NxD = (self.embed(batch["tokens"]) * own_NxL[..., None]).sum(1) / batch["length"][:, None]
+        return Outputs(self.head(self.dropout(mean_NxD)), {"penultimate": mean_NxD})
+
+
+def test_a_preset_of_flax_nnx_learns_from_a_teacher_of_flax_linen(tmp_path, monkeypatch):
+    ours = presets.network_class
+    monkeypatch.setitem(presets.PRESETS, "words", {"network": "nnx_words", "width": 8})
+    monkeypatch.setattr(presets, "network_class", lambda name: NnxWords if name == "nnx_words" else ours(name))
+    monkeypatch.setattr(study.report, "write", lambda workdir: None)  # takes long, and has tests
+    config = tiny(seeds=1)
+    config["models"]["transformer"] = {"preset": "words", "width": 4}
+    config["fits"] = {name: config["fits"][name] for name in ("teacher", "alone", "distilled")}
+    config["fits"]["distilled"]["answers"] = "live"
+    config["roles"]["self"] = "alone"
+    config["train"]["learning_rate"] = 0.1
+    study.run(config, tmp_path)
+    metrics = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    first, *_, last = (line["value"] for line in metrics if (line["fit"], line["metric"]) == ("distilled", "kl"))
+    assert last < 0.75 * first
+    rows, _ = Records(tmp_path / "rows.jsonl", Row).read()
+    assert {row.subject.split("/")[0] for row in rows} == {"teacher", "alone", "distilled"}

@@ -5,6 +5,7 @@ a forced choice between the verb's forms at the verb's position, so a network's 
 plural), and everything that is measured on two classes is measured on it.
 """
 
+import re
 from collections.abc import Collection
 
 import numpy as np
@@ -14,6 +15,10 @@ from kdib.tasks.base import Dataset
 
 IRREGULAR = {"is": "are", "was": "were", "has": "have", "does": "do", "goes": "go"}  # singular -> plural
 _SINGULAR_OF = {plural: singular for singular, plural in IRREGULAR.items()}
+# (what a form ends in, what stands there in the other number), the likelier first: dies -> die, tries -> try;
+# pushes -> push, uses -> use and only then us, notes -> note and never not.
+_TO_PLURAL = ((r"(..)ies$", r"\1y"), (r"(ss|zz|x|ch|sh)es$", r"\1"), (r"s$", ""), (r"([szo])es$", r"\1"))
+_TO_SINGULAR = ((r"([^aeiou])y$", r"\1ies"), (r"(s|z|x|ch|sh|o)$", r"\1es"), (r"$", "s"))
 
 
 def sentences(examples: Examples, vocab: Vocabulary, max_length: int) -> dict[str, np.ndarray]:
@@ -80,19 +85,16 @@ def other_form(verb: str, label: int, known: Collection[str]) -> str:
     """The form of a verb in the present tense for the other number, by the rules of spelling; "" if none is known.
 
     `label` is the number of `verb` (0 singular). Of the spellings that the rules allow, the one among `known` words is
-    taken: flies -> fly, not flie.
+    taken, the likelier spelling first: flies -> fly, not flie; uses -> use, not us.
 
     >>> other_form("tries", 0, {"try", "trie"}), other_form("push", 1, {"pushes"}), other_form("is", 0, {"are"})
     ('try', 'pushes', 'are')
     """
-    if label == 0:
-        irregular, rules = IRREGULAR, (("ies", "y"), ("es", ""), ("s", ""))
-    else:
-        irregular, rules = _SINGULAR_OF, (("y", "ies"), ("", "s"), ("", "es"))
+    irregular, rules = (IRREGULAR, _TO_PLURAL) if label == 0 else (_SINGULAR_OF, _TO_SINGULAR)
     if verb in irregular:
         candidates = [irregular[verb]]
     else:
-        candidates = [verb.removesuffix(end) + other for end, other in rules if verb.endswith(end)]
+        candidates = [re.sub(end, other, verb) for end, other in rules if re.search(end, verb)]
     return next((form for form in candidates if form in known), "")
 
 
