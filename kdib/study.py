@@ -31,6 +31,7 @@ from kdib.step import METRICS
 from kdib.tasks.base import gather
 from kdib.teaching import (
     Lab,
+    check_losses,
     check_opened_by_path,
     check_teachers,
     jobs_of,
@@ -69,6 +70,7 @@ def run(config: Mapping[str, Any], workdir: Path) -> Path:
             lab = open_lab(study, task, workdir)
             check_opened_by_path(lab)
             check_teachers(lab)
+            check_losses(lab)
             train(lab)
             measure(lab)
         return report.write(workdir)
