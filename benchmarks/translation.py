@@ -39,16 +39,16 @@ def main() -> None:
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
         return
     peak = matmul_peak()
-    flop = 2 * sum(a * b for a, b in itertools.pairwise(SIZES)) * args.images * len(cases["mlp"])
     print(f"jax {jax.__version__}, {args.images} images; measured matmul peak {peak:.0f} GFLOP/s")
     for network, offsets in cases.items():
         default = fitting_chunk(lambda x, network=network: NETWORKS[network](weights(network), x), images)
         for chunk in sorted({1, min(default, len(offsets)), min(8, len(offsets))}):
             spent = seconds(lambda o=offsets, n=network, c=chunk: grid(n, images, o, c), args.rounds)
-            speed = f", {flop / spent / 1e9:.0f} GFLOP/s, {flop / spent / 1e9 / peak:.0%} of the peak"
+            flop = flop_of_an_image(network) * args.images * len(offsets)
+            speed = f"{flop / spent / 1e9:.0f} GFLOP/s, {flop / spent / 1e9 / peak:.0%} of the peak"
             print(
                 f"{network}, {len(offsets)} offsets, chunk {chunk}{' (default)' if chunk == default else ''}: "
-                f"{spent:.2f} s{speed if network == 'mlp' else ''}",
+                f"{spent:.2f} s, {speed}",
                 flush=True,
             )
     for network, offsets in cases.items():
@@ -56,6 +56,13 @@ def main() -> None:
         memory = [peak_megabytes(network, chunk, args) for chunk in chunks]
         print(f"{network}: peak memory {memory[0]} MB at chunk {chunks[0]}, {memory[1]} MB at chunk {chunks[1]}")
     against_torch(np.asarray(images), cases["mlp"], seconds(lambda: grid("mlp", images, cases["mlp"], 1), args.rounds))
+
+
+def flop_of_an_image(network: str) -> int:
+    """Of the products of a forward pass: each weight of a convolution is used at every pixel, padding included."""
+    if network == "mlp":
+        return 2 * sum(a * b for a, b in itertools.pairwise(SIZES))
+    return 2 * (28 * 28 * 9 * sum(a * b for a, b in itertools.pairwise(CHANNELS)) + CHANNELS[-1] * CLASSES)
 
 
 def weights(network: str) -> list[jax.Array]:

@@ -28,9 +28,11 @@ from kdib.runs import (
 )
 from kdib.snapshots import schedule
 from kdib.step import METRICS
-from kdib.tasks.base import gather
+from kdib.tasks.base import Task, gather
+from kdib.tasks.images.corruptions import SHAPE as CORRUPTIBLE
 from kdib.teaching import (
     Lab,
+    check_losses,
     check_opened_by_path,
     check_teachers,
     jobs_of,
@@ -59,16 +61,12 @@ def run(config: Mapping[str, Any], workdir: Path) -> Path:
         # Not signed before the data were found: a path put right must not be another configuration.
         sign(workdir, study, working=task is not None)
         if task is not None:
-            if task.train.size < study.train.batch_size:
-                raise ValueError(f"config.train.batch_size is {study.train.batch_size}, of {task.train.size} examples")
-            if task.train.size < study.train.window:
-                raise ValueError(f"config.train.window is {study.train.window}, of {task.train.size} examples")
-            if study.train.buckets and "max_length" not in task.shapes:
-                raise ValueError(f"config.train.buckets={study.train.buckets}: {task.name} has no lengths; use ()")
+            check_task(study, task)
             write_json(workdir / "task.json", dict(task.facts))
             lab = open_lab(study, task, workdir)
             check_opened_by_path(lab)
             check_teachers(lab)
+            check_losses(lab)
             train(lab)
             measure(lab)
         return report.write(workdir)
@@ -101,6 +99,21 @@ def check_names(study: Study) -> None:
         optimizer(study, name)
         own = study.fits[name].snapshots or study.train.snapshots
         schedule(**own, total_steps=steps_of(study, name), steps_per_epoch=1)
+
+
+def check_task(study: Study, task: Task) -> None:
+    """What can be known of a configuration only once its task is built."""
+    if task.train.size < study.train.batch_size:
+        raise ValueError(f"config.train.batch_size is {study.train.batch_size}, of {task.train.size} examples")
+    if task.train.size < study.train.window:
+        raise ValueError(f"config.train.window is {study.train.window}, of {task.train.size} examples")
+    if study.train.buckets and "max_length" not in task.shapes:
+        raise ValueError(f"config.train.buckets={study.train.buckets}: {task.name} has no lengths; use ()")
+    if "corruptions" in study.properties and task.shapes["image_shape"] != CORRUPTIBLE:
+        raise ValueError(
+            f"config.properties: corruptions are of images {list(CORRUPTIBLE)}, as MNIST-C's; those of {task.name} are "
+            f"{list(task.shapes['image_shape'])}: leave the property out"
+        )
 
 
 def _check_headline(name: str, properties: Mapping[str, Property]) -> None:

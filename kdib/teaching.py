@@ -1,5 +1,6 @@
 """What each run learns from: the plan of a fit, and for every run its teacher's variables and its loss."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,9 +28,9 @@ from kdib.models.combinators import PARTS, RULES, ensemble, pair
 from kdib.models.heads import projector
 from kdib.optimizer import make_optimizer
 from kdib.records import RunSpec, read_json, write_json
-from kdib.runs import learning_rate, main_runs, steps_of, teacher_folder, teacher_folders
+from kdib.runs import learning_rate, main_runs, steps_of, teacher_folder, teacher_folders, trained_fits
 from kdib.snapshots import SnapshotError, SnapshotIndex, schedule
-from kdib.step import Architecture
+from kdib.step import Architecture, init_state, predict, train_step
 from kdib.tasks.base import Task, gather
 
 LAST = -1  # the step of a run's last snapshot
@@ -242,6 +243,42 @@ def check_teachers(lab: Lab) -> None:
         saved = _saved_steps(fit.teacher, lab)
         if absent := sorted(wanted - {*saved}):
             raise ValueError(f"config.fits.{name}: {fit.teacher} is not saved at steps {absent}; it is at {saved}")
+
+
+def check_losses(lab: Lab) -> None:
+    """Traces a step of every fit, without arrays: layers that a loss does not find show before hours of training.
+
+    Raises:
+      ValueError: for a path that leads nowhere, with the layers there are and their shapes, or shapes that do not fit.
+    """
+    two = jax.eval_shape(dict, gather(lab.data, slice(0, 2)))
+    seen = set()
+    for name in trained_fits(lab.study):
+        arch, own = plan_of(name, lab).arch, lab.study.fits[name]
+        spec = losses.from_config(lab.study.losses[own.loss])
+        traced = (arch, own.teacher and model_of(own.teacher, lab), jax.tree.structure(spec))
+        if traced in seen:
+            continue
+        seen.add(traced)
+        try:
+            teacher = _abstract_teacher(own, two, lab)
+            state = jax.eval_shape(functools.partial(init_state, arch=arch), lab.root, lab.root, two, teacher)
+            jax.eval_shape(functools.partial(train_step, arch=arch), state, two, teacher, spec)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"config.fits.{name}.loss={own.loss!r}: {error}") from error
+
+
+def _abstract_teacher(fit: Fit, batch: Any, lab: Lab) -> Any:
+    """The shapes of a teacher's variables: they depend on no run."""
+    if not fit.teacher or fit.answers == "online":
+        return {"params": {}}
+    model = model_of(fit.teacher, lab)
+    variables = jax.eval_shape(model.init, lab.root, batch)
+    if fit.answers == "live":
+        return {"params": (variables,)} if fit.ensemble else variables
+    logits_BxK = jax.eval_shape(functools.partial(predict, model=model), variables, batch).logits
+    answers = jax.ShapeDtypeStruct((1, *logits_BxK.shape), logits_BxK.dtype)
+    return {"params": {"teacher": jax.ShapeDtypeStruct((), jnp.int32)}, "answers": answers}
 
 
 def _saved_steps(teacher: str, lab: Lab) -> tuple[int, ...]:

@@ -37,7 +37,7 @@ PROPERTIES = {
     "corruptions": Property(
         "corruptions", "Corruptions", "scalar", Primary("mean_accuracy", "", "corruption"), True, nothing,
         "Accuracy under noise.", "Nobody (2019)",
-        curves=(Curve("accuracy", "corruption", "corruption", "corruption", "accuracy"),),
+        curves=(Curve("accuracy", "corruption", "corruption", "corruption", "accuracy", relative_error=True),),
     ),
 }  # fmt: skip
 

@@ -160,6 +160,34 @@ def test_what_cannot_teach_is_refused_before_anything_is_trained(tmp_path, chang
     assert not (tmp_path / "run" / "fits").exists()
 
 
+TO = "teacher.hidden.penultimate"
+ABSENT = ("student.hidden.block9", TO)
+
+
+@pytest.mark.parametrize(
+    ("term", "message"),
+    [
+        (
+            {"fn": "hint", "inputs": ABSENT},
+            r"no 'block9' in 'hidden'.*block0 \[2, .*penultimate \[2, ",
+        ),
+        (
+            {"fn": "hint", "inputs": ABSENT, "projector": "linear"},
+            r"no 'block9' in 'hidden'.*penultimate",
+        ),
+        ({"fn": "hint", "inputs": ("student.logits", TO)}, r"\(2, 2\).*\(2, \d+\)"),
+        ({"fn": "hint", "projector": "conv"}, r"projector='conv' needs maps \[N, H, W, C\], got student\.hidden"),
+    ],
+)
+def test_layers_that_a_loss_does_not_find_are_refused_before_anything_is_trained(tmp_path, term, message):
+    config = tiny()
+    config["losses"]["features"] = {"hint": {"weight": 1.0, **term}}
+    config["fits"]["distilled"] |= {"loss": "features", "answers": "live"}
+    with pytest.raises(ValueError, match=r"config\.fits\.distilled\.loss='features': .*" + message):
+        study.run(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "fits").exists()
+
+
 def test_labels_have_no_snapshots(tmp_path):
     config = tiny()
     config["fits"]["alone"]["teacher_steps"] = (6,)

@@ -176,6 +176,22 @@ def test_categories_stand_in_the_order_of_the_rows(study):
         np.testing.assert_allclose([cell["number"] for cell in row[1:]], expected)
 
 
+def test_the_mean_corruption_error_is_relative_to_alone_of_the_same_seed(study):
+    _, rows, page, _ = study
+    of = [
+        r for r in rows if (r.property, r.metric, r.split, r.coords != ()) == ("corruptions", "accuracy", "test", True)
+    ]
+    assert {r.coords[0][1] for r in of} == {*CORRUPTIONS}
+    errors = {(r.subject, r.coords): 1 - r.value for r in of}
+    assert min(errors.values()) > 0
+    start = next(i for i, row in enumerate(page.rows) if row[-1]["text"] == "Mean corruption error")
+    shown = {row[0]["text"]: row[1]["number"] for row in page.rows[start + 1 : start + 6]}
+    for fit, found in shown.items():
+        ratios = [e / errors[s.replace(fit, "alone", 1), c] for (s, c), e in errors.items() if s.startswith(f"{fit}/")]
+        assert found == pytest.approx(np.mean(ratios)) and len(ratios) == 3 * len(CORRUPTIONS)
+    assert shown["alone"] == 1 and shown["cnn"] != 1
+
+
 def strip(estimates, beside, half=0.01):
     """A strip with intervals of one width; nan for none."""
     levels = {x: Interval(y, y - half, y + half, 3, 0.95) for x, y in estimates.items()}

@@ -12,6 +12,7 @@ from miniature import CONFIG, prints, tiny
 
 from kdib import step, study, tasks
 from kdib.config import parse
+from kdib.main import load_config
 from kdib.records import Records, Row, Subject, read_json
 from kdib.runs import choose_learning_rate, development_runs, main_runs, subjects
 from kdib.snapshots import SnapshotError
@@ -99,6 +100,15 @@ def test_every_architecture_and_loss_is_traced_once(tmp_path, monkeypatch):
     study.run(config, tmp_path)
     # teacher | peer, alone | self, distilled, shuffled_soft | reverse | label_smoothed; some traced by other tests
     assert len(traces) <= 5
+
+
+def test_corruptions_of_other_pictures_are_refused_before_anything_is_trained(tmp_path, monkeypatch):
+    config, build = load_config(str(CONFIG.with_name("cnn_to_mlp.py")), "smoke").to_dict(), tasks.build
+    config["properties"] = ("accuracy", "corruptions")
+    monkeypatch.setattr(tasks, "build", lambda of: build(of)._replace(shapes={"image_shape": (32, 32, 3)}))
+    with pytest.raises(ValueError, match=r"corruptions are of images \[28, 28, 1\].*images/digits are \[32, 32, 3\]"):
+        study.run(config, tmp_path)
+    assert not (tmp_path / "fits").exists()
 
 
 def test_another_configuration_is_refused_with_the_difference(copy):

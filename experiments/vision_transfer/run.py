@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kdib.main import load_config
-from kdib.properties.corruptions import mean_corruption_error
+from kdib.properties.corruptions import relative_errors
 
 HERE = Path(__file__).parent
 CONFIG = HERE.parent.parent / "configs" / "cnn_to_mlp.py"
@@ -98,33 +98,31 @@ def _claims(accuracy: Mapping[str, Any], ece: Mapping[str, Any], area: Mapping[s
 
 
 def _everybody(study: Any, accuracy: Mapping[str, Any], area: Mapping[str, Values]) -> str:
-    corrupted, errors = study.by_fit(CORRUPTED), _mean_corruption_errors(study)
+    corrupted = study.by_fit(CORRUPTED)
+    errors, faultless = _mean_corruption_errors(study)
+    without = f" (without {', '.join(faultless)}: there `alone` makes no error)" if faultless else ""
     columns = {
         "area under the shift curve": area,
         **{f"accuracy, {name}": accuracy[name] for name in SETS},
         "accuracy, 15 corruptions": corrupted,
-        "mean corruption error / alone's": errors,
     }
+    if errors:
+        columns[f"mean corruption error / alone's{without}"] = errors
     lines = [
         (fit, *(ROWS["plus_minus"](ROWS["spread"](of[fit])) for of in columns.values())) for fit in study.config["fits"]
     ]
     return ROWS["markdown"](("fit", *columns), lines)
 
 
-def _mean_corruption_errors(study: Any) -> dict[str, dict[int, float]]:
-    """{fit: {seed: mean over corruptions of its error over that of `alone` with the same seed}}."""
+def _mean_corruption_errors(study: Any) -> tuple[dict[str, dict[int, float]], list[str]]:
+    """{fit: {seed: mean over corruptions of its error over that of `alone`, same seed}}, and what is left out."""
     who = {subject.id: subject for subject in study.subjects}
     errors: dict[tuple[str, int], dict[str, float]] = {}
     for row in study.rows:
         if (row.property, row.metric) == ("corruptions", "accuracy"):
             subject = who[row.subject]
             errors.setdefault((subject.fit, subject.seed), {})[dict(row.coords)["corruption"]] = 1 - row.value
-    found: dict[str, dict[int, float]] = {}
-    for (fit, seed), own in errors.items():
-        reference = errors["alone", seed]
-        ratio = mean_corruption_error([own[name] for name in reference], list(reference.values()))
-        found.setdefault(fit, {})[seed] = ratio
-    return found
+    return relative_errors(errors, "alone")
 
 
 def redraw(name: str) -> None:

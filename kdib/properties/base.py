@@ -26,6 +26,7 @@ class Primary(NamedTuple):
 class Curve(NamedTuple):
     """A figure, declared as data: `metric` of `group` against the coordinate `x`, one line a fit.
 
+    Over categories `relative_error` shows also the mean over `x` of 1 - metric divided by that of the role `alone`.
     `diagonal` draws y = x; `weight_metric` names the metric that holds how many examples are behind each
     point.
     """
@@ -37,6 +38,7 @@ class Curve(NamedTuple):
     ylabel: str
     diagonal: bool = False
     weight_metric: str | None = None
+    relative_error: bool = False
 
 
 class Map(NamedTuple):

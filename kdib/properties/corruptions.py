@@ -6,7 +6,7 @@ images, always by one and the same draw.
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -36,6 +36,30 @@ def mean_corruption_error(error_C: np.ndarray, reference_error_C: np.ndarray) ->
     if not (reference_error_C > 0).all():
         raise ValueError("expected reference errors above 0: a ratio to a faultless network is undefined")
     return float((error_C / reference_error_C).mean())
+
+
+def relative_errors(
+    errors: Mapping[tuple[str, int], Mapping[str, float]], reference: str
+) -> tuple[dict[str, dict[int, float]], list[str]]:
+    """The mean corruption error of every network, relative to the network of the fit `reference` with its seed.
+
+    Args:
+      errors: {(fit, seed): {corruption: error in [0, 1]}}.
+      reference: a fit; networks of a seed that it lacks are left out.
+
+    Returns:
+      {fit: {seed: ratio}}, and the corruptions that are left out for all: those on which a reference network makes no
+      error, where the ratio is undefined. Without any other corruption the first is empty.
+    """
+    known = {seed: own for (fit, seed), own in errors.items() if fit == reference}
+    names = list(dict.fromkeys(name for own in known.values() for name in own))
+    faultless = [name for name in names if not all(own[name] > 0 for own in known.values())]
+    kept, found = [name for name in names if name not in faultless], {}
+    for (fit, seed), own in errors.items():
+        if kept and seed in known:
+            pair = (np.array([of[name] for name in kept]) for of in (own, known[seed]))
+            found.setdefault(fit, {})[seed] = mean_corruption_error(*pair)
+    return found, faultless
 
 
 def measure(subjects: Sequence[Subject], evidence: Evidence) -> Iterator[Row]:
@@ -88,7 +112,7 @@ PROPERTY = Property(
     "generated here, by one fixed draw; they are not the published set.",
     reference="Mu, Gilmer, MNIST-C (ICML workshop 2019); Hendrycks, Dietterich (ICLR 2019)",
     curves=(
-        Curve("accuracy", "corruption", x="corruption", xlabel="corruption", ylabel="accuracy"),
+        Curve("accuracy", "corruption", x="corruption", xlabel="corruption", ylabel="accuracy", relative_error=True),
         Curve("ece", "corruption", x="corruption", xlabel="corruption", ylabel="ECE"),
     ),
     caveat="Each corruption has one strength and counts the same: the mean says nothing of other strengths or "

@@ -8,11 +8,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from kdib.properties.base import Curve, Property
+from kdib.properties.corruptions import relative_errors
 from kdib.report.canvas import PAGE, STRIPE, Box, Style, grid, mark
 from kdib.report.figures import handle, in_order
-from kdib.report.tables import NOTHING, Block, Details, Entry, Table, mean_entry
-from kdib.report.view import Places, View, capital, intervals
-from kdib.stats import Interval
+from kdib.report.tables import NOTHING, Block, Details, Entry, Table, Text, mean_entry
+from kdib.report.view import Places, View, capital, intervals, listed
+from kdib.stats import Interval, mean_interval
 
 Levels = Mapping[str, Mapping[str, Interval]]  # category -> fit -> level
 
@@ -34,6 +35,8 @@ def category_blocks(view: View, prop: Property, curve: Curve, split: str) -> lis
     name = f"{prop.name}-{curve.metric}-{curve.group}-{split}"
     blocks: list[Block] = [view.picture(figure, name, f"{what}. {_in_words(levels)}.", caption)]
     blocks.append(_table(view, curve, levels, list(view.look), f"{what}."))
+    if curve.relative_error:
+        blocks += _relative_errors(view, places)
     if folded := view.material.on_curves:
         table = _table(view, curve, _levels(view, prop, places, folded), folded, f"{what}: the fits on curves.")
         blocks.append(Details(f"Numbers of the {len(folded)} fits on curves", [table]))
@@ -78,6 +81,26 @@ def _table(view: View, curve: Curve, levels: Levels, fits: Sequence[str], title:
         for name, row in levels.items()
     ]
     return Table(title, f"Mean ± half of the {intervals(view)}.", (capital(curve.xlabel), *fits), rows)
+
+
+def _relative_errors(view: View, places: Places) -> list[Block]:
+    """The mean over categories of a fit's error divided by that of the role `alone` with the same seed."""
+    alone, errors = view.material.config["roles"]["alone"], {}
+    for (name,), cell in places.items():
+        for fit in view.material.fits:
+            for seed, accuracy in view.values.get((cell, fit), {}).items():
+                errors.setdefault((fit, seed), {})[str(name)] = 1 - accuracy
+    found, faultless = relative_errors(errors, alone)
+    left_out = f"Left out is {listed(faultless)}: there a network of {alone} makes no error." if faultless else ""
+    if not found:
+        return [Text(f"The mean corruption error relative to {alone} is undefined. {left_out}".strip(), "note")]
+    caption = (
+        f"The mean over corruptions of a network’s error divided by that of {alone} with the same seed, 1 for {alone} "
+        f"itself, lower is better: mean ± half of the {intervals(view)}. {left_out}"
+    )
+    rows = [(Entry(fit), mean_entry(mean_interval(list(own.values())))) for fit, own in found.items()]
+    title = f"Mean corruption error relative to {alone}."
+    return [Table(title, caption.strip(), ("Fit", "Mean corruption error"), rows)]
 
 
 def _in_words(levels: Levels) -> str:

@@ -10,7 +10,7 @@ from kdib.models.base import Model, Outputs
 from kdib.properties import corruptions
 from kdib.properties.base import Evidence, evenly
 from kdib.properties.calibration import expected_calibration_error
-from kdib.properties.corruptions import PROPERTY, mean_corruption_error
+from kdib.properties.corruptions import PROPERTY, mean_corruption_error, relative_errors
 from kdib.records import Subject
 from kdib.tasks.base import Dataset
 from kdib.tasks.images.corruptions import CORRUPTIONS, corrupt
@@ -23,6 +23,21 @@ def test_mean_corruption_error_is_a_mean_of_ratios():
         mean_corruption_error([0.1], [0.0])
     with pytest.raises(ValueError, match=r"got \(2,\) and \(1,\)"):
         mean_corruption_error([0.1, 0.2], [0.1])
+
+
+def test_corruptions_without_a_reference_error_are_left_out_and_named():
+    errors = {
+        ("alone", 0): {"fog": 0.4, "stripe": 0.0, "scale": 0.2},
+        ("alone", 1): {"fog": 0.2, "stripe": 0.1, "scale": 0.1},
+        ("cnn", 0): {"fog": 0.2, "stripe": 0.3, "scale": 0.3},
+        ("cnn", 1): {"fog": 0.1, "stripe": 0.0, "scale": 0.3},
+        ("cnn", 2): {"fog": 0.1, "stripe": 0.0, "scale": 0.3},  # its reference went non-finite
+    }
+    found, faultless = relative_errors(errors, "alone")
+    assert faultless == ["stripe"] and found["alone"] == {0: 1, 1: 1}
+    assert found["cnn"] == pytest.approx({0: (0.5 + 1.5) / 2, 1: (0.5 + 3) / 2})
+    only = {key: {"stripe": 0.0} for key in errors}
+    assert relative_errors(only, "alone") == ({}, ["stripe"])
 
 
 def bright_or_dark():

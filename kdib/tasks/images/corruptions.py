@@ -20,6 +20,7 @@ from kdib.tasks.images import filters, transforms
 
 STYLE = "MNIST-C-style"
 SIDE = 28
+SHAPE = (SIDE, SIDE, 1)
 CHUNK = 128  # images corrupted together: fog makes 256 x 256 heights for each
 
 
@@ -290,7 +291,7 @@ def corrupt(name: str, key: jax.Array, images_NxHxWxC: Any, **knobs: Any) -> jax
     if name not in CORRUPTIONS:
         raise ValueError(f"unknown corruption {name!r}; known: {', '.join(CORRUPTIONS)}")
     shape, dtype = images_NxHxWxC.shape, images_NxHxWxC.dtype
-    if len(shape) != 4 or not shape[0] or shape[1:] != (SIDE, SIDE, 1) or dtype != jnp.uint8:
+    if len(shape) != 4 or not shape[0] or shape[1:] != SHAPE or dtype != jnp.uint8:
         raise ValueError(f"{STYLE} corruptions expect uint8 images [N, {SIDE}, {SIDE}, 1], N > 0, got {dtype} {shape}")
     return _corrupted(key, jnp.asarray(images_NxHxWxC), name=name, knobs=tuple(sorted(knobs.items())))
 

@@ -3,6 +3,10 @@
 Strokes whose points tremble are turned, sheared, stretched and warped, fitted into MNIST's box, centred by mass, and
 drawn by a pen whose width varies.
 
+They are not easy for an MLP: `mlp_small`, 20 epochs on 10,000 of them (batch 128, AdamW at 0.001 with a cosine, three
+initial values) is right on 0.959 to 0.966 of 2,000 test digits, and on 0.245 to 0.271 of them moved by 3 pixels on
+each axis.
+
     python -m kdib.tasks.images.digits --out=digits.png [--data_seed=0]
 
 draws ten of each.
