@@ -64,6 +64,7 @@ def _copies(evidence: Evidence, subject: Subject) -> list[dict[str, Any]]:
     for what, run in (("snapshots", snapshots), ("copies", [snapshots[-1]] * CHECKPOINTS)):
         hidden = {s.id: centred_cosines(evidence.hidden(s, split_name)["penultimate"]).astype("f") for s in run}
         distances = 1 - cosines_between([hidden[snapshot.id] for snapshot in run])
+        np.fill_diagonal(distances, 0)  # but for rounding
         entries.append(entry(what, len(run), distances, mds(distances)))
     equal = 1 - np.eye(CHECKPOINTS)
     return [*entries, entry("equal", CHECKPOINTS, equal, structureless(CHECKPOINTS))]
@@ -174,17 +175,11 @@ def _copies_table(entries: Sequence[Mapping[str, Any]]) -> str:
         "equal": "networks that are all equally far from each other, as published",
     }
     lines = [
-        (
-            names[e["what"]],
-            str(e["n"]),
-            f"{e['largest']:.3g}",
-            *(f"{e[k]:.2f}" for k in ("spread", "stress")),
-            e["apart"],
-        )
+        (names[e["what"]], str(e["n"]), *(f"{e[key]:.2f}" for key in ("largest", "spread", "stress")), str(e["apart"]))
         for e in entries
     ]
     head = ("a training path", "networks", "largest distance", "width of the map", "stress", "places on the map")
-    return ROWS["markdown"](head, [(*line[:-1], str(line[-1])) for line in lines])
+    return ROWS["markdown"](head, lines)
 
 
 def _bins_table(entries: Sequence[Mapping[str, Any]]) -> str:
