@@ -19,7 +19,7 @@ from kdib.models import transformer
 from kdib.models.base import split
 from kdib.properties.base import Evidence, evenly, log_softmax
 from kdib.properties.calibration import expected_calibration_error
-from kdib.properties.dissimilarities import centred_cosines, cosines_between
+from kdib.properties.dissimilarities import second_orders
 from kdib.properties.fidelity import kl, top1_agreement
 from kdib.properties.maps import mds, nearly_identical, structureless
 from kdib.records import Subject
@@ -62,8 +62,8 @@ def _copies(evidence: Evidence, subject: Subject) -> list[dict[str, Any]]:
 
     entries = []
     for what, run in (("snapshots", snapshots), ("copies", [snapshots[-1]] * CHECKPOINTS)):
-        hidden = {s.id: centred_cosines(evidence.hidden(s, split_name)["penultimate"]).astype("f") for s in run}
-        distances = 1 - cosines_between([hidden[snapshot.id] for snapshot in run])
+        hidden = {s.id: evidence.hidden(s, split_name)["penultimate"] for s in run}
+        distances = 1 - second_orders([hidden[snapshot.id] for snapshot in run])
         np.fill_diagonal(distances, 0)  # but for rounding
         entries.append(entry(what, len(run), distances, mds(distances)))
     equal = 1 - np.eye(CHECKPOINTS)

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 
@@ -12,10 +13,15 @@ Variables = dict[str, Any]  # {"params": ..., **model_state}
 
 
 class Outputs(NamedTuple):
-    """What a forward pass answers: `logits` [B, K] and every named intermediate."""
+    """What a forward pass answers: `logits` [B, K] and every named intermediate.
+
+    `units` are what a linen module has sown beside, in evaluation mode: by its path, an array for every time that it is
+    applied. Losses do not see them; a compiled function that does not hand them on does not compute them.
+    """
 
     logits: jax.Array
     hidden: Mapping[str, jax.Array]
+    units: Mapping[str, tuple[jax.Array, ...]] = {}
 
 
 class Model(NamedTuple):
@@ -79,8 +85,13 @@ def from_linen(module: Any, fields: tuple[tuple[str, Any], ...] = ()) -> Model:
     def apply(params, model_state, batch, *, train, key=None):
         variables = {"params": params, **model_state}
         if not train:
-            return module.apply(variables, batch, train=False), model_state
+            outputs, sown = module.apply(variables, batch, train=False, mutable=["intermediates"])
+            return outputs._replace(units=_by_path(sown)), model_state
         rngs = {} if key is None else {"dropout": key}  # a network without dropout needs no key
         return module.apply(variables, batch, train=train, rngs=rngs, mutable=list(model_state))
 
     return Model(init=init, apply=apply, fields=fields)
+
+
+def _by_path(sown: Mapping[str, Any]) -> dict[str, tuple[jax.Array, ...]]:
+    return flax.traverse_util.flatten_dict(sown.get("intermediates", {}), sep="/")

@@ -119,6 +119,7 @@ class Block(nn.Module):
         """Two convolutions, and the way around them."""
         y = Convolution(self.features, stride=self.stride, bias=False, name="conv1")(x)
         y = nn.relu(norm("norm1", train)(y))
+        self.sow("intermediates", "inner", y)
         y = norm("norm2", train)(Convolution(self.features, bias=False, name="conv2")(y))
         if x.shape != y.shape:
             x = Convolution(self.features, size=1, stride=self.stride, padding="none", bias=False, name="shortcut")(x)

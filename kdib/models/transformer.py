@@ -133,6 +133,7 @@ class Block(nn.Module):
 
         y_BxQxD = nn.LayerNorm(name="mlp_norm")(x_BxQxD)
         y_BxQxF = nn.gelu(dense(4 * width, self.init_scale, "expand")(y_BxQxD))
+        self.sow("intermediates", "units", y_BxQxF)
         y_BxQxD = dense(width, self.init_scale, "contract")(y_BxQxF)
         return x_BxQxD + Dropout(self.dropout)(y_BxQxD, train=train)
 
@@ -157,7 +158,9 @@ class Attention(nn.Module):
         weights_BxHxQxT = nn.softmax(jnp.where(visible_BxQxT[:, None], scores_BxHxQxT, MASKED))
         weights_BxHxQxT = Dropout(self.dropout)(weights_BxHxQxT, train=train)
         mixed_BxQxHxK = jnp.einsum("bhqt,bhtk->bqhk", weights_BxHxQxT, v_BxHxTxK)
-        return dense(width, self.init_scale, "out")(mixed_BxQxHxK.reshape(query_BxQxD.shape))
+        mixed_BxQxD = mixed_BxQxHxK.reshape(query_BxQxD.shape)
+        self.sow("intermediates", "heads", mixed_BxQxD)
+        return dense(width, self.init_scale, "out")(mixed_BxQxD)
 
     def split(self, x_BxTxD: jax.Array) -> jax.Array:
         """[B, T, D] -> [B, H, T, D / H]."""

@@ -3,14 +3,18 @@
 All functions take activations [N, D] of N examples in one order, and compute in float64.
 """
 
+import functools
+import itertools
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from kdib.properties.moments import check_examples
 
-PAIRS = 2**15  # couples of examples that are multiplied in float64 at a time
+BLOCK = 256  # examples whose couples with as many others are in memory at a time, of every network
+ALL = slice(None)
+COLUMNS = 2**12  # features of them that are in memory in float64 at a time
 CONSTANT = "a representation that is the same for every example is like no other (0 / 0)"
 
 
@@ -79,32 +83,89 @@ def rsa(x_NxD: Any, y_NxE: Any) -> float:
     Raises:
       ValueError: for other shapes, and if a representation is the same for every example.
     """
-    x_NxD, y_NxE = as_activations(x_NxD, y_NxE, least=3)
-    similarity = cosines_between([centred_cosines(x_NxD), centred_cosines(y_NxE)])[0, 1]
+    similarity = second_orders(as_activations(x_NxD, y_NxE, least=3))[0, 1]
     if np.isnan(similarity):
         raise ValueError(CONSTANT)
     return float(similarity)
 
 
-def centred_cosines(x_NxD: np.ndarray) -> np.ndarray:
-    """The cosines of centred activations of every two examples [N (N - 1) / 2]; 0 for an example at the mean."""
-    x_NxD = centred(x_NxD)
-    norms_N = np.linalg.norm(x_NxD, axis=1)
-    unit_NxD = x_NxD / np.where(norms_N > 0, norms_N, 1)[:, None]
-    return above_diagonal(unit_NxD @ unit_NxD.T)
+def second_orders(hidden: Sequence[np.ndarray]) -> np.ndarray:
+    """`rsa` of every two of S representations [N, D] of the same examples [S, S]; nan where one is constant.
 
-
-def cosines_between(vectors: Sequence[np.ndarray]) -> np.ndarray:
-    """The cosines of every two of S vectors [S, S], by one product in float64; nan where a vector is 0.
-
-    The vectors may be float32: a block of each is in float64 at a time.
+    Matrices of examples are never whole: BLOCK x BLOCK couples of each network are in memory at a time.
     """
-    products_SxS = np.zeros((len(vectors), len(vectors)))
-    for first in range(0, len(vectors[0]), PAIRS):
-        block_SxB = np.stack([vector[first : first + PAIRS] for vector in vectors]).astype(np.float64)
-        products_SxS += block_SxB @ block_SxB.T
-    norms_S = np.sqrt(np.diag(products_SxS))
-    norms_S = np.where(norms_S > 0, norms_S, np.nan)
+    networks = [Centred.of(x_NxD) for x_NxD in hidden]
+    norms = [np.sqrt(network.squares_N) for network in networks]
+    scales = [np.divide(1, n, out=np.zeros_like(n), where=n > 0) for n in norms]  # an example at the mean has no angle
+    return _cosines(_over_couples([network._replace(scale_N=s) for network, s in zip(networks, scales, strict=True)]))
+
+
+def unbiased_ckas(hidden: Sequence[np.ndarray]) -> np.ndarray:
+    """Linear CKA, unbiased, of every two of S representations [N, D] [S, S]; nan where one is constant.
+
+    `kdib.properties.moments.hsic` by matrices of examples, of which BLOCK x BLOCK couples of each network are in memory
+    at a time. Activations are centred, so that a row of products without the diagonal adds up to - |x|^2.
+
+    Raises:
+      ValueError: for fewer than 4 examples.
+    """
+    n = len(hidden[0])
+    if n < 4:
+        raise ValueError(f"expected at least 4 examples, got {n}")
+    networks = [Centred.of(x_NxD) for x_NxD in hidden]
+    sums_SxN = np.stack([network.squares_N for network in networks])
+    corrections_SxS = np.outer(sums_SxN.sum(axis=1), sums_SxN.sum(axis=1)) / ((n - 1) * (n - 2))
+    return _cosines(2 * _over_couples(networks) + corrections_SxS - 2 / (n - 2) * sums_SxN @ sums_SxN.T)
+
+
+class Centred(NamedTuple):
+    """Activations as they were given, their mean (exact where a feature does not vary), and squared norms less it."""
+
+    x_NxD: np.ndarray
+    mean_D: np.ndarray
+    squares_N: np.ndarray
+    scale_N: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, x_NxD: np.ndarray) -> "Centred":
+        """Not scaled."""
+        mean_D = np.where(np.ptp(x_NxD, axis=0) > 0, np.mean(x_NxD, axis=0, dtype=np.float64), x_NxD[0])
+        blind, squares_N = cls(x_NxD, mean_D, np.empty(0)), np.zeros(len(x_NxD))
+        for block, part in itertools.product(_slices(len(x_NxD), BLOCK), _slices(x_NxD.shape[1], COLUMNS)):
+            squares_N[block] += np.square(blind.rows(block, part)).sum(axis=1)
+        return blind._replace(squares_N=squares_N)
+
+    def rows(self, examples: slice = ALL, features: slice = ALL) -> np.ndarray:
+        """Some of them, centred and scaled, in float64."""
+        rows = self.x_NxD[examples, features] - self.mean_D[features]
+        return rows if self.scale_N is None else rows * self.scale_N[examples, None]
+
+
+def _over_couples(networks: Sequence[Centred]) -> np.ndarray:
+    """[S, S]: the sum over couples of different examples of what two networks have as their products."""
+    blocks, sums_SxS = _slices(len(networks[0].x_NxD), BLOCK), np.zeros((len(networks), len(networks)))
+    for i, first in enumerate(blocks):
+        for second in blocks[i:]:
+            products_SxP = np.stack([_products(network, first, second).ravel() for network in networks])
+            sums_SxS += products_SxP @ products_SxP.T
+    return sums_SxS
+
+
+def _products(network: Centred, first: slice, second: slice) -> np.ndarray:
+    """Of the examples of two blocks; within one block those above the diagonal, and 0 elsewhere."""
+    parts = _slices(network.x_NxD.shape[1], COLUMNS)
+    products = functools.reduce(np.add, (network.rows(first, part) @ network.rows(second, part).T for part in parts))
+    return np.triu(products, 1) if first == second else products
+
+
+def _slices(n: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+
+
+def _cosines(products_SxS: np.ndarray) -> np.ndarray:
+    """From the products of every two vectors; nan where one is 0."""
+    squares_S = np.diag(products_SxS)
+    norms_S = np.sqrt(np.where(squares_S > 0, squares_S, np.nan))
     return np.clip(products_SxS / norms_S[:, None] / norms_S, -1, 1)
 
 

@@ -17,17 +17,17 @@ import numpy as np
 
 from kdib.properties.base import Evidence, Map, Primary, Property
 from kdib.properties.dissimilarities import (
+    COLUMNS,
     CONSTANT,
+    Centred,
     above_diagonal,
     as_activations,
     centred,
-    centred_cosines,
-    cosines_between,
+    second_orders,
+    unbiased_ckas,
 )
 from kdib.properties.moments import cka, moments
 from kdib.records import Row, Subject
-
-COLUMNS = 2**12  # features of a layer that are in memory in float64 at a time
 
 
 def linear_cka(x_NxD: Any, y_NxE: Any, *, unbiased: bool = False) -> float:
@@ -76,10 +76,11 @@ def kernel_cka(k_NxN: np.ndarray, l_NxN: np.ndarray, *, unbiased: bool = False) 
     Raises:
       ValueError: if a kernel is the same for every two examples.
     """
-    value = cosines_between([_centred_kernel(kernel, unbiased) for kernel in (k_NxN, l_NxN)])[0, 1]
-    if np.isnan(value):
+    vectors = [_centred_kernel(kernel, unbiased) for kernel in (k_NxN, l_NxN)]
+    norms = [np.linalg.norm(vector) for vector in vectors]
+    if not all(norms):
         raise ValueError(CONSTANT)
-    return float(value)
+    return float(np.clip(np.dot(*vectors) / np.prod(norms), -1, 1))
 
 
 def linear_kernel(x_NxD: np.ndarray) -> np.ndarray:
@@ -139,32 +140,31 @@ def own_couples(evidence: Evidence) -> dict[Subject, list[Subject]]:
 
 
 def _couple_rows(at: Mapping[str, int], hidden: Sequence[np.ndarray], split: str, evidence: Evidence) -> Iterator[Row]:
-    kernels_SxS = cosines_between([_kernel_vector(x_NxD) for x_NxD in hidden])
-    cosines_SxS = cosines_between([centred_cosines(x_NxD).astype(np.float32) for x_NxD in hidden])
+    ckas_SxS, rsas_SxS = unbiased_ckas(hidden), second_orders(hidden)
     couples = [(at[a.id], at[b.id]) for a, b in evidence.pairs]
-    distances = _shape_distances([unit_shape(x_NxD) for x_NxD in hidden], couples)
+    distances = _shape_distances(hidden, couples)
     for (a, b), (i, j), distance in zip(evidence.pairs, couples, distances, strict=True):
-        values = {"cka": kernels_SxS[i, j], "rsa": cosines_SxS[i, j], "procrustes": distance}
+        values = {"cka": ckas_SxS[i, j], "rsa": rsas_SxS[i, j], "procrustes": distance}
         for metric, value in values.items():
             yield Row(a.id, b.id, "similarity", metric, split, "", (), or_none(value), len(hidden[0]), None)
 
 
-def _kernel_vector(x_NxD: np.ndarray) -> np.ndarray:
-    """Two of these have the unbiased linear CKA as their cosine."""
-    return _centred_kernel(linear_kernel(x_NxD), unbiased=True).astype(np.float32)
+def _shape_distances(hidden: Sequence[np.ndarray], couples: Sequence[tuple[int, int]]) -> list[float]:
+    """Of couples of representations, nan where one is constant; a core a couple.
 
-
-def _shape_distances(shapes: Sequence[np.ndarray], couples: Sequence[tuple[int, int]]) -> list[float]:
-    """Of couples of unit shapes, nan where one is 0; a core a couple.
-
+    Unit shapes are made a couple at a time, so that float64 copies of all networks are never in memory together.
     Singular values of a small matrix take longest where the threads of BLAS share it: on a busy machine a hundred times
     as long.
     """
     from threadpoolctl import threadpool_limits
 
+    narrow = [Centred.of(x_NxD if x_NxD.shape[1] <= len(x_NxD) else unit_shape(x_NxD)) for x_NxD in hidden]
+    norms = [np.sqrt(network.squares_N.sum()) for network in narrow]
+
     def distance(couple: tuple[int, int]) -> float:
-        x_NxD, y_NxE = (shapes[i] for i in couple)
-        return _shape_distance(x_NxD, y_NxE) if x_NxD.any() and y_NxE.any() else np.nan
+        if not all(norms[i] for i in couple):
+            return np.nan
+        return _shape_distance(*(narrow[i].rows() / norms[i] for i in couple))
 
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(distance, couples))
@@ -178,7 +178,7 @@ def _layer_rows(evidence: Evidence, split: str) -> Iterator[Row]:
             own, _ = _layers(evidence.hidden(student, split))
             if not (own and theirs):
                 continue
-            cka_SxT = cosines_between([*own.values(), *theirs.values()])[: len(own), len(own) :]
+            cka_SxT = unbiased_ckas([*own.values(), *theirs.values()])[: len(own), len(own) :]
             for i, layer in enumerate(own):
                 for j, other in enumerate(theirs):
                     coords = (("layer", layer), ("teacher_layer", other))
@@ -188,8 +188,8 @@ def _layer_rows(evidence: Evidence, split: str) -> Iterator[Row]:
 
 def _layers(hidden: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], int]:
     """The layers that tell examples apart, and the number of examples."""
-    vectors = {name: _kernel_vector(x_NxD) for name, x_NxD in hidden.items()}
-    return {name: vector for name, vector in vectors.items() if vector.any()}, len(hidden["penultimate"])
+    telling = {name: x_NxD for name, x_NxD in hidden.items() if np.ptp(x_NxD, axis=0).any()}
+    return telling, len(hidden["penultimate"])
 
 
 def or_none(value: float) -> float | None:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kdib.properties.base import Curve, Evidence, Primary, Property
-from kdib.properties.dissimilarities import centred_cosines, cosines_between, rsa
+from kdib.properties.dissimilarities import rsa, second_orders
 from kdib.properties.similarity import or_none, own_couples
 from kdib.records import Row, Subject
 
@@ -131,14 +131,9 @@ def measure(subjects: Sequence[Subject], evidence: Evidence) -> Iterator[Row]:
 def _paths(finals: Sequence[Subject], split: str, evidence: Evidence) -> _Paths:
     runs = {subject.id: _thinned(evidence.snapshots(subject)) for subject in finals}
     snapshots = [snapshot for run in runs.values() for snapshot in run]
-    cosines = [_cosines(evidence.hidden(snapshot, split)["penultimate"]) for snapshot in snapshots]
+    hidden = [evidence.hidden(snapshot, split)["penultimate"] for snapshot in snapshots]
     at = {snapshot.id: i for i, snapshot in enumerate(snapshots)}
-    return _Paths(runs, at, 1 - cosines_between([vector for vector, _ in cosines]), cosines[0][1])
-
-
-def _cosines(x_NxD: np.ndarray) -> tuple[np.ndarray, int]:
-    """Of every two examples, and the number of examples."""
-    return centred_cosines(x_NxD).astype(np.float32), len(x_NxD)
+    return _Paths(runs, at, 1 - second_orders(hidden), len(hidden[0]))
 
 
 def _thinned(run: Sequence[Subject]) -> list[Subject]:

@@ -1,12 +1,15 @@
 """kdib.properties.similarity, with dissimilarities and moments: against rsatoolbox, scipy, definitions, invariances."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kdib.properties import dissimilarities
 from kdib.properties.base import Evidence
-from kdib.properties.dissimilarities import centred_cosines, dissimilarity, rsa, second_order
+from kdib.properties.dissimilarities import dissimilarity, rsa, second_order, second_orders, unbiased_ckas
 from kdib.properties.moments import cka, hsic, merge, moments
 from kdib.properties.similarity import PROPERTY, linear_cka, linear_kernel, own_couples, procrustes, rbf_cka
 from kdib.records import Row, Subject
@@ -187,7 +190,6 @@ def test_procrustes_is_a_metric():
 def test_rsa_is_published_but_centred_and_without_the_diagonal(activations):
     centred = [1 - dissimilarity(values - values.mean(axis=0)) for values in activations]
     assert rsa(*activations) == pytest.approx(second_order(*centred, method="cosine"))
-    np.testing.assert_allclose(centred_cosines(activations[0]), centred[0][np.triu_indices(40, 1)], atol=1e-12)
     unrelated = np.random.default_rng(7).normal(size=(2, 40, 30)) + 2  # ReLUs are off the origin
     published = [1 - dissimilarity(values) for values in unrelated]
     flat = [matrix.ravel() / np.linalg.norm(matrix) for matrix in published]
@@ -222,6 +224,34 @@ def test_a_stream_takes_no_more_memory():
         sums = moments(np.ones((n, 3)), np.ones((n, 4)))
         sizes.append(sum(np.size(part) for part in sums))
     assert sizes[0] == sizes[1]
+
+
+@pytest.mark.parametrize("block", [1, 7, 20, 128])
+def test_all_networks_in_blocks_are_every_couple_at_once(monkeypatch, activations, block):
+    monkeypatch.setattr(dissimilarities, "BLOCK", block)
+    monkeypatch.setattr(dissimilarities, "COLUMNS", 4)
+    x, y = activations
+    networks = [x, y.astype(np.float32), np.full((40, 3), 0.1), np.pad(x, ((0, 0), (1, 0)), constant_values=0.1)]
+    ckas, rsas = unbiased_ckas(networks), second_orders(networks)
+    assert ckas[0, 1] == pytest.approx(song(x, y) / np.sqrt(song(x, x) * song(y, y)), abs=1e-6)
+    cosines = [1 - dissimilarity(values - values.mean(axis=0)) for values in (x, y)]
+    assert rsas[0, 1] == pytest.approx(second_order(*cosines, method="cosine"), abs=1e-6)
+    for found in (ckas, rsas):
+        np.testing.assert_allclose(found, found.T)
+        assert found[0, 3] == pytest.approx(1) and np.isnan(found[2]).all()
+
+
+@pytest.mark.parametrize("compare", [unbiased_ckas, second_orders])
+def test_four_times_the_examples_take_no_more_memory(monkeypatch, compare):
+    monkeypatch.setattr(dissimilarities, "BLOCK", 100)
+    peaks = []
+    for n in (400, 1600):
+        networks = list(np.random.default_rng(0).normal(size=(10, n, 8)))
+        tracemalloc.start()
+        compare(networks)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0]
 
 
 def test_digits_survive_activations_far_from_0():

@@ -4,8 +4,9 @@
 """
 
 from kdib.properties.basins import repair
+from kdib.properties.basins.activations import activation_matching, unit_activations
 from kdib.properties.basins.interpolation import barrier, interpolation_path
-from kdib.properties.basins.matching import activation_matching, weight_matching
+from kdib.properties.basins.matching import weight_matching
 from kdib.properties.basins.permutations import apply, spec_of
 from kdib.properties.basins.plane import plane_losses, plane_through
 from kdib.properties.basins.property import PROPERTY
@@ -20,5 +21,6 @@ __all__ = [
     "plane_through",
     "repair",
     "spec_of",
+    "unit_activations",
     "weight_matching",
 ]

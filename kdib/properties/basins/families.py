@@ -34,7 +34,7 @@ class Family(NamedTuple):
 
 BEFORE, AFTER, LAST = Axis("{before}"), Axis("{after}"), Axis("{last}")
 GATES = Axis("{after}", copies=4)
-HEADS, UNITS = Axis("block{i}/heads"), Axis("block{i}/units")
+HEADS, UNITS = Axis("block{i}/attention/heads"), Axis("block{i}/units")
 STEM, INNER = Axis("stem"), Axis("block{i}/inner")
 HEAD = {"params/head/kernel": (LAST,), "params/head/bias": ()}
 

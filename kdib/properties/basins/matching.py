@@ -1,4 +1,6 @@
-"""Which order of its units brings a network closest to another: by their weights, or by what their units answer.
+"""Which order of its units brings a network closest to another by their weights.
+
+`activations` matches by what units answer instead.
 
 Interpolation between two networks meets the barrier of their arbitrary order of units first; what is left of it after
 matching is a barrier between solutions.
@@ -54,36 +56,6 @@ def weight_matching(
     starts = [forward(spec, a, b), stays, *elsewhere][:restarts]
     found = [descend(spec, a, b, start, rng)[0] for start in starts]
     return max([*found, stays], key=lambda permutation: similarity(spec, a, b, permutation))
-
-
-def activation_matching(
-    spec: Spec, variables_b: Any, hidden_a: Mapping[str, Any], hidden_b: Mapping[str, Any]
-) -> Permutation:
-    """The permutation of b under which the activations of its units correlate most with those of a.
-
-    Every group is an assignment problem of its own. Covered are MLPs, CNNs and LSTMs, all of whose units are among the
-    hidden outputs; the inner channels of a ResNet and the heads and units of a Transformer are not: take
-    `weight_matching` of these. A unit that answers the same to everything correlates with none.
-
-    Args:
-      spec: of both networks.
-      variables_b: of the network to permute; their shapes tell how many units a group has.
-      hidden_a, hidden_b: by name, what both answer to the same inputs: [..., N], or with pictures flattened
-        [M, H * W * N]. The units that the head reads may be called "penultimate" alone. Leave out padding.
-
-    Raises:
-      ValueError: where a group has no activations, or these have other shapes or are not finite.
-
-    Reference: Li, Yosinski, Clune, Lipson & Hopcroft, Convergent Learning, ICLR (2016); Ainsworth, Hayase & Srinivasa
-    (2023), section 3.1, with correlations as in Jordan et al., REPAIR, ICLR (2023).
-    """
-    found = {}
-    for group, n in sizes(spec, variables_b).items():
-        a_MxN, b_MxN = (_activations(spec, group, n, hidden) for hidden in (hidden_a, hidden_b))
-        if a_MxN.shape != b_MxN.shape:
-            raise ValueError(f"expected the same inputs, got {group} of {a_MxN.shape} and {b_MxN.shape}")
-        found[group] = _assign(_standardised(a_MxN).T @ _standardised(b_MxN))
-    return found
 
 
 def weights(spec: Spec, params_a: Any, params_b: Any) -> tuple[Weights, Weights]:
@@ -144,7 +116,7 @@ def forward(spec: Spec, a: Weights, b: Weights) -> Permutation:
             if group not in settled
         }
         group = max(known, key=lambda group: sum(a[path].size / a[path].shape[k] for path, k in known[group]))
-        settled[group] = _assign(_scores(spec, a, b, settled, known[group]))
+        settled[group] = assign(_scores(spec, a, b, settled, known[group]))
     return settled
 
 
@@ -156,7 +128,7 @@ def _best_order(spec, a, b, permutation, group, places) -> tuple[np.ndarray, flo
     def gain(order):
         return similarity(spec, paths, b, {**permutation, group: order}) - now
 
-    order = _assign(_scores(spec, a, b, permutation, places))
+    order = assign(_scores(spec, a, b, permutation, places))
     if any(group in _others(spec, path, k) for path, k in places):
         order = max(order, permutation[group], key=gain)
         order = _exchanged(spec, a, b, {**permutation, group: order}, group, places)
@@ -242,29 +214,8 @@ def _units(spec: Spec, path: str, k: int, leaf: np.ndarray) -> np.ndarray:
     return units.reshape(len(units), -1)
 
 
-def _assign(scores_NxN: np.ndarray) -> np.ndarray:
+def assign(scores_NxN: np.ndarray) -> np.ndarray:
     """The order [N] of columns whose scores add up to the most."""
     from scipy.optimize import linear_sum_assignment
 
     return linear_sum_assignment(scores_NxN, maximize=True)[1]
-
-
-def _activations(spec: Spec, group: str, n: int, hidden: Mapping[str, Any]) -> np.ndarray:
-    """The activations of a group as [M, n]."""
-    read = spec.axes.get("params/head/kernel", (None,))[0]
-    name = "penultimate" if group not in hidden and read is not None and read.group == group else group
-    if name not in hidden:
-        raise ValueError(
-            f"no activations of {group} among {', '.join(hidden)}: match this {spec.family} by its weights"
-        )
-    values = np.asarray(hidden[name], np.float32)
-    if values.ndim < 2 or values.shape[-1] % n or not np.isfinite(values).all():
-        raise ValueError(f"expected finite activations [..., {n}] of {group}, got {values.shape}")
-    return values.reshape(-1, n)
-
-
-def _standardised(x_MxN: np.ndarray) -> np.ndarray:
-    """Columns of mean 0 and norm 1, or 0 where they do not vary."""
-    x_MxN = x_MxN - x_MxN.mean(axis=0, keepdims=True, dtype=np.float64).astype(np.float32)
-    norm_N = np.sqrt(np.square(x_MxN).sum(axis=0, dtype=np.float64))
-    return x_MxN / np.where(norm_N > 0, norm_N, np.inf)[None].astype(np.float32)

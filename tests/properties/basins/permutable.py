@@ -71,3 +71,21 @@ def spec(name):
 def outputs(name, variables):
     state = {collection: value for collection, value in variables.items() if collection != "params"}
     return model_of(name).apply(variables["params"], state, inputs(name), train=False)[0]
+
+
+def planted(name, seed=0):
+    """A permuted network, and the permutation that takes it back."""
+    permutation = permutations.random(spec(name), network(name), jax.random.key(seed))
+    return permutations.apply(spec(name), permutation, network(name)), permutations.inverse(permutation)
+
+
+def assert_same(found, expected):
+    assert set(found) == set(expected)
+    for group, order in expected.items():
+        np.testing.assert_array_equal(found[group], order, err_msg=group)
+
+
+def tiny(preset, seed, **sizes):
+    image = {"image": np.zeros((1, 2, 2, 1), np.uint8)}
+    text = {"tokens": np.zeros((1, 4), np.int32), "length": np.ones(1, np.int32)}
+    return drawn(build(preset, num_classes=2, **sizes), image if "image_shape" in sizes else text, seed)

@@ -5,24 +5,11 @@ import itertools
 import jax
 import numpy as np
 import pytest
-from permutable import FAMILIES, NETWORKS, drawn, network, noisy, outputs, spec
+from permutable import FAMILIES, NETWORKS, assert_same, network, noisy, planted, spec, tiny
 
-from kdib.models import build
 from kdib.properties.basins import matching, permutations
 
 KEY = jax.random.key(3)
-
-
-def planted(name, seed=0):
-    """A permuted network, and the permutation that takes it back."""
-    permutation = permutations.random(spec(name), network(name), jax.random.key(seed))
-    return permutations.apply(spec(name), permutation, network(name)), permutations.inverse(permutation)
-
-
-def assert_same(found, expected):
-    assert set(found) == set(expected)
-    for group, order in expected.items():
-        np.testing.assert_array_equal(found[group], order, err_msg=group)
 
 
 def distance(a, b):
@@ -65,21 +52,21 @@ def test_every_step_brings_the_networks_closer(name):
 
 
 def test_one_hidden_layer_is_solved_exactly():
-    a, b = (_tiny("mlp_tiny", seed, image_shape=(2, 2, 1), widths=(6,)) for seed in (0, 1))
+    a, b = (tiny("mlp_tiny", seed, image_shape=(2, 2, 1), widths=(6,)) for seed in (0, 1))
     assert _better(a, b, "hidden1", 6, restarts=1) == 0
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_small_lstm_is_solved_as_by_exhaustive_search(seed):
     sizes = {"vocab_size": 5, "max_length": 4, "hidden_size": 5, "embedding_size": 3}
-    a, b = (_tiny("lstm_tiny", 2 * seed + i, **sizes) for i in (0, 1))
+    a, b = (tiny("lstm_tiny", 2 * seed + i, **sizes) for i in (0, 1))
     assert _better(a, b, "block0", 5, restarts=4) <= 1  # of 120
     assert _better(a, b, "block0", 5, restarts=16) == 0
 
 
 def test_the_gain_of_an_exchange_is_exact_and_exchanges_stop_where_none_helps():
     sizes = {"vocab_size": 5, "max_length": 4, "hidden_size": 12, "embedding_size": 3, "layers": 2}
-    first, second = (_tiny("lstm_tiny", seed, **sizes) for seed in (0, 1))
+    first, second = (tiny("lstm_tiny", seed, **sizes) for seed in (0, 1))
     lstm = permutations.spec_of(first)
     a, b = matching.weights(lstm, first["params"], second["params"])
     order = permutations.random(lstm, first, KEY)
@@ -98,12 +85,6 @@ def _exchange(permutation, group, i, j):
     order = permutation[group].copy()
     order[[i, j]] = order[[j, i]]
     return {**permutation, group: order}
-
-
-def _tiny(preset, seed, **sizes):
-    image = {"image": np.zeros((1, 2, 2, 1), np.uint8)}
-    text = {"tokens": np.zeros((1, 4), np.int32), "length": np.ones(1, np.int32)}
-    return drawn(build(preset, num_classes=2, **sizes), image if "image_shape" in sizes else text, seed)
 
 
 def _better(a, b, group, n, restarts):
@@ -161,62 +142,3 @@ def test_no_restart_is_refused():
     params = network("mlp")["params"]
     with pytest.raises(ValueError, match="expected restarts >= 1, got 0"):
         matching.weight_matching(spec("mlp"), params, params, KEY, restarts=0)
-
-
-# --- By activations ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["mlp", "mlp, norm", "cnn", "lstm", "lstm, language"])
-def test_activations_find_a_planted_permutation(name):
-    moved, expected = planted(name)
-    a, b = (outputs(name, variables).hidden for variables in (network(name), moved))
-    alive = {
-        group: np.ptp(np.asarray(a[group]).reshape(-1, len(order)), axis=0) > 0 for group, order in expected.items()
-    }
-    found = matching.activation_matching(spec(name), moved, a, b)
-    for group, order in expected.items():  # units that never answer are alike
-        np.testing.assert_array_equal(found[group][alive[group]], order[alive[group]])
-        assert alive[group].sum() > len(order) / 2
-
-
-def test_flattened_pictures_and_a_penultimate_layer_without_other_name():
-    for name, flat in (("cnn", "conv1"), ("mlp", "hidden1")):
-        a, b = (outputs(name, variables).hidden for variables in (network(name), planted(name)[0]))
-        whole = matching.activation_matching(spec(name), network(name), a, b)
-        cut = [{**h, flat: h[flat].reshape(len(h[flat]), -1)} for h in (a, b)]
-        if name == "mlp":
-            cut = [{key: value for key, value in h.items() if key != "hidden3"} for h in cut]
-        assert_same(matching.activation_matching(spec(name), network(name), *cut), whole)
-
-
-def test_correlation_ignores_scale_and_offset_and_units_that_never_answer():
-    rng = np.random.default_rng(0)
-    a_MxN, order = rng.normal(size=(50, 9)).astype(np.float32), np.array([3, 1, 0, 2, 4, 8, 7, 5, 6])
-    b_MxN = (1000 + a_MxN * np.arange(1, 10, dtype=np.float32)[None])[:, order]
-    for x_MxN, unit in ((a_MxN, 4), (b_MxN, 4)):
-        x_MxN[:, unit] = 0.1
-    wide = permutations.spec_of(_tiny("mlp_tiny", 0, image_shape=(2, 2, 1), widths=(9,)))
-    variables = _tiny("mlp_tiny", 0, image_shape=(2, 2, 1), widths=(9,))
-    found = matching.activation_matching(wide, variables, {"hidden1": a_MxN}, {"hidden1": b_MxN})
-    assert_same(found, {"hidden1": np.argsort(order)})
-
-
-@pytest.mark.parametrize(("name", "group"), [("resnet", "block1/inner"), ("transformer", "block0/heads")])
-def test_units_without_activations_are_refused(name, group):
-    hidden = outputs(name, network(name)).hidden
-    with pytest.raises(ValueError, match=rf"no activations of {group} among .*: match this {name} by its weights"):
-        matching.activation_matching(spec(name), network(name), hidden, hidden)
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "message"),
-    [
-        (np.ones((4, 6)), np.ones((4, 6)), r"expected finite activations \[..., 9\] of hidden1, got \(4, 6\)"),
-        (np.full((4, 9), np.inf), np.ones((4, 9)), r"expected finite activations"),
-        (np.ones((4, 9)), np.ones((5, 9)), r"expected the same inputs, got hidden1 of \(4, 9\) and \(5, 9\)"),
-    ],
-)
-def test_activations_of_other_shapes_are_refused(a, b, message):
-    variables = _tiny("mlp_tiny", 0, image_shape=(2, 2, 1), widths=(9,))
-    with pytest.raises(ValueError, match=message):
-        matching.activation_matching(permutations.spec_of(variables), variables, {"hidden1": a}, {"hidden1": b})

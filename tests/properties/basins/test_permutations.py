@@ -57,8 +57,11 @@ def test_a_leaf_left_behind_changes_the_function(name):
         ("cnn", {"conv1": 6, "conv2": 7}),
         ("resnet", {"stem": 5, "block3": 6, **{f"block{i}/inner": 5 + (i > 2) for i in (1, 2, 3, 4)}}),
         ("lstm", {"block0": 6, "block1": 6}),
-        ("transformer", {"block0/heads": 4, "block0/units": 32, "block1/heads": 4, "block1/units": 32}),
-        ("universal", {"block/heads": 4, "block/units": 32}),
+        (
+            "transformer",
+            {"block0/attention/heads": 4, "block0/units": 32, "block1/attention/heads": 4, "block1/units": 32},
+        ),
+        ("universal", {"block/attention/heads": 4, "block/units": 32}),
     ],
 )
 def test_the_groups(name, sizes):
@@ -77,7 +80,7 @@ def test_four_gates_alike():
 
 def test_whole_heads():
     name, order = "transformer", np.array([2, 0, 1, 3])
-    permutation = {**permutations.identity(spec(name), network(name)), "block1/heads": order}
+    permutation = {**permutations.identity(spec(name), network(name)), "block1/attention/heads": order}
     moved, old = (v["params"]["block1"]["attention"] for v in (_applied(name, permutation), network(name)))
     columns = [4, 5, 0, 1, 2, 3, 6, 7]  # two directions a head
     for part in ("query", "key", "value"):
