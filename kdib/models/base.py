@@ -93,5 +93,5 @@ def from_linen(module: Any, fields: tuple[tuple[str, Any], ...] = ()) -> Model:
     return Model(init=init, apply=apply, fields=fields)
 
 
-def _by_path(sown: Mapping[str, Any]) -> dict[str, tuple[jax.Array, ...]]:
+def _by_path(sown: Mapping[str, Any]) -> Any:
     return flax.traverse_util.flatten_dict(sown.get("intermediates", {}), sep="/")

@@ -48,6 +48,8 @@ def _places(name: str, data_dir: str, looked: list[str]) -> Iterator[Source]:
     own = jpegs if name == "cifar10_jpeg" else idx if name in idx.FOLDERS else None
     if own and folder and (place := own.find(name, folder)):
         yield own.read(name, place)
+    elif own is idx and folder:
+        looked += idx.others(name, folder)
     if own is idx and not data_dir and (place := idx.installed(name)):
         yield idx.read(name, place)
     if own is not jpegs:

@@ -75,11 +75,14 @@ def _split(name: str, folder: Path, split: str) -> Images:
 
 
 def _check_content(name: str, folder: Path) -> None:
-    """MNIST and Fashion-MNIST call their files alike, so a folder of the one must not pass for the other."""
     file = _file(folder, "train", "images")
-    md5 = hashlib.md5(_bytes(file), usedforsecurity=False).hexdigest()
-    if md5 in MD5 and MD5[md5] != name:
-        raise wrong(file, f"the images of {MD5[md5]}", f"those of {name}")
+    if _known(file) not in (name, ""):
+        raise wrong(file, f"the images of {_known(file)}", f"those of {name}")
+
+
+def _known(file: Path) -> str:
+    """MNIST or Fashion-MNIST, which call their files alike, by the content of their training images; "" if neither."""
+    return MD5.get(hashlib.md5(_bytes(file), usedforsecurity=False).hexdigest(), "")
 
 
 # ---- where they are
@@ -88,10 +91,27 @@ def _check_content(name: str, folder: Path) -> None:
 def find(name: str, root: Path) -> Path | None:
     """The folder at or below `root` with IDX files of the set `name`; None if there is none.
 
-    It is `root`/name, `root`/MNIST/raw as torchvision has it, or `root` itself.
+    It is `root`/name, `root`/MNIST/raw as torchvision has it, or `root` itself. A folder that holds another set is
+    passed over; one with damaged files is not, so that reading it says what is wrong.
     """
-    places = (root / name, root / FOLDERS[name], root)
-    return next((folder for folder in places if any(_present(folder))), None)
+    return next((folder for folder in _folders(name, root) if _content(folder) in (name, "")), None)
+
+
+def others(name: str, root: Path) -> list[str]:
+    """What `find` passed over, in words."""
+    return [f"{folder} holds {known}" for folder in _folders(name, root) if (known := _content(folder)) != name]
+
+
+def _folders(name: str, root: Path) -> list[Path]:
+    return [folder for folder in (root / name, root / FOLDERS[name], root) if any(_present(folder))]
+
+
+def _content(folder: Path) -> str:
+    """The set whose images these are, "" if that is not known."""
+    try:
+        return _known(_file(folder, "train", "images"))
+    except (FileNotFoundError, ValueError):
+        return ""
 
 
 def installed(name: str) -> Path | None:

@@ -8,7 +8,7 @@ import struct
 import numpy as np
 import pytest
 
-from kdib.tasks.images import idx
+from kdib.tasks.images import files, idx
 
 RNG = np.random.default_rng(0)
 IMAGES = {"train": RNG.integers(0, 256, (30, 28, 28), np.uint8), "t10k": RNG.integers(0, 256, (20, 28, 28), np.uint8)}
@@ -94,6 +94,23 @@ def test_the_folders_that_are_looked_into(tmp_path, name, below):
 def test_a_set_of_another_name_is_not_found(tmp_path):
     write(tmp_path / "mnist")
     assert idx.find("fashion_mnist", tmp_path) is None
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_a_folder_of_another_set_is_passed_over(tmp_path, monkeypatch, suffix):
+    known = hashlib.md5(encoded(IMAGES["train"]), usedforsecurity=False).hexdigest()
+    monkeypatch.setitem(idx.MD5, known, "fashion_mnist")
+    write(tmp_path / "mnist", suffix)
+    assert idx.find("mnist", tmp_path) is None
+    assert idx.others("mnist", tmp_path) == [f"{tmp_path / 'mnist'} holds fashion_mnist"]
+    with pytest.raises(FileNotFoundError, match=r"mnist holds fashion_mnist.*config\.task\.source='digits'"):
+        files.read("mnist", str(tmp_path))
+    right = write(tmp_path / "MNIST" / "raw", suffix)
+    part = next(right.glob("train-images*"))
+    part.write_bytes(gzip.compress(b"other") if suffix else b"other")  # damaged: what is wrong with it is said
+    assert idx.find("mnist", tmp_path) == right
+    with pytest.raises(ValueError, match=r"MNIST/raw/train-images-idx3-ubyte.*: found the magic number"):
+        files.read("mnist", str(tmp_path))
 
 
 def test_the_systems_folder(tmp_path, monkeypatch):
