@@ -142,6 +142,8 @@ def _features(config: ConfigDict, long: int) -> None:
     for strength, steps in {"weak": (weak,), "strong": ()}.items():
         for kind in ("type1", "type2"):
             add[f"{strength}_{kind}"] = fit("mlp", kind, teacher="teacher", teacher_steps=steps, answers="live")
+    for kind in ("type1", "type2"):  # is what features carry the CNN's, or does any MLP's do?
+        add[f"self_{kind}"] = fit("mlp", kind, teacher="peer", answers="live")
     add.alone_shift = fit("mlp", "labels", augment=fields(**SHIFT))
     config.losses.unlabelled = _total(0.0)
     add.distilled_shift = fit("mlp", "unlabelled", teacher="teacher", answers="live", augment=fields(**SHIFT))
