@@ -1,4 +1,4 @@
-"""The 15 corruptions of 10,000 images: seconds of each, with compilation and without, beside scikit-image where it has one.
+"""The 15 corruptions of 10,000 images: seconds of each, with compilation and without, beside scikit-image where it can.
 
     python benchmarks/corruptions.py
 
@@ -12,8 +12,8 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from kdib.tasks.images.corruptions import CORRUPTIONS, corrupt
 from kdib.tasks.images import digits
+from kdib.tasks.images.corruptions import CORRUPTIONS, corrupt
 
 KEY = jax.random.key(0)
 

@@ -24,6 +24,7 @@ CONFIG = HERE.parent.parent / "configs" / "agreement_grid.py"
 ROWS = runpy.run_path(str(HERE.parent / "rows.py"))
 TRANSFER = runpy.run_path(str(HERE.parent / "agreement_transfer" / "run.py"))
 STUDIES = {"classification": "", "text": "corpus", "language": "language", "language_text": "language,corpus"}
+TOP_K = "transformer_from_lstm_top_k"  # from its teacher's five likeliest words
 Values = Mapping[int, float]  # by seed
 minus, combined, Claim = ROWS["minus"], ROWS["combined"], ROWS["Claim"]
 METRICS = {
@@ -50,6 +51,9 @@ def study_config(name: str, data: Path | None) -> dict[str, Any]:
     if name == "language":  # with the recipe's dropout an LSTM stands at chance, on validation too, after 4,000 steps
         config["models"]["lstm"] |= {"dropout": 0.0, "input_dropout": 0.0}
         config["models"]["transformer"] |= {"dropout": 0.0, "embedding_dropout": 0.0, "attention_dropout": 0.0}
+        kl = {"fn": "top_k_kl", "weight": 1.0, "k": 5, "temperature": 1.0, "where": "batch.mask"}
+        config["losses"]["top_k"] = {"kl": kl}
+        config["fits"][TOP_K] = config["fits"]["transformer_from_lstm"] | {"loss": "top_k"}
     if name == "language_text":
         config["task"]["vocabulary_size"] = 2_000
     return config
@@ -76,6 +80,8 @@ def tables(workdir: Path) -> str:
     found = [ROWS["claim_table"](claims(grid, values))]
     if "perplexity" in values:
         found.append(_worse_words_better_agreement(grid, values))
+    if TOP_K in values["ECE"]:
+        found.append(_five_words(values))
     return "\n\n".join(
         [*found, *(_grid_table(label, study.tests[0], grid, values[label], published) for label in values)]
     )
@@ -112,6 +118,21 @@ def _worse_words_better_agreement(
         lines.append((f"{student} from {teacher}", *differences, str(len(parts[0])), ROWS["decided"](*parts)))
     head = ("more perplexity and more A-accuracy than alone", "perplexity − alone [95 %]", "A-accuracy − alone [95 %]")
     return ROWS["markdown"]((*head, "seeds", "verdict"), lines)
+
+
+def _five_words(values: Mapping[str, Mapping[str, Values]]) -> str:
+    """What a Transformer has from the five words that its LSTM finds likeliest, in place of all of them."""
+    beside = ("transformer_from_lstm", "transformer")
+    lines = [
+        (
+            label,
+            ROWS["plus_minus"](ROWS["spread"](of[TOP_K])),
+            *(ROWS["signed"](_minus(of, TOP_K, other)) for other in beside),
+        )
+        for label, of in values.items()
+    ]
+    head = ("a transformer from the five likeliest words of an lstm", "mean", "− from all its words [95 %]")
+    return ROWS["markdown"]((*head, "− alone [95 %]"), lines)
 
 
 def _minus(values: Mapping[str, Values], a: str, b: str) -> Values:
