@@ -35,7 +35,7 @@ def measure(lab: Lab) -> None:
         for units in _portions(missing, properties[name].kind):
             pairs = [(wanted[unit][0], wanted[unit][1]) for unit in units if len(wanted[unit]) == 2]
             alone = [wanted[unit][0] for unit in units if len(wanted[unit]) == 1]
-            stored = {row.key for row in rows.read()[0]}  # a crash between the rows and `measured.json` leaves some
+            stored = rows.keys()  # a crash between the rows and `measured.json` leaves some
             found = properties[name].measure(alone, evidence._replace(pairs=pairs))
             rows.append([row for row in found if row.key not in stored])
             done[name] += units

@@ -96,7 +96,8 @@ class Records(Generic[R]):
     def __init__(self, path: str | os.PathLike, row_type: type[R]):
         self.path = pathlib.Path(path)
         self._row_type = row_type
-        self._hints = typing.get_type_hints(row_type)
+        self._kinds = {name: _kind(hint) for name, hint in typing.get_type_hints(row_type).items()}
+        self._known: tuple[int, set[tuple]] = (0, set())  # the size of the file, and the keys of its rows
 
     def read(self) -> tuple[list[R], list[str]]:
         """-> (rows in order, damage): a line that is no row of this table is skipped and named in damage."""
@@ -117,21 +118,30 @@ class Records(Generic[R]):
 
         Raises: ValueError for a key that the table or `rows` already has, a NaN, an infinity or a wrong type.
         """
-        new = list(rows)
-        seen = {row.key for row in self.read()[0]}
+        new, stored, added = list(rows), self.keys(), set()
         for row in new:
-            _check(row._asdict(), self._hints)
-            if row.key in seen:
+            _check(row._asdict(), self._kinds)
+            if row.key in stored or row.key in added:
                 raise ValueError(f"{self.path} already has a value for {row.key}")
-            seen.add(row.key)
+            added.add(row.key)
         append_lines(self.path, (_encode(row) for row in new))
+        self._known = (self._size(), stored | added)
+
+    def keys(self) -> set[tuple]:
+        """Of all rows; the file is read again only if its size is not what this table left."""
+        if self._known[0] != self._size():
+            self._known = (self._size(), {row.key for row in self.read()[0]})
+        return self._known[1]
+
+    def _size(self) -> int:
+        return self.path.stat().st_size if self.path.exists() else 0
 
     def _decode(self, values: dict[str, Any]) -> R:
-        if values.keys() != self._hints.keys():
-            missing, unknown = self._hints.keys() - values.keys(), values.keys() - self._hints.keys()
+        if values.keys() != self._kinds.keys():
+            missing, unknown = self._kinds.keys() - values.keys(), values.keys() - self._kinds.keys()
             raise ValueError(f"missing fields {sorted(missing)}, unknown fields {sorted(unknown)}")
         fields = {n: tuple(v.items()) if isinstance(v, dict) else v for n, v in values.items()}
-        _check(fields, self._hints)
+        _check(fields, self._kinds)
         return self._row_type(**fields)
 
 
@@ -139,28 +149,41 @@ def _encode(row: Record) -> dict[str, Any]:
     return {name: dict(value) if isinstance(value, tuple) else value for name, value in row._asdict().items()}
 
 
-def _check(fields: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
+class _Kind(NamedTuple):
+    """What a field may be: Coords, or one of these types; a float may be an int too."""
+
+    hint: Any
+    types: tuple[type, ...]
+
+
+def _kind(hint: Any) -> _Kind:
+    of = set(typing.get_args(hint)) if isinstance(hint, types.UnionType) else {hint}
+    return _Kind(hint, tuple(of | ({int} if float in of else set())))
+
+
+PLACE = _kind(float | int | str)
+
+
+def _check(fields: Mapping[str, Any], kinds: Mapping[str, _Kind]) -> None:
     """Raises ValueError unless every field has its type and every number is finite."""
     for name, value in fields.items():
-        hint = hints[name]
-        fits = _are_coords(value) if hint == Coords else _is_scalar(value, hint)
+        kind = kinds[name]
+        fits = _are_coords(value) if kind.hint == Coords else _is_scalar(value, kind)
         if not fits:
-            raise ValueError(f"{name} is {value!r} ({type(value).__name__}), expected a finite {hint}")
+            raise ValueError(f"{name} is {value!r} ({type(value).__name__}), expected a finite {kind.hint}")
 
 
-def _is_scalar(value: Any, hint: Any) -> bool:
-    kinds = set(typing.get_args(hint)) if isinstance(hint, types.UnionType) else {hint}
-    kinds |= {int} if float in kinds else set()
+def _is_scalar(value: Any, kind: _Kind) -> bool:
     if isinstance(value, float) and not math.isfinite(value):
         return False
-    return isinstance(value, tuple(kinds)) and not isinstance(value, bool)
+    return isinstance(value, kind.types) and not isinstance(value, bool)
 
 
 def _are_coords(value: Any) -> bool:
     return (
         isinstance(value, tuple)
         and all(isinstance(pair, tuple) and len(pair) == 2 for pair in value)
-        and all(isinstance(name, str) and _is_scalar(place, float | int | str) for name, place in value)
+        and all(isinstance(name, str) and _is_scalar(place, PLACE) for name, place in value)
         and len(dict(value)) == len(value)
     )
 
@@ -180,7 +203,7 @@ def read_lines(path: str | os.PathLike) -> tuple[list[tuple[int, dict[str, Any]]
 
 
 def _parse(line: bytes) -> dict[str, Any]:
-    value = json.loads(line.decode(), parse_constant=_refuse_constant)
+    value = _DECODER.decode(line.decode())
     if not isinstance(value, dict):
         raise ValueError(f"expected a JSON object, found {value!r}")
     return value
@@ -188,6 +211,9 @@ def _parse(line: bytes) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a number that may be stored")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)  # `loads` makes one for every line
 
 
 def append_lines(path: str | os.PathLike, objects: Iterable[Mapping[str, Any]]) -> None:
@@ -221,6 +247,6 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 def read_json(path: str | os.PathLike) -> Any:
     """What write_json wrote; raises ValueError naming the file if it is damaged."""
     try:
-        return json.loads(pathlib.Path(path).read_bytes().decode(), parse_constant=_refuse_constant)
+        return _DECODER.decode(pathlib.Path(path).read_bytes().decode())
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from error

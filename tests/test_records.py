@@ -87,6 +87,19 @@ def test_any_row_round_trips(tmp_path_factory, many):
     assert table.read() == (many, [])
 
 
+def test_what_another_writer_added_has_its_value_too(table, monkeypatch):
+    table.append([ROW])
+    assert table.keys() == {ROW.key}
+    other = ROW._replace(metric="nll")
+    Records(table.path, Row).append([other])
+    with pytest.raises(ValueError, match=r"already has a value for .*nll"):
+        table.append([other])
+    assert table.keys() == {ROW.key, other.key}
+    monkeypatch.setattr(table, "read", None)  # a table that is as it was left is not read again
+    table.append([ROW._replace(metric="ece")])
+    assert len(table.keys()) == 3
+
+
 @pytest.mark.parametrize("second", [ROW, ROW._replace(value=0.5), ROW._replace(n=9, se=None)])
 def test_a_second_value_for_a_key_raises_and_nothing_is_written(table, second):
     other = ROW._replace(metric="nll")
