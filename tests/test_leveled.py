@@ -1,5 +1,9 @@
 """Snapshots as teachers: which one teaches when, alone, in turn or as one; how soft it is; who is trained together."""
 
+import dataclasses
+import pathlib
+import runpy
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,9 +19,10 @@ from kdib.models.combinators import RULES
 from kdib.records import RunSpec
 from kdib.runs import generations, main_runs
 from kdib.tasks.images.views import augmentation
-from kdib.teaching import check_teachers, jobs_of, load, open_lab, plan_of
+from kdib.teaching import check_losses, check_teachers, jobs_of, load, open_lab, plan_of
 
 pytestmark = pytest.mark.usefixtures("no_page")
+CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 STEPS = 12  # of the miniature study, which is saved at 0, 6 and 12
 
 
@@ -186,6 +191,19 @@ def test_layers_that_a_loss_does_not_find_are_refused_before_anything_is_trained
     with pytest.raises(ValueError, match=r"config\.fits\.distilled\.loss='features': .*" + message):
         study.run(config, tmp_path / "run")
     assert not (tmp_path / "run" / "fits").exists()
+
+
+def test_every_loss_of_the_features_variant_fits_its_networks(tmp_path):
+    config = runpy.run_path(str(CONFIGS / "leveled_kd.py"))["get_config"]("features,smoke").to_dict()
+    lab = open_lab(parse(config), tasks.build(parse(config).task), tmp_path)
+    check_losses(lab)
+    wrong = dict(lab.study.losses)
+    wrong["type1"] = {
+        **wrong["type1"],
+        "fm": {**wrong["type1"]["fm"], "inputs": ("student.hidden.x", "teacher.logits")},
+    }
+    with pytest.raises(ValueError, match=r"_type1\.loss='type1': .*no 'x' in 'hidden'"):
+        check_losses(lab._replace(study=dataclasses.replace(lab.study, losses=wrong)))
 
 
 def test_labels_have_no_snapshots(tmp_path):
