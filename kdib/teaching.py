@@ -1,6 +1,5 @@
 """What each run learns from: the plan of a fit, and for every run its teacher's variables and its loss."""
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from kdib.answers import (
     shuffled_within_class,
     summary,
 )
-from kdib.config import Fit, Study, parse
+from kdib.config import Fit, Study
 from kdib.feed import steps_per_epoch
 from kdib.fit import Job, Plan, discard_state, folder_of, is_finished
 from kdib.losses import LossSpec
@@ -27,11 +26,11 @@ from kdib.models.base import Model, Variables, nothing, table
 from kdib.models.combinators import PARTS, RULES, ensemble, pair
 from kdib.models.heads import projector
 from kdib.optimizer import make_optimizer
-from kdib.records import RunSpec, read_json, write_json
-from kdib.runs import learning_rate, main_runs, steps_of, teacher_folder, teacher_folders, trained_fits
+from kdib.records import RunSpec, write_json
+from kdib.runs import learning_rate, steps_of, teacher_folder, teacher_folders
 from kdib.snapshots import SnapshotError, SnapshotIndex, schedule
-from kdib.step import Architecture, init_state, predict, train_step
-from kdib.tasks.base import Task, gather
+from kdib.step import Architecture
+from kdib.tasks.base import Task
 
 LAST = -1  # the step of a run's last snapshot
 SHUFFLE_STREAM = 2  # what the root key is folded with for permutations; fit.py has 0 and 1
@@ -226,96 +225,6 @@ def _stored_answers(teacher: str, folder: Path, step: int, lab: Lab) -> np.ndarr
     if place not in lab.answers:
         lab.answers[place] = answer(model_of(teacher, lab), load(folder, step, lab), lab.task.train.inputs).logits
     return lab.answers[place]
-
-
-def check_teachers(lab: Lab) -> None:
-    """That every snapshot which is to teach will be there, and every view can be drawn: found before hours of training.
-
-    Raises:
-      ValueError: for a step at which a teacher is not saved, with those at which it is, or a knob that cannot be.
-    """
-    for name, fit in lab.study.fits.items():
-        if augment := tasks.augmentation(lab.study.task["name"], fit.augment):
-            jax.eval_shape(augment, lab.root, gather(lab.data, slice(0, 1)))
-        wanted = {*fit.teacher_steps, *([fit.as_soft_as] if fit.as_soft_as >= 0 else [])}
-        if not wanted:
-            continue
-        saved = _saved_steps(fit.teacher, lab)
-        if absent := sorted(wanted - {*saved}):
-            raise ValueError(f"config.fits.{name}: {fit.teacher} is not saved at steps {absent}; it is at {saved}")
-
-
-def check_losses(lab: Lab) -> None:
-    """Traces a step of every fit, without arrays: layers that a loss does not find show before hours of training.
-
-    Raises:
-      ValueError: for a path that leads nowhere, with the layers there are and their shapes, or shapes that do not fit.
-    """
-    two = jax.eval_shape(dict, gather(lab.data, slice(0, 2)))
-    seen = set()
-    for name in trained_fits(lab.study):
-        arch, own = plan_of(name, lab).arch, lab.study.fits[name]
-        spec = losses.from_config(lab.study.losses[own.loss])
-        traced = (arch, own.teacher and model_of(own.teacher, lab), jax.tree.structure(spec))
-        if traced in seen:
-            continue
-        seen.add(traced)
-        try:
-            teacher = _abstract_teacher(own, two, lab)
-            state = jax.eval_shape(functools.partial(init_state, arch=arch), lab.root, lab.root, two, teacher)
-            jax.eval_shape(functools.partial(train_step, arch=arch), state, two, teacher, spec)
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"config.fits.{name}.loss={own.loss!r}: {error}") from error
-
-
-def _abstract_teacher(fit: Fit, batch: Any, lab: Lab) -> Any:
-    """The shapes of a teacher's variables: they depend on no run."""
-    if not fit.teacher or fit.answers == "online":
-        return {"params": {}}
-    model = model_of(fit.teacher, lab)
-    variables = jax.eval_shape(model.init, lab.root, batch)
-    if fit.answers == "live":
-        return {"params": (variables,)} if fit.ensemble else variables
-    logits_BxK = jax.eval_shape(functools.partial(predict, model=model), variables, batch).logits
-    answers = jax.ShapeDtypeStruct((1, *logits_BxK.shape), logits_BxK.dtype)
-    return {"params": {"teacher": jax.ShapeDtypeStruct((), jnp.int32)}, "answers": answers}
-
-
-def _saved_steps(teacher: str, lab: Lab) -> tuple[int, ...]:
-    """Where a teacher will be saved, or if it is opened by path where all of its runs are."""
-    path = lab.study.fits[teacher].path
-    if not path:
-        return snapshot_steps(teacher, lab)
-    steps = []
-    for run in main_runs(lab.study, teacher):
-        with SnapshotIndex(Path(path) / run.name / "snapshots", read_only=True) as index:
-            steps.append({*index.steps()})
-    return tuple(sorted(set.intersection(*steps)))
-
-
-def check_opened_by_path(lab: Lab) -> None:
-    """Reads every run that another workdir lends, so that a wrong one is found before hours of training.
-
-    Raises:
-      SnapshotError: as `load_last`, or for a run that was not finished there.
-    """
-    for name, fit in lab.study.fits.items():
-        for run in main_runs(lab.study, name) if fit.path else ():
-            folder = Path(fit.path) / run.name
-            if not is_finished(folder, _steps_there(Path(fit.path))):
-                raise SnapshotError(f"config.fits.{name}.path: {folder} is not a finished run of a kdib workdir")
-            load_last(folder, lab)
-
-
-def _steps_there(folder: Path) -> int:
-    """How long a fit of another workdir trains; -1, which no run reaches, if the folder is not one."""
-    path = folder.parent.parent / "config.json"
-    if not path.exists():
-        return -1
-    config = read_json(path)
-    config.pop("environment")
-    other = parse(config)  # a field that came later had its default
-    return steps_of(other, folder.name) if folder.name in other.fits else -1
 
 
 def last_step(run_folder: Path) -> int:

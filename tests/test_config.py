@@ -6,8 +6,8 @@ import pathlib
 import pytest
 
 from kdib import config as config_lib
+from kdib.checks import check_names
 from kdib.config import Fit, difference, flatten, parse, topological
-from kdib.study import check_names
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 

@@ -3,8 +3,8 @@
 import pytest
 from miniature import tiny
 
+from kdib.checks import check_names
 from kdib.config import as_dict, difference, parse
-from kdib.study import check_names
 
 CURVE = {"xlabel": "steps", "log": True, "x": {"alone": 50, "self": 100.5}, "beside": ("teacher",)}
 

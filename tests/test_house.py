@@ -18,7 +18,7 @@ ORDER = [
     "models optimizer step feed progress logbook properties tasks",
     "workdir answers fit runs estimands verdict",
     "teaching report",
-    "measuring",
+    "checks measuring",
     "study",
     "main",
 ]

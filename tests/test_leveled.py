@@ -13,13 +13,14 @@ from miniature import prints, tiny
 from kdib import fit as fits
 from kdib import study, tasks
 from kdib.answers import answer, matched_temperature, mean_entropy
+from kdib.checks import check_losses, check_teachers
 from kdib.config import parse
 from kdib.fit import Job
 from kdib.models.combinators import RULES
 from kdib.records import RunSpec
 from kdib.runs import generations, main_runs
 from kdib.tasks.images.views import augmentation
-from kdib.teaching import check_losses, check_teachers, jobs_of, load, open_lab, plan_of
+from kdib.teaching import jobs_of, load, open_lab, plan_of
 
 pytestmark = pytest.mark.usefixtures("no_page")
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"

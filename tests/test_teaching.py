@@ -10,13 +10,14 @@ from miniature import prints, tiny
 
 from kdib import study, tasks
 from kdib.answers import Answers, answer, matched_epsilon, mean_entropy, shuffled_within_class, summary
+from kdib.checks import check_names, check_opened_by_path
 from kdib.config import parse
 from kdib.estimands import final_subjects
 from kdib.models.combinators import RULES
 from kdib.records import Records, Row, read_json
 from kdib.runs import development_runs, main_runs, steps_of, subjects, teacher_folders
 from kdib.snapshots import SnapshotError
-from kdib.teaching import check_opened_by_path, jobs_of, model_of, open_lab, plan_of
+from kdib.teaching import jobs_of, model_of, open_lab, plan_of
 
 pytestmark = pytest.mark.usefixtures("no_page")
 
@@ -43,9 +44,9 @@ def test_stored_answers_have_nothing_hidden():
     config["losses"]["features"] = {"alike": {"fn": "similarity_preserving", "weight": 1.0}}
     config["fits"]["distilled"]["loss"] = "features"
     with pytest.raises(ValueError, match=r"distilled\.answers='table' stores logits.*\(alike\); use answers='live'"):
-        study.check_names(parse(config))
+        check_names(parse(config))
     config["fits"]["distilled"]["answers"] = "live"
-    study.check_names(parse(config))
+    check_names(parse(config))
 
 
 def test_stored_answers_are_the_live_teachers(lab):
@@ -271,4 +272,4 @@ def test_an_online_fit_that_cannot_be_is_refused(change, message):
     config = tiny("online,smoke")
     config["fits"]["online"] |= change
     with pytest.raises(ValueError, match=message):
-        study.check_names(parse(config))
+        check_names(parse(config))

@@ -1,0 +1,207 @@
+"""What a configuration may be refused for before anything is trained: names, then the task, teachers and losses."""
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from kdib import losses, models, tasks
+from kdib.config import Fit, Study, known, parse
+from kdib.fit import is_finished
+from kdib.properties import of_task
+from kdib.properties.base import Property
+from kdib.records import read_json
+from kdib.runs import main_runs, steps_of, trained_fits
+from kdib.snapshots import SnapshotError, SnapshotIndex, schedule
+from kdib.step import METRICS, init_state, predict, train_step
+from kdib.tasks.base import Task, gather
+from kdib.tasks.images.corruptions import SHAPE as CORRUPTIBLE
+from kdib.teaching import Lab, load_last, model_of, optimizer, plan_of, snapshot_steps
+from kdib.verdict import has_direction
+
+
+def check_names(study: Study) -> None:
+    """Presets, losses, properties, schedules and the task's settings: all looked up before anything runs."""
+    task = tasks.settings(study.task)
+    for name, fields in study.models.items():
+        _check_model(f"config.models.{name}", fields)
+    for name, spec in study.losses.items():
+        if taken := {*METRICS, "parameters"} & spec.keys():
+            raise ValueError(f"config.losses.{name}: a step reports {', '.join(taken)} itself; call the term otherwise")
+    for name, fit in study.fits.items():
+        spec = losses.from_config(study.losses[fit.loss])
+        if task.setup == "language_model":
+            _check_language_model(f"config.fits.{name}", fit, spec)
+        _check_loss(f"config.fits.{name}", fit, spec)
+        tasks.augmentation(study.task["name"], fit.augment)
+    properties = of_task(study.task["name"])
+    for name in study.properties:
+        known("config.properties", name, properties)
+        if name == "perplexity" and task.setup != "language_model":
+            raise ValueError(
+                f"config.properties: perplexity needs config.task.setup='language_model', got {task.setup!r}"
+            )
+    for name in study.properties[:1]:
+        _check_headline(name, properties)
+    for name in study.fits:
+        optimizer(study, name)
+        own = study.fits[name].snapshots or study.train.snapshots
+        schedule(**own, total_steps=steps_of(study, name), steps_per_epoch=1)
+
+
+def _check_model(where: str, fields: Mapping[str, Any]) -> None:
+    if "preset" not in fields:
+        raise ValueError(f"{where} lacks 'preset'; known: {', '.join(models.PRESETS)}")
+    known(f"{where}.preset", fields["preset"], models.PRESETS)
+    for field, value in fields.items():
+        if field != "preset" and value is not None:
+            known(f"{where}.{field}", field, models.known_fields(fields["preset"]))
+
+
+def _check_loss(where: str, fit: Fit, spec: losses.LossSpec) -> None:
+    asks = [name for name, term in spec.items() if any(path.startswith("teacher.") for path in term.inputs)]
+    if asks and fit.answers == "online":
+        raise ValueError(
+            f"{where}.answers='online' has no teacher outside the student ({', '.join(asks)}): ask for "
+            "'student.hidden.teacher_logits', and train it by 'student.hidden.teacher_train_logits'"
+        )
+    if asks and not fit.teacher:
+        raise ValueError(f"{where}.loss={fit.loss!r} asks a teacher ({', '.join(asks)}), and the fit has none")
+    hidden = [name for name, term in spec.items() if any(path.startswith("teacher.hidden.") for path in term.inputs)]
+    if hidden and fit.answers == "table":
+        raise ValueError(
+            f"{where}.answers='table' stores logits, and {fit.loss!r} asks for what is hidden ({', '.join(hidden)}); "
+            "use answers='live'"
+        )
+    if fit.match_entropy and not any("epsilon" in term.hparams for term in spec.values()):
+        raise ValueError(f"{where}.match_entropy needs a label_smoothing term, {fit.loss!r} has {', '.join(spec)}")
+
+
+def _check_language_model(where: str, fit: Fit, spec: losses.LossSpec) -> None:
+    if fit.match_entropy or (fit.teacher and fit.answers == "table"):
+        raise ValueError(
+            f"{where}: stored answers of a language model would be a vocabulary at every word; "
+            "use answers='live', and no match_entropy"
+        )
+    if padded := [name for name, term in spec.items() if term.where is None]:
+        raise ValueError(
+            f"{where}.loss={fit.loss!r} would learn from the padding after a sentence ({', '.join(padded)}): "
+            "give its terms where='batch.mask'"
+        )
+
+
+def _check_headline(name: str, properties: Mapping[str, Property]) -> None:
+    if not has_direction(properties[name]):
+        able = [other for other, prop in properties.items() if has_direction(prop)]
+        raise ValueError(
+            f"config.properties: the headline is said on the first, and {name!r} is no scalar property with a "
+            f"direction; put one of these first: {', '.join(able)}"
+        )
+
+
+def check_task(study: Study, task: Task) -> None:
+    """What can be known of a configuration only once its task is built."""
+    if task.train.size < study.train.batch_size:
+        raise ValueError(f"config.train.batch_size is {study.train.batch_size}, of {task.train.size} examples")
+    if task.train.size < study.train.window:
+        raise ValueError(f"config.train.window is {study.train.window}, of {task.train.size} examples")
+    if study.train.buckets and "max_length" not in task.shapes:
+        raise ValueError(f"config.train.buckets={study.train.buckets}: {task.name} has no lengths; use ()")
+    if "corruptions" in study.properties and task.shapes["image_shape"] != CORRUPTIBLE:
+        raise ValueError(
+            f"config.properties: corruptions are of images {list(CORRUPTIBLE)}, as MNIST-C's; those of {task.name} are "
+            f"{list(task.shapes['image_shape'])}: leave the property out"
+        )
+
+
+def check_teachers(lab: Lab) -> None:
+    """That every snapshot which is to teach will be there, and every view can be drawn: found before hours of training.
+
+    Raises:
+      ValueError: for a step at which a teacher is not saved, with those at which it is, or a knob that cannot be.
+    """
+    for name, fit in lab.study.fits.items():
+        if augment := tasks.augmentation(lab.study.task["name"], fit.augment):
+            jax.eval_shape(augment, lab.root, gather(lab.data, slice(0, 1)))
+        wanted = {*fit.teacher_steps, *([fit.as_soft_as] if fit.as_soft_as >= 0 else [])}
+        if not wanted:
+            continue
+        saved = _saved_steps(fit.teacher, lab)
+        if absent := sorted(wanted - {*saved}):
+            raise ValueError(f"config.fits.{name}: {fit.teacher} is not saved at steps {absent}; it is at {saved}")
+
+
+def _saved_steps(teacher: str, lab: Lab) -> tuple[int, ...]:
+    """Where a teacher will be saved, or if it is opened by path where all of its runs are."""
+    path = lab.study.fits[teacher].path
+    if not path:
+        return snapshot_steps(teacher, lab)
+    steps = []
+    for run in main_runs(lab.study, teacher):
+        with SnapshotIndex(Path(path) / run.name / "snapshots", read_only=True) as index:
+            steps.append({*index.steps()})
+    return tuple(sorted(set.intersection(*steps)))
+
+
+def check_losses(lab: Lab) -> None:
+    """Traces a step of every fit, without arrays: layers that a loss does not find show before hours of training.
+
+    Raises:
+      ValueError: for a path that leads nowhere, with the layers there are and their shapes, or shapes that do not fit.
+    """
+    two = jax.eval_shape(dict, gather(lab.data, slice(0, 2)))
+    seen = set()
+    for name in trained_fits(lab.study):
+        arch, own = plan_of(name, lab).arch, lab.study.fits[name]
+        spec = losses.from_config(lab.study.losses[own.loss])
+        traced = (arch, own.teacher and model_of(own.teacher, lab), jax.tree.structure(spec))
+        if traced in seen:
+            continue
+        seen.add(traced)
+        try:
+            teacher = _abstract_teacher(own, two, lab)
+            state = jax.eval_shape(functools.partial(init_state, arch=arch), lab.root, lab.root, two, teacher)
+            jax.eval_shape(functools.partial(train_step, arch=arch), state, two, teacher, spec)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"config.fits.{name}.loss={own.loss!r}: {error}") from error
+
+
+def _abstract_teacher(fit: Fit, batch: Any, lab: Lab) -> Any:
+    """The shapes of a teacher's variables: they depend on no run."""
+    if not fit.teacher or fit.answers == "online":
+        return {"params": {}}
+    model = model_of(fit.teacher, lab)
+    variables = jax.eval_shape(model.init, lab.root, batch)
+    if fit.answers == "live":
+        return {"params": (variables,)} if fit.ensemble else variables
+    logits_BxK = jax.eval_shape(functools.partial(predict, model=model), variables, batch).logits
+    answers = jax.ShapeDtypeStruct((1, *logits_BxK.shape), logits_BxK.dtype)
+    return {"params": {"teacher": jax.ShapeDtypeStruct((), jnp.int32)}, "answers": answers}
+
+
+def check_opened_by_path(lab: Lab) -> None:
+    """Reads every run that another workdir lends, so that a wrong one is found before hours of training.
+
+    Raises:
+      SnapshotError: as `load_last`, or for a run that was not finished there.
+    """
+    for name, fit in lab.study.fits.items():
+        for run in main_runs(lab.study, name) if fit.path else ():
+            folder = Path(fit.path) / run.name
+            if not is_finished(folder, _steps_there(Path(fit.path))):
+                raise SnapshotError(f"config.fits.{name}.path: {folder} is not a finished run of a kdib workdir")
+            load_last(folder, lab)
+
+
+def _steps_there(folder: Path) -> int:
+    """How long a fit of another workdir trains; -1, which no run reaches, if the folder is not one."""
+    path = folder.parent.parent / "config.json"
+    if not path.exists():
+        return -1
+    config = read_json(path)
+    config.pop("environment")
+    other = parse(config)  # a field that came later had its default
+    return steps_of(other, folder.name) if folder.name in other.fits else -1
