@@ -5,6 +5,7 @@ All functions take activations [N, D] of N examples in one order, and compute in
 
 import functools
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from kdib.properties.moments import check_examples
 
-BLOCK = 256  # examples whose couples with as many others are in memory at a time, of every network
+BLOCK, COUPLES = 256, 2**22  # examples whose couples with as many others are in memory at a time; of all networks
 ALL = slice(None)
 COLUMNS = 2**12  # features of them that are in memory in float64 at a time
 CONSTANT = "a representation that is the same for every example is like no other (0 / 0)"
@@ -92,7 +93,7 @@ def rsa(x_NxD: Any, y_NxE: Any) -> float:
 def second_orders(hidden: Sequence[np.ndarray]) -> np.ndarray:
     """`rsa` of every two of S representations [N, D] of the same examples [S, S]; nan where one is constant.
 
-    Matrices of examples are never whole: BLOCK x BLOCK couples of each network are in memory at a time.
+    Matrices of examples are never whole: a block of the couples of each network is in memory at a time.
     """
     networks = [Centred.of(x_NxD) for x_NxD in hidden]
     norms = [np.sqrt(network.squares_N) for network in networks]
@@ -103,8 +104,8 @@ def second_orders(hidden: Sequence[np.ndarray]) -> np.ndarray:
 def unbiased_ckas(hidden: Sequence[np.ndarray]) -> np.ndarray:
     """Linear CKA, unbiased, of every two of S representations [N, D] [S, S]; nan where one is constant.
 
-    `kdib.properties.moments.hsic` by matrices of examples, of which BLOCK x BLOCK couples of each network are in memory
-    at a time. Activations are centred, so that a row of products without the diagonal adds up to - |x|^2.
+    `kdib.properties.moments.hsic` by matrices of examples, of which a block of each network is in memory at a time.
+    Activations are centred, so that a row of products without the diagonal adds up to - |x|^2.
 
     Raises:
       ValueError: for fewer than 4 examples.
@@ -143,7 +144,8 @@ class Centred(NamedTuple):
 
 def _over_couples(networks: Sequence[Centred]) -> np.ndarray:
     """[S, S]: the sum over couples of different examples of what two networks have as their products."""
-    blocks, sums_SxS = _slices(len(networks[0].x_NxD), BLOCK), np.zeros((len(networks), len(networks)))
+    size = max(1, min(BLOCK, math.isqrt(COUPLES // len(networks))))
+    blocks, sums_SxS = _slices(len(networks[0].x_NxD), size), np.zeros((len(networks), len(networks)))
     for i, first in enumerate(blocks):
         for second in blocks[i:]:
             products_SxP = np.stack([_products(network, first, second).ravel() for network in networks])
