@@ -3,7 +3,8 @@
     GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python benchmarks/translation.py
 
 An MLP 2000-1000-100-10 on 441 offsets (up to 10 pixels) of 1,000 images 28 x 28, and a CNN of four 3 x 3 convolutions
-(32, 64, 128, 256 channels, no pooling in between) on 21. Each form is compiled before it is timed; best of the rounds.
+(32, 64, 128, 256 channels, each but the last pooled) on 21. Each form is compiled before it is timed; best of the
+rounds.
 """
 
 import argparse
@@ -17,10 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kdib.models.convnet import max_pool
 from kdib.models.convolution import convolve
 from kdib.properties.translation import fitting_chunk, offset_grid, translation_grid
 
-SIZES, CHANNELS, CLASSES = (784, 2000, 1000, 100, 10), (1, 32, 64, 128, 256), 10
+SIZES, CHANNELS, SIDES, CLASSES = (784, 2000, 1000, 100, 10), (1, 32, 64, 128, 256), (28, 14, 7, 3), 10
 
 
 def main() -> None:
@@ -30,6 +32,7 @@ def main() -> None:
     parser.add_argument("--radius", type=int, default=10, help="the MLP's offsets are (2 radius + 1)^2")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--memory", nargs=2, metavar=("NETWORK", "CHUNK"), help="print the peak memory of one form")
+    parser.add_argument("--only", choices=NETWORKS, nargs="*", default=list(NETWORKS))
     args = parser.parse_args()
     images = jax.random.uniform(jax.random.key(0), (args.images, 28, 28, 1))
     cases = {"mlp": offset_grid(args.radius), "cnn": offset_grid(10)[210:231]}  # the CNN's: one row of the square
@@ -38,7 +41,7 @@ def main() -> None:
         jax.block_until_ready(grid(network, images, cases[network], int(chunk)))
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
         return
-    peak = matmul_peak()
+    peak, cases = matmul_peak(), {network: cases[network] for network in args.only}
     print(f"jax {jax.__version__}, {args.images} images; measured matmul peak {peak:.0f} GFLOP/s")
     for network, offsets in cases.items():
         default = fitting_chunk(lambda x, network=network: NETWORKS[network](weights(network), x), images)
@@ -55,14 +58,17 @@ def main() -> None:
         chunks = 1, len(offsets) if network == "cnn" else min(len(offsets), 64)
         memory = [peak_megabytes(network, chunk, args) for chunk in chunks]
         print(f"{network}: peak memory {memory[0]} MB at chunk {chunks[0]}, {memory[1]} MB at chunk {chunks[1]}")
-    against_torch(np.asarray(images), cases["mlp"], seconds(lambda: grid("mlp", images, cases["mlp"], 1), args.rounds))
+    if "mlp" in cases:
+        spent = seconds(lambda: grid("mlp", images, cases["mlp"], 1), args.rounds)
+        against_torch(np.asarray(images), cases["mlp"], spent)
 
 
 def flop_of_an_image(network: str) -> int:
     """Of the products of a forward pass: each weight of a convolution is used at every pixel, padding included."""
     if network == "mlp":
         return 2 * sum(a * b for a, b in itertools.pairwise(SIZES))
-    return 2 * (28 * 28 * 9 * sum(a * b for a, b in itertools.pairwise(CHANNELS)) + CHANNELS[-1] * CLASSES)
+    layers = zip(SIDES, itertools.pairwise(CHANNELS), strict=True)
+    return 2 * (sum(side**2 * 9 * a * b for side, (a, b) in layers) + CHANNELS[-1] * CLASSES)
 
 
 def weights(network: str) -> list[jax.Array]:
@@ -85,8 +91,8 @@ def mlp(layers: list[jax.Array], images: jax.Array) -> jax.Array:
 
 def cnn(layers: list[jax.Array], images: jax.Array) -> jax.Array:
     """Logits [N, K]."""
-    for kernel in layers[:-1]:
-        images = jax.nn.relu(convolve(images, kernel, 1, 1))
+    for i, kernel in enumerate(layers[:-1]):
+        images = jax.nn.relu(convolve(images if i == 0 else max_pool(images, 2), kernel, 1, 1))
     return images.mean(axis=(1, 2)) @ layers[-1]
 
 
