@@ -130,8 +130,7 @@ class Centred(NamedTuple):
     @classmethod
     def of(cls, x_NxD: np.ndarray) -> "Centred":
         """Not scaled."""
-        mean_D = np.where(np.ptp(x_NxD, axis=0) > 0, np.mean(x_NxD, axis=0, dtype=np.float64), x_NxD[0])
-        blind, squares_N = cls(x_NxD, mean_D, np.empty(0)), np.zeros(len(x_NxD))
+        blind, squares_N = cls(x_NxD, _means(x_NxD), np.empty(0)), np.zeros(len(x_NxD))
         for block, part in itertools.product(_slices(len(x_NxD), BLOCK), _slices(x_NxD.shape[1], COLUMNS)):
             squares_N[block] += np.square(blind.rows(block, part)).sum(axis=1)
         return blind._replace(squares_N=squares_N)
@@ -180,8 +179,12 @@ def as_activations(*matrices: Any, least: int = 2) -> list[np.ndarray]:
 
 def centred(x_NxD: np.ndarray) -> np.ndarray:
     """Less the mean over examples, in float64; a feature that does not vary becomes exactly 0."""
-    x_NxD = np.asarray(x_NxD, np.float64)
-    return np.where(np.ptp(x_NxD, axis=0) > 0, x_NxD - x_NxD.mean(axis=0), 0)
+    return np.asarray(x_NxD, np.float64) - _means(x_NxD)
+
+
+def _means(x_NxD: np.ndarray) -> np.ndarray:
+    """Over examples [D] in float64; of a feature that does not vary exactly its value."""
+    return np.where(np.ptp(x_NxD, axis=0) > 0, np.mean(x_NxD, axis=0, dtype=np.float64), x_NxD[0])
 
 
 def above_diagonal(matrix_NxN: np.ndarray) -> np.ndarray:
