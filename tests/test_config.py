@@ -129,6 +129,26 @@ def test_a_language_model_that_would_learn_padding_is_refused():
         check_names(parse(config))
 
 
+@pytest.mark.parametrize(
+    ("variants", "networks"),
+    [
+        ("", ("lstm", "ut_seq", "transformer_seq", "transformer")),
+        ("language", ("lstm", "ut_seq", "transformer")),
+        ("sizes", ("lstm", "small_lstm", "transformer", "small_transformer")),
+        ("language,sizes,smoke", ("lstm", "small_lstm", "transformer", "small_transformer")),
+    ],
+)
+def test_every_network_of_the_grid_learns_from_every_one_and_no_two_are_alike(variants, networks):
+    config = load(variants, "agreement_grid")
+    assert set(config["models"]) == set(networks)
+    assert {s: set(row) for s, row in config["grid"].items()} == {s: {"alone", *networks} for s in networks}
+    assert len({str(model) for model in config["models"].values()}) == len(networks)
+    for student, row in config["grid"].items():
+        for column, fit in row.items():
+            teacher = {"alone": "", student: f"{student}_peer"}.get(column, column)
+            assert (config["fits"][fit]["model"], config["fits"][fit]["teacher"]) == (student, teacher)
+
+
 def test_a_missing_field_is_named():
     config = load()
     del config["train"]["steps"]

@@ -3,6 +3,7 @@
     python experiments/agreement_grid/run.py classification --workdir=runs/grid_classification
     python experiments/agreement_grid/run.py text --data=FOLDER --workdir=runs/grid_text
     python experiments/agreement_grid/run.py language --workdir=runs/grid_language
+    python experiments/agreement_grid/run.py language_recursion --workdir=runs/grid_language_recursion
     python experiments/agreement_grid/run.py language_text --data=FOLDER --workdir=runs/grid_language_text
     python experiments/agreement_grid/run.py --report-only
 
@@ -23,7 +24,17 @@ HERE = Path(__file__).parent
 CONFIG = HERE.parent.parent / "configs" / "agreement_grid.py"
 ROWS = runpy.run_path(str(HERE.parent / "rows.py"))
 TRANSFER = runpy.run_path(str(HERE.parent / "agreement_transfer" / "run.py"))
-STUDIES = {"classification": "", "text": "corpus", "language": "language", "language_text": "language,corpus"}
+STUDIES = {
+    "classification": "",
+    "text": "corpus",
+    "language": "language",
+    "language_recursion": "language",
+    "language_text": "language,corpus",
+}
+NO_DROPOUT = {
+    "lstm": ("dropout", "input_dropout"),
+    "transformer": ("dropout", "embedding_dropout", "attention_dropout"),
+}
 TOP_K = "transformer_from_lstm_top_k"  # from its teacher's five likeliest words
 Values = Mapping[int, float]  # by seed
 minus, combined, Claim = ROWS["minus"], ROWS["combined"], ROWS["Claim"]
@@ -44,13 +55,17 @@ def study_config(name: str, data: Path | None) -> dict[str, Any]:
         config["task"] |= TRANSFER["text_paths"](data)
         config["title"] += ", real text"
     if name.startswith("language"):
-        _only(("lstm", "transformer"), config)
+        if name == "language_recursion":
+            _with("ut_seq", config)
+        else:
+            _only(("lstm", "transformer"), config)
         config["train"] |= {"steps": 1_000 if name == "language_text" else 4_000, "learning_rate": 4e-3}
         config["train"] |= {"buckets": (12, 20), "group_size": 2, "save_every": 500}
         config["train"]["snapshots"] = {"name": "every", "n": 1_000}
-    if name == "language":  # with the recipe's dropout an LSTM stands at chance, on validation too, after 4,000 steps
-        config["models"]["lstm"] |= {"dropout": 0.0, "input_dropout": 0.0}
-        config["models"]["transformer"] |= {"dropout": 0.0, "embedding_dropout": 0.0, "attention_dropout": 0.0}
+    if name in ("language", "language_recursion"):
+        for model in config["models"].values():  # with the recipe's an LSTM stands at chance, on validation too
+            model.update(dict.fromkeys(NO_DROPOUT["lstm" if "hidden_size" in model else "transformer"], 0.0))
+    if name == "language":
         kl = {"fn": "top_k_kl", "weight": 1.0, "k": 5, "temperature": 1.0, "where": "batch.mask"}
         config["losses"]["top_k"] = {"kl": kl}
         config["fits"][TOP_K] = config["fits"]["transformer_from_lstm"] | {"loss": "top_k"}
@@ -65,6 +80,18 @@ def _only(networks: tuple[str, ...], config: dict[str, Any]) -> None:
     config["fits"] = {name: fit for name, fit in config["fits"].items() if fit["model"] in networks}
     config["fits"] = {name: fit for name, fit in config["fits"].items() if not _outside(fit["teacher"], config)}
     config["grid"] = {name: {c: config["grid"][name][c] for c in ("alone", *networks)} for name in networks}
+
+
+def _with(network: str, config: dict[str, Any]) -> None:
+    """Leaves out the pairs that `network` is no part of."""
+    grid = {
+        s: {c: fit for c, fit in row.items() if network in (s, c) or c == "alone"} for s, row in config["grid"].items()
+    }
+    shown = {fit for row in grid.values() for fit in row.values()}
+    taught_by = {config["fits"][fit]["teacher"] for fit in shown}
+    config["fits"] = {name: fit for name, fit in config["fits"].items() if name in shown | taught_by}
+    config["grid"] = grid
+    config["roles"] |= {"alone": network, "self": grid[network][network], "distilled": grid[network]["lstm"]}
 
 
 def _outside(teacher: str, config: dict[str, Any]) -> bool:
@@ -95,13 +122,14 @@ def claims(grid: Mapping[str, Mapping[str, str]], values: Mapping[str, Mapping[s
             f"an LSTM teaches {s} more A-accuracy than another {s} does", _minus(accuracy, grid[s]["lstm"], grid[s][s])
         )
         for s in grid
-        if "transformer" in s or s == "ut_seq"
+        if s != "lstm" and {"lstm", s} <= grid[s].keys()
     ]
     found += [
         Claim(f"self-distillation lowers the A-accuracy of {s}", _minus(accuracy, grid[s]["alone"], grid[s][s]))
         for s in grid
+        if s in grid[s]
     ]
-    nearer = {s: [_nearer(ece, grid[s][t], s, t) for t in grid if t != s] for s in grid}
+    nearer = {s: [_nearer(ece, grid[s][t], s, t) for t in grid[s] if t not in ("alone", s)] for s in grid}
     found += [Claim(f"{s} comes nearer to its teacher's ECE (mean over the others)", _mean(nearer[s])) for s in grid]
     pairs = [values for of_student in nearer.values() for values in of_student]
     return [*found, Claim("students come nearer to their teacher's ECE (mean over the pairs)", _mean(pairs))]
@@ -112,7 +140,7 @@ def _worse_words_better_agreement(
 ) -> str:
     """Perplexity worsens while A-accuracy rises: holds for a pair where both do."""
     lines = []
-    for student, teacher in ((s, t) for s in grid for t in grid):
+    for student, teacher in ((s, t) for s in grid for t in grid[s] if t != "alone"):
         parts = [_minus(values[label], grid[student][teacher], student) for label in ("perplexity", "A-accuracy")]
         differences = (ROWS["signed"](part) for part in parts)
         lines.append((f"{student} from {teacher}", *differences, str(len(parts[0])), ROWS["decided"](*parts)))
@@ -157,10 +185,10 @@ def _grid_table(
 ) -> str:
     """Students by teachers: mean ± half of the 95 % t interval, and in brackets what was published, where it was."""
     theirs = published.get(label, published.get(label.lower(), {}))
-    columns = list(next(iter(grid.values())))
+    columns = ["alone", *grid]
     lines = []
     for student, row in grid.items():
-        ours = [ROWS["plus_minus"](ROWS["spread"](values[row[column]])) for column in columns]
+        ours = [ROWS["plus_minus"](ROWS["spread"](values[row[c]])) if c in row else "" for c in columns]
         told = [theirs.get(student, {}).get(column) for column in columns]
         lines.append((student, *map(_beside, ours, told)))
     return ROWS["markdown"]((f"{label}, {test}: student", *columns), lines)
