@@ -36,6 +36,13 @@ NO_DROPOUT = {
     "transformer": ("dropout", "embedding_dropout", "attention_dropout"),
 }
 TOP_K = "transformer_from_lstm_top_k"  # from its teacher's five likeliest words
+KINDS = ("lstm", "ut_seq", "transformer_seq", "transformer")  # each lacks a bias that the one before it has
+BIASES = {
+    "memory bottleneck": {"lstm", "ut_seq"},
+    "recursion": {"ut_seq", "transformer_seq"},
+    "sequentiality": {"transformer_seq", "transformer"},
+}
+SHOWN = {"linzen": "Linzen et al.'s test sentences"}  # beside the first test set
 Values = Mapping[int, float]  # by seed
 minus, combined, Claim = ROWS["minus"], ROWS["combined"], ROWS["Claim"]
 METRICS = {
@@ -101,28 +108,39 @@ def _outside(teacher: str, config: dict[str, Any]) -> bool:
 def tables(workdir: Path) -> str:
     """The claims with their verdicts, then every pair's scores, as Markdown."""
     study = ROWS["read"](workdir)
-    values = {label: study.by_fit(key) for label, key in METRICS.items()}
-    values = {label: found for label, found in values.items() if found}
+    values = _values(study, study.tests[0])
     grid, published = study.config["grid"], study.config["published"]["grid"]
-    found = [ROWS["claim_table"](claims(grid, values))]
+    found = [ROWS["claim_table"](claims(grid, values)), *_biases(study.config, values["A-accuracy"])]
     if "perplexity" in values:
         found.append(_worse_words_better_agreement(grid, values))
     if TOP_K in values["ECE"]:
         found.append(_five_words(values))
-    return "\n\n".join(
-        [*found, *(_grid_table(label, study.tests[0], grid, values[label], published) for label in values)]
-    )
+    found += [_grid_table(label, study.tests[0], grid, values[label], published) for label in values]
+    return "\n\n".join([*found, *(_elsewhere(study, split) for split in SHOWN if split in study.tests)])
+
+
+def _values(study: Any, split: str) -> dict[str, Mapping[str, Values]]:
+    """{label: {fit: {seed: value}}} of what was measured on a test set."""
+    values = {label: study.by_fit(key, split) for label, key in METRICS.items()}
+    return {label: found for label, found in values.items() if found}
+
+
+def _elsewhere(study: Any, split: str) -> str:
+    """The same claims on another test set, for which nothing is published here."""
+    grid, values = study.config["grid"], _values(study, split)
+    found = [ROWS["claim_table"](claims(grid, values)), *_biases(study.config, values["A-accuracy"])]
+    found += [_grid_table(label, split, grid, values[label], {}) for label in values]
+    return ROWS["folded"](f"The same on {SHOWN[split]}", "\n\n".join(found))
 
 
 def claims(grid: Mapping[str, Mapping[str, str]], values: Mapping[str, Mapping[str, Values]]) -> list[Any]:
     """The published claims that these studies can speak to."""
     accuracy, ece = values["A-accuracy"], values["ECE"]
     found = [
-        Claim(
-            f"an LSTM teaches {s} more A-accuracy than another {s} does", _minus(accuracy, grid[s]["lstm"], grid[s][s])
-        )
+        Claim(f"an LSTM teaches {s} more A-accuracy than {other}", _minus(accuracy, grid[s]["lstm"], grid[s][by]))
         for s in grid
-        if s != "lstm" and {"lstm", s} <= grid[s].keys()
+        for by, other in ((s, f"another {s} does"), ("alone", "labels do"))
+        if s != "lstm" and {"lstm", by} <= grid[s].keys()
     ]
     found += [
         Claim(f"self-distillation lowers the A-accuracy of {s}", _minus(accuracy, grid[s]["alone"], grid[s][s]))
@@ -133,6 +151,22 @@ def claims(grid: Mapping[str, Mapping[str, str]], values: Mapping[str, Mapping[s
     found += [Claim(f"{s} comes nearer to its teacher's ECE (mean over the others)", _mean(nearer[s])) for s in grid]
     pairs = [values for of_student in nearer.values() for values in of_student]
     return [*found, Claim("students come nearer to their teacher's ECE (mean over the pairs)", _mean(pairs))]
+
+
+def _biases(config: Mapping[str, Any], accuracy: Mapping[str, Values]) -> list[str]:
+    """Which bias carries A-accuracy: two networks that differ in it, alone and as teachers of the same others."""
+    grid = config["grid"]
+    by_kind = {config["models"][name]["preset"].rsplit("_", 1)[0]: name for name in grid}
+    lines = []
+    for bias, kinds in BIASES.items():
+        if kinds <= by_kind.keys():
+            has, lacks = (by_kind[kind] for kind in sorted(kinds, key=KINDS.index))
+            students = [s for s in grid if s not in (has, lacks) and {has, lacks} <= grid[s].keys()]
+            taught = [_minus(accuracy, grid[s][has], grid[s][lacks]) for s in students]
+            alone = ROWS["signed"](_minus(accuracy, grid[has]["alone"], grid[lacks]["alone"]))
+            lines.append((bias, f"{has} − {lacks}", alone, ROWS["signed"](_mean(taught)) if taught else ""))
+    head = ("A-accuracy by bias", "networks", "alone [95 %]", "as teachers, mean over the other students [95 %]")
+    return [ROWS["markdown"](head, lines)] if lines else []
 
 
 def _worse_words_better_agreement(

@@ -162,13 +162,15 @@ def plasma(key: jax.Array, size: int, decay: float) -> jax.Array:
     """Heights [size, size] from 0 to 1 by the diamond-square algorithm on a torus; `size` is a power of two.
 
     Each level takes the next [3, n, n] of the uniform numbers: for centres of squares, of level edges, of upright
-    ones. Reference: Fournier, Fussell, Carpenter, Computer rendering of stochastic models, CACM 25 (1982).
+    ones. From level to level they shrink by decay squared, as in the published MNIST-C, which draws from the
+    uniform distribution over +-wobble and multiplies by the wobble once more. Reference: Fournier, Fussell,
+    Carpenter, Computer rendering of stochastic models, CACM 25 (1982).
     """
     corners, wobble = jnp.zeros((1, 1)), 1.0
     uniform = jax.random.uniform(key, (size**2 - 1,), minval=-1.0)  # in one draw: it compiles eight times as fast
     while len(corners) < size:
         n = len(corners)
-        noise = wobble * uniform[n**2 - 1 : 4 * n**2 - 1].reshape(3, n, n)
+        noise = wobble**2 * uniform[n**2 - 1 : 4 * n**2 - 1].reshape(3, n, n)
         across = corners + jnp.roll(corners, -1, 1)
         upright = corners + jnp.roll(corners, -1, 0)
         middle = (across + jnp.roll(across, -1, 0)) / 4 + noise[0]

@@ -172,7 +172,7 @@ def test_plasma_is_diamond_square_on_a_torus():
                     y, x = i * step + y0, j * step + x0
                     base = (i * step, j * step) if kind == 0 else (y, x)
                     mean = np.mean([heights[(base[0] + dy) % size, (base[1] + dx) % size] for dy, dx in near])
-                    heights[y, x] = mean + wobble * draw[kind, i, j]
+                    heights[y, x] = mean + wobble * (wobble * draw[kind, i, j])  # published so: its uniform is +-wobble
         step, wobble = half, wobble / decay
     heights -= heights.min()
     np.testing.assert_allclose(corruptions.plasma(KEY, size, decay), heights / heights.max(), **TOLERANCE)
