@@ -42,7 +42,7 @@ BIASES = {
     "recursion": {"ut_seq", "transformer_seq"},
     "sequentiality": {"transformer_seq", "transformer"},
 }
-SHOWN = {"linzen": "Linzen et al.'s test sentences"}  # beside the first test set
+SHOWN = {"linzen": "Linzen et al.'s test sentences", "blimp": "BLiMP's pairs"}  # beside the first test set
 Values = Mapping[int, float]  # by seed
 minus, combined, Claim = ROWS["minus"], ROWS["combined"], ROWS["Claim"]
 METRICS = {
@@ -51,6 +51,7 @@ METRICS = {
     "ECE": ROWS["ECE"],
     "perplexity": ("perplexity", "perplexity", ""),
 }
+PLAIN = ("accuracy", "balanced_accuracy", "")  # of a set without attractors to count
 
 
 def study_config(name: str, data: Path | None) -> dict[str, Any]:
@@ -62,10 +63,10 @@ def study_config(name: str, data: Path | None) -> dict[str, Any]:
         config["task"] |= TRANSFER["text_paths"](data)
         config["title"] += ", real text"
     if name.startswith("language"):
+        if name == "language":
+            _only(("lstm", "transformer"), config)
         if name == "language_recursion":
             _with("ut_seq", config)
-        else:
-            _only(("lstm", "transformer"), config)
         config["train"] |= {"steps": 1_000 if name == "language_text" else 4_000, "learning_rate": 4e-3}
         config["train"] |= {"buckets": (12, 20), "group_size": 2, "save_every": 500}
         config["train"]["snapshots"] = {"name": "every", "n": 1_000}
@@ -78,6 +79,7 @@ def study_config(name: str, data: Path | None) -> dict[str, Any]:
         config["fits"][TOP_K] = config["fits"]["transformer_from_lstm"] | {"loss": "top_k"}
     if name == "language_text":
         config["task"]["vocabulary_size"] = 2_000
+        config["task"]["tests"] += (f"blimp={data / 'blimp'}",)
     return config
 
 
@@ -110,7 +112,7 @@ def tables(workdir: Path) -> str:
     study = ROWS["read"](workdir)
     values = _values(study, study.tests[0])
     grid, published = study.config["grid"], study.config["published"]["grid"]
-    found = [ROWS["claim_table"](claims(grid, values)), *_biases(study.config, values["A-accuracy"])]
+    found = [ROWS["claim_table"](claims(grid, values)), *_biases(study.config, values)]
     if "perplexity" in values:
         found.append(_worse_words_better_agreement(grid, values))
     if TOP_K in values["ECE"]:
@@ -122,28 +124,30 @@ def tables(workdir: Path) -> str:
 def _values(study: Any, split: str) -> dict[str, Mapping[str, Values]]:
     """{label: {fit: {seed: value}}} of what was measured on a test set."""
     values = {label: study.by_fit(key, split) for label, key in METRICS.items()}
+    if not values["A-accuracy"]:
+        values = {"balanced accuracy": study.by_fit(PLAIN, split), "ECE": values["ECE"]}
     return {label: found for label, found in values.items() if found}
 
 
 def _elsewhere(study: Any, split: str) -> str:
     """The same claims on another test set, for which nothing is published here."""
     grid, values = study.config["grid"], _values(study, split)
-    found = [ROWS["claim_table"](claims(grid, values)), *_biases(study.config, values["A-accuracy"])]
+    found = [ROWS["claim_table"](claims(grid, values)), *_biases(study.config, values)]
     found += [_grid_table(label, split, grid, values[label], {}) for label in values]
     return ROWS["folded"](f"The same on {SHOWN[split]}", "\n\n".join(found))
 
 
 def claims(grid: Mapping[str, Mapping[str, str]], values: Mapping[str, Mapping[str, Values]]) -> list[Any]:
     """The published claims that these studies can speak to."""
-    accuracy, ece = values["A-accuracy"], values["ECE"]
+    (name, accuracy), ece = next(iter(values.items())), values["ECE"]
     found = [
-        Claim(f"an LSTM teaches {s} more A-accuracy than {other}", _minus(accuracy, grid[s]["lstm"], grid[s][by]))
+        Claim(f"an LSTM teaches {s} more {name} than {other}", _minus(accuracy, grid[s]["lstm"], grid[s][by]))
         for s in grid
         for by, other in ((s, f"another {s} does"), ("alone", "labels do"))
         if s != "lstm" and {"lstm", by} <= grid[s].keys()
     ]
     found += [
-        Claim(f"self-distillation lowers the A-accuracy of {s}", _minus(accuracy, grid[s]["alone"], grid[s][s]))
+        Claim(f"self-distillation lowers the {name} of {s}", _minus(accuracy, grid[s]["alone"], grid[s][s]))
         for s in grid
         if s in grid[s]
     ]
@@ -153,10 +157,10 @@ def claims(grid: Mapping[str, Mapping[str, str]], values: Mapping[str, Mapping[s
     return [*found, Claim("students come nearer to their teacher's ECE (mean over the pairs)", _mean(pairs))]
 
 
-def _biases(config: Mapping[str, Any], accuracy: Mapping[str, Values]) -> list[str]:
-    """Which bias carries A-accuracy: two networks that differ in it, alone and as teachers of the same others."""
-    grid = config["grid"]
-    by_kind = {config["models"][name]["preset"].rsplit("_", 1)[0]: name for name in grid}
+def _biases(config: Mapping[str, Any], values: Mapping[str, Mapping[str, Values]]) -> list[str]:
+    """Which bias carries agreement: two networks that differ in it, alone and as teachers of the same others."""
+    (name, accuracy), grid = next(iter(values.items())), config["grid"]
+    by_kind = {config["models"][network]["preset"].rsplit("_", 1)[0]: network for network in grid}
     lines = []
     for bias, kinds in BIASES.items():
         if kinds <= by_kind.keys():
@@ -165,7 +169,7 @@ def _biases(config: Mapping[str, Any], accuracy: Mapping[str, Values]) -> list[s
             taught = [_minus(accuracy, grid[s][has], grid[s][lacks]) for s in students]
             alone = ROWS["signed"](_minus(accuracy, grid[has]["alone"], grid[lacks]["alone"]))
             lines.append((bias, f"{has} − {lacks}", alone, ROWS["signed"](_mean(taught)) if taught else ""))
-    head = ("A-accuracy by bias", "networks", "alone [95 %]", "as teachers, mean over the other students [95 %]")
+    head = (f"{name} by bias", "networks", "alone [95 %]", "as teachers, mean over the other students [95 %]")
     return [ROWS["markdown"](head, lines)] if lines else []
 
 
