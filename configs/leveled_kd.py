@@ -127,16 +127,14 @@ def _features(config: ConfigDict, long: int) -> None:
     """Exp. 2: the weak teacher (step 500, or half of a short one) against the strong one, types, alphas, controls."""
     weak, add = _weak(long), config.fits
     config.losses.smoothing = fields(smoothed=fields(fn="label_smoothing", weight=1.0, epsilon=0.1))
-    config.losses.kd_smoothed = fields(
-        smoothed=fields(fn="label_smoothing", weight=ALPHA, epsilon=0.1),
-        kl=config.losses.kd.kl.copy_and_resolve_references(),
-    )
+    config.losses.kd_smoothed = _total(0.5)
+    config.losses.kd_smoothed.ce = fields(fn="label_smoothing", weight=0.5, epsilon=0.2)  # .1 in all, as without KD
     config.losses.type1 = _total(s_kl=None, s_fm=S_FM)
     config.losses.type2 = _total(s_fm=S_FM)
     add.strong_softened = fit("mlp", "kd", teacher="teacher", as_soft_as=weak, softness_at=TAU)
     add.smoothing_teacher = fit("cnn", "smoothing", budget=long / config.train.steps)
     add.from_smoothing = fit("mlp", "kd", teacher="smoothing_teacher")
-    add.strong_smoothed = fit("mlp", "kd_smoothed", teacher="teacher")
+    add.smoothed_student = fit("mlp", "kd_smoothed", teacher="teacher")  # alpha .5: beside it stands alpha_0_5
     add.alone_smoothed = fit("mlp", "smoothing")
     add.shuffled_soft = fit("mlp", "kd", teacher="teacher", shuffle=True)
     for strength, steps in {"weak": (weak,), "strong": ()}.items():

@@ -1,6 +1,7 @@
 """Do weaker teachers, features or a smaller alpha carry more of a CNN's robustness to shifts into an MLP?
 
     python experiments/leveled_kd/run.py mnist --data=FOLDER --workdir=runs/leveled_mnist
+    python experiments/leveled_kd/run.py controls --data=FOLDER --workdir=runs/leveled_controls
     python experiments/leveled_kd/run.py long --data=FOLDER --workdir=runs/leveled_long
     python experiments/leveled_kd/run.py fashion --data=FOLDER --workdir=runs/leveled_fashion
     python experiments/leveled_kd/run.py cifar --data=FOLDER --workdir=runs/leveled_cifar
@@ -11,6 +12,7 @@ four IDX files (without the latter, Debian's package is used), and cifar10_jpeg/
 resume when called again and leave their rows in results/. `--report-only` writes the README's tables from them.
 """
 
+import itertools
 import json
 import runpy
 from collections.abc import Mapping
@@ -23,9 +25,25 @@ HERE = Path(__file__).parent
 CONFIG = HERE.parent.parent / "configs" / "leveled_kd.py"
 ROWS = runpy.run_path(str(HERE.parent / "rows.py"))
 minus, combined, Claim = ROWS["minus"], ROWS["combined"], ROWS["Claim"]
-STUDIES = {"mnist": "features,mnist", "long": "mnist", "fashion": "fashion", "cifar": "cifar"}
-LENGTH = {"mnist": 5_000, "long": 25_000, "fashion": 2_500, "cifar": 1_500}  # steps of the teacher
+STUDIES = {
+    "mnist": "features,mnist",
+    "controls": "features,mnist",
+    "long": "mnist",
+    "fashion": "fashion",
+    "cifar": "cifar",
+}
+LENGTH = {"mnist": 5_000, "controls": 5_000, "long": 25_000, "fashion": 2_500, "cifar": 1_500}  # steps of the teacher
 SEEDS = {"long": 1, "fashion": 3, "cifar": 3}  # one long teacher is a look, not a test
+EARLY = (
+    100,
+    150,
+    200,
+    250,
+    300,
+    400,
+    500,
+    700,
+)  # snapshots of the MLP that teaches `self`: one is as weak as the CNN's
 LEVELS = (50, 500, 2_500, 5_000, 10_000)  # the snapshots that teach in all studies but the first, beside the last
 # A quarter of the poster's widths, for the time: CNN_1 takes five times as long a step. Both end in 64 features.
 MODELS = {
@@ -39,6 +57,7 @@ METRICS = {  # property, metric, group, test set ("": the one in distribution)
     "accuracy": ("accuracy", "accuracy", "", ""),
     "ECE": ("calibration", "ece", "", ""),
 }
+VALIDATION = "accuracy, validation"
 
 
 def study_config(name: str, data: Path | None) -> dict[str, Any]:
@@ -54,9 +73,22 @@ def study_config(name: str, data: Path | None) -> dict[str, Any]:
     config["models"] = MODELS
     config["train"]["group_size"] = 2
     _shorten(config, LENGTH[name])
-    if name != "mnist":
+    if name == "controls":
+        _controls(config)
+    elif name != "mnist":
         _few_levels(config, LENGTH[name], SEEDS[name])
     return config
+
+
+def _controls(config: dict[str, Any]) -> None:
+    """The weak CNN against MLPs that are as weak, and label smoothing on the student with a weight that counts."""
+    early = {f"self_{step}": config["fits"]["self"] | {"teacher_steps": (step,)} for step in EARLY}
+    kept = ("teacher", "peer", "alone", "self", "distilled", "from_500", "alpha_0_5", "smoothed_student")
+    config["fits"] = {name: config["fits"][name] for name in kept} | early
+    config["fits"]["teacher"]["snapshots"] = {"name": "explicit", "steps": (500,)}
+    config["fits"]["peer"]["snapshots"] = {"name": "explicit", "steps": EARLY}
+    config["losses"] = {name: config["losses"][name] for name in ("labels", "kd", "alpha_0_5", "kd_smoothed")}
+    config["curves"] = {}
 
 
 def _shorten(config: dict[str, Any], length: int) -> None:
@@ -88,7 +120,9 @@ def tables(workdir: Path, name: str) -> str:
     """The claims with their verdicts, then every fit's scores, as Markdown."""
     study = ROWS["read"](workdir)
     values = {label: study.by_fit(key[:3], key[3]) for label, key in METRICS.items()}
-    claims = [*_snapshot_claims(values, study, workdir), *_feature_claims(values)]
+    values[VALIDATION] = _last_validation(workdir)
+    first = _snapshot_claims(values, study, workdir) if study.config["curves"] else _weak_claims(values, workdir)
+    claims = [*first, *_feature_claims(values)]
     return "\n\n".join([ROWS["claim_table"](claims), _scores(study.config, values)])
 
 
@@ -108,11 +142,16 @@ def _snapshot_claims(values: Mapping[str, Mapping[str, Values]], study: Any, wor
     """The first experiment of the poster, and what its best snapshot is when validation chooses it."""
     shown = study.config["curves"]["teacher_step"]["x"]
     chosen = _chosen(workdir, shown)
+    rising = [_teacher_validation(workdir, step, study) for step in sorted(shown.values())]
     found = [
         Claim(
             f"the teacher is more accurate (validation) at its last step than at step {_middle(shown):g}",
             minus(*(_teacher_validation(workdir, step, study) for step in (max(shown.values()), _middle(shown)))),
-        )
+        ),
+        Claim(
+            "every snapshot of the teacher is more accurate (validation) than the one before: the smallest rise",
+            combined(lambda *xs: min(b - a for a, b in itertools.pairwise(xs)), *rising),
+        ),
     ]
     for label in ("area under the shift curve", "accuracy, translated"):
         own = values[label]
@@ -168,19 +207,51 @@ def _chosen(workdir: Path, shown: Mapping[str, int]) -> dict[str, dict[int, str]
 
 
 def _accuracy_matched(own: Mapping[str, Values], shown: Mapping[str, int], workdir: Path) -> Values:
-    """The student of the CNN's snapshot whose validation accuracy is nearest to the peer's, against `self`, by seed."""
-    found = _validation(workdir)
-    last = max(step for fit, _, step, _ in found if fit == "peer")
+    """The student of the CNN's snapshot that is as accurate as the peer's last, against `self`, by seed."""
+    last = max(step for fit, _, step, _ in _validation(workdir) if fit == "peer")
+    return minus(_of_one_as_accurate(own, workdir, ("peer", last), "teacher", shown), own["self"])
+
+
+def _weak_claims(values: Mapping[str, Mapping[str, Values]], workdir: Path) -> list[Any]:
+    """The weak CNN against the MLP that is as weak: what its architecture gives a student, at equal accuracy."""
+    early = {fit: int(fit.removeprefix("self_")) for fit in values["accuracy"] if fit.startswith("self_")}
+    found = []
+    for label in ("area under the shift curve", "accuracy, translated", "accuracy"):
+        other = _of_one_as_accurate(values[label], workdir, ("teacher", 500), "peer", early)
+        text = f"the weak CNN beats, as a teacher, a snapshot of an MLP that is as accurate ({label})"
+        found.append(Claim(text, minus(values[label]["from_500"], other)))
+    return found
+
+
+def _of_one_as_accurate(
+    own: Mapping[str, Values], workdir: Path, wanted: tuple[str, int], teacher: str, students: Mapping[str, int]
+) -> Values:
+    """By seed, the student of that snapshot of `teacher` whose validation accuracy is nearest to that of `wanted`.
+
+    `wanted` is (fit, step); `students` are {fit: step of its teacher}.
+    """
+    found, (fit, at) = _validation(workdir), wanted
     taught: dict[int, float] = {}
-    for seed in own["self"]:
-        wanted = found["peer", seed, last, "accuracy"]
+    for seed in sorted({seed for name, seed, step, _ in found if (name, step) == (fit, at)}):
         able = {
-            fit: abs(found[key] - wanted)
-            for fit, step in shown.items()
-            if (key := ("teacher", seed, int(step), "accuracy")) in found and seed in own[fit]
+            student: abs(found[key] - found[fit, seed, at, "accuracy"])
+            for student, step in students.items()
+            if (key := (teacher, seed, int(step), "accuracy")) in found and seed in own[student]
         }
-        taught[seed] = own[min(able, key=lambda fit, able=able: able[fit])][seed]
-    return minus(taught, own["self"])
+        taught[seed] = own[min(able, key=lambda student, able=able: able[student])][seed]
+    return taught
+
+
+def _last_validation(workdir: Path) -> dict[str, Values]:
+    """{fit: {seed: accuracy}} on the validation set, at the last step."""
+    last: dict[tuple[str, int], int] = {}
+    found = {key[:3]: value for key, value in _validation(workdir).items() if key[3] == "accuracy"}
+    for fit, seed, step in found:
+        last[fit, seed] = max(step, last.get((fit, seed), 0))
+    out: dict[str, dict[int, float]] = {}
+    for (fit, seed), step in last.items():
+        out.setdefault(fit, {})[seed] = found[fit, seed, step]
+    return out
 
 
 # ---------------------------------------------------------------------------------------------- features, alphas
@@ -189,7 +260,8 @@ def _accuracy_matched(own: Mapping[str, Values], shown: Mapping[str, int], workd
 PAIRS = {
     "the weak teacher beats the strong one": ("from_500", "distilled"),
     "the weak teacher beats the strong one, softened to its entropy": ("from_500", "strong_softened"),
-    "the weak teacher beats the strong one with label smoothing on the student": ("from_500", "strong_smoothed"),
+    "the weak teacher beats the strong one with label smoothing on the student": ("from_500", "smoothed_student"),
+    "label smoothing on the student beats none (alpha .5)": ("smoothed_student", "alpha_0_5"),
     "the weak teacher beats the strong one with label smoothing on the teacher": ("from_500", "from_smoothing"),
     "the weak teacher beats label smoothing without a teacher": ("from_500", "alone_smoothed"),
     "label smoothing on the teacher beats none": ("from_smoothing", "distilled"),
@@ -199,10 +271,16 @@ PAIRS = {
     "features alone (Type 1) beat no distillation": ("strong_type1", "alone"),
     "features of the CNN (Type 1) beat those of an MLP": ("strong_type1", "self_type1"),
     "features and logits of the CNN (Type 2) beat those of an MLP": ("strong_type2", "self_type2"),
+    "features of the weak CNN (Type 1) beat those of an MLP": ("weak_type1", "self_type1"),
     "logits alone beat no distillation": ("distilled", "alone"),
+    "logits alone beat label smoothing without a teacher": ("distilled", "alone_smoothed"),
+    "logits alone, softened to the weak teacher's entropy, beat them as they are": ("strong_softened", "distilled"),
+    "logits alone, softened to the weak teacher's entropy, beat self-distillation": ("strong_softened", "self"),
     "logits alone beat the same logits shuffled within a class": ("distilled", "shuffled_soft"),
     "logits alone beat self-distillation": ("distilled", "self"),
     "a small alpha (0) beats a large one (0.9)": ("alpha_0", "alpha_0_9"),
+    "a small alpha (0) beats a middle one (0.7)": ("alpha_0", "alpha_0_7"),
+    "a large alpha (0.9) beats a middle one (0.7)": ("alpha_0_9", "alpha_0_7"),
     "distillation on shifted images without labels beats labels on shifted images": ("distilled_shift", "alone_shift"),
     "labels on shifted images beat distillation on the images as they are": ("alone_shift", "distilled"),
 }
@@ -213,7 +291,7 @@ def _feature_claims(values: Mapping[str, Mapping[str, Values]]) -> list[Any]:
     return [
         Claim(f"{text} ({label})", minus(values[label][a], values[label][b]))
         for text, (a, b) in PAIRS.items()
-        for label in labels
+        for label in (*labels, *([VALIDATION] if "Type" in text else []))  # the poster's Type 1 is best in that
         if a in values[label] and b in values[label]
     ]
 
