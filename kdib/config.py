@@ -25,7 +25,7 @@ class Train:
     group_size: int  # runs trained in lockstep, on a CPU each on a device of its own
     save_every: int  # steps between resumable states
     snapshots: Mapping[str, Any]  # {"name": every | powers_of_two_epochs | dense_then_sparse | explicit, **knobs}
-    buckets: tuple[int, ...] = ()  # a batch holds inputs up to one of these lengths; each costs a compilation
+    buckets: tuple[int, ...] = ()  # a batch holds inputs up to one of these lengths, each a step of the one program
     window: int = 0  # examples that grain brings from the disk at a time; 0: the training set is on the device
     l1: float = 0.0  # times sum |w|, a term of the loss over kernels and embeddings
     l2: float = 0.0  # times sum w^2, likewise; weight_decay is decoupled

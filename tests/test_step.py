@@ -242,6 +242,15 @@ def test_a_chunk_in_buckets_is_its_steps_on_cut_batches(sentences):
         assert last.state.model_state["model"]["longest"][r] == longest
 
 
+def test_buckets_are_steps_of_one_program(sentences):
+    arch = Architecture(bag_of_words(), nothing(), (), SGD)
+    before = train_chunk._cache_size()
+    population = population_of([start(sentences, arch, seed) for seed in (0, 1)])
+    for first, last in ((0, 2), (2, 3), (3, 6)):
+        population, _ = chunk(population, sentences, arch, LABELS, first, last, edges=(2, 5))
+    assert train_chunk._cache_size() == before + 1
+
+
 def test_what_is_no_value_of_a_token_is_not_cut(sentences):
     arrays = sentences | {"choices": jnp.zeros((27, 2)), "mask": jnp.ones((27, 8)), "logits": jnp.ones((27, 8, 3))}
     shapes = {name: values.shape for name, values in cut(arrays, 5).items()}

@@ -208,6 +208,7 @@ def test_a_missing_set_fails_at_once_and_names_the_remedies(toy, tmp_path, monke
     assert message.startswith(f"config.task.{setting}: no set is prepared in {folder}")
     assert agreement_tfds.COMMAND in message and sets_module.REMEDIES in message
     assert "agr_50_mostcommon_10K.tsv" in message and "source='grammar'" in message
+    assert "github.com/TalLinzen/rnn_agreement" in message
     assert list(tmp_path.iterdir()) == []
 
 

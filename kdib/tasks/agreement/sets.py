@@ -16,7 +16,8 @@ from kdib.tasks.base import Dataset, Task
 REMEDIES = (
     "give the path of a Linzen-style .tsv or .tsv.gz, of a folder of them, of a folder of .text, .pos and .gold "
     "files, or 'tfds:kdib_agreement@FOLDER' for a prepared set; the published corpus is agr_50_mostcommon_10K.tsv "
-    "of Linzen, Dupoux & Goldberg 2016 (its first URL is gone since 2024, mirrors are best effort); or set "
+    "of Linzen, Dupoux & Goldberg 2016 (github.com/TalLinzen/rnn_agreement describes it; its first URL, "
+    "tallinzen.net/media/rnn_agreement, is gone since 2024, mirrors are best effort); or set "
     "source='grammar', which needs no file"
 )
 NUMBERS = ("singular", "plural")
