@@ -36,6 +36,7 @@ NO_DROPOUT = {
     "transformer": ("dropout", "embedding_dropout", "attention_dropout"),
 }
 TOP_K = "transformer_from_lstm_top_k"  # from its teacher's five likeliest words
+STEPS = {"language": 4_000, "language_recursion": 2_000, "language_text": 1_000}
 KINDS = ("lstm", "ut_seq", "transformer_seq", "transformer")  # each lacks a bias that the one before it has
 BIASES = {
     "memory bottleneck": {"lstm", "ut_seq"},
@@ -67,7 +68,7 @@ def study_config(name: str, data: Path | None) -> dict[str, Any]:
             _only(("lstm", "transformer"), config)
         if name == "language_recursion":
             _with("ut_seq", config)
-        config["train"] |= {"steps": 1_000 if name == "language_text" else 4_000, "learning_rate": 4e-3}
+        config["train"] |= {"steps": STEPS[name], "learning_rate": 4e-3}
         config["train"] |= {"buckets": (12, 20), "group_size": 2, "save_every": 500}
         config["train"]["snapshots"] = {"name": "every", "n": 1_000}
     if name in ("language", "language_recursion"):
