@@ -55,7 +55,8 @@ def check_names(study: Study) -> None:
 def _check_model(where: str, fields: Mapping[str, Any]) -> None:
     if "preset" not in fields:
         raise ValueError(f"{where} lacks 'preset'; known: {', '.join(models.PRESETS)}")
-    known(f"{where}.preset", fields["preset"], models.PRESETS)
+    if not models.is_own(fields["preset"]):
+        known(f"{where}.preset", fields["preset"], models.PRESETS)
     for field, value in fields.items():
         if field != "preset" and value is not None:
             known(f"{where}.{field}", field, models.known_fields(fields["preset"]))

@@ -3,6 +3,8 @@
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from kdib.models import own
+
 if TYPE_CHECKING:
     from kdib.models.base import Model
 
@@ -73,8 +75,10 @@ CHOICES = {"downsampling": ("none", "pool", "stride"), "padding": ("zero", "circ
 
 def known_fields(preset: str) -> tuple[str, ...]:
     """What may be overridden in `preset`. Raises ValueError listing the known presets where it is none of them."""
+    if own.is_own(preset):
+        return own.known_fields(preset)
     if preset not in PRESETS:
-        raise ValueError(f"unknown model preset {preset!r}; known: {', '.join(PRESETS)}")
+        raise ValueError(f"unknown model preset {preset!r}; known: {', '.join(PRESETS)}, or FILE.py:NAME")
     return tuple(name for name in PRESETS[preset] if name != "network")
 
 
@@ -89,7 +93,7 @@ def build(preset: str, *, num_classes: int | None, **shapes_and_overrides: Any) 
 
     Beside the overrides it takes the shapes of the task: `vocab_size` and `max_length` of one that has tokens,
     `image_shape` (H, W, C) of one that has images. `num_classes` None makes it a language model, with the output tied
-    to the embedding. Lists are taken for tuples.
+    to the embedding. Lists are taken for tuples. A preset "FILE.py:NAME" is a network of your own, see `own.py`.
 
     Equal arguments give the same object, so that jit recognises its functions. Raises ValueError in one line for an
     unknown preset or field, listing the known ones, for a value that the field cannot take, and for a preset that
@@ -97,6 +101,8 @@ def build(preset: str, *, num_classes: int | None, **shapes_and_overrides: Any) 
     """
     known = known_fields(preset)
     given = {name: _hashable(value) for name, value in shapes_and_overrides.items() if value is not None}
+    if own.is_own(preset):
+        return _build(preset, **own.fields(preset, {"num_classes": num_classes, **given}))
     shapes = {name: given.pop(name) for names in READS.values() for name in names if name in given}
     _check_shapes(preset, shapes)
     for name in given:
@@ -177,7 +183,9 @@ def _check_maxout(preset: str, channels: tuple[int, ...], units: tuple[int, ...]
 def _build(network: str, **fields: Any) -> "Model":
     from flax import linen
 
-    module = network_class(network)
+    module = own.load(network) if own.is_own(network) else network_class(network)
+    if not isinstance(module, type):
+        return module(**fields)
     if network == "lstm":
         fields.pop("max_length")
     if network in ("transformer", "transformer_seq", "ut_seq"):

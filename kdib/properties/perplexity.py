@@ -46,8 +46,8 @@ PROPERTY = Property(
     primary=Primary("perplexity", split="", group=""),
     higher_is_better=False,
     measure=measure,
-    caption="Perplexity over all words of a test set, the end of a sentence included. It can worsen while agreement "
-    "improves: they are different questions.",
+    caption="Perplexity over all words of a test set's sentences, their ends included; those whose verb is unknown in "
+    "one number are not in it. It can worsen while agreement improves: they are different questions.",
     reference="Abnar, Dehghani, Zuidema (arXiv 2006.00555), section 3",
     caveat="It is led by the many words that have nothing to do with agreement, and depends on the vocabulary and on "
     "what stands for the words outside of it: compare networks on one corpus that is encoded in one way.",

@@ -15,7 +15,6 @@ from kdib import fit as fits
 from kdib import study
 from kdib.fit import Job, Plan, Stopped
 from kdib.losses import from_config
-from kdib.models import presets
 from kdib.models.base import Outputs, from_linen, nothing, split
 from kdib.models.nnx_adapter import from_nnx
 from kdib.optimizer import make_optimizer, with_learning_rate
@@ -285,11 +284,14 @@ def test_stacked_layers_draw_apart():
     assert not np.array_equal(outputs.logits[0], outputs.logits[1])
 
 
-class NnxWords(nnx.Module):
-    """The mean of the words' vectors, and dropout."""
+NNX_WORDS = """
+import jax.numpy as jnp
+from flax import nnx
+from kdib.models.base import Outputs
 
-    def __init__(self, vocab_size, max_length, num_classes, width, *, rngs):
-        del max_length
+
+class NnxWords(nnx.Module):
+    def __init__(self, vocab_size, num_classes, width=8, *, rngs):
         self.embed, self.head = nnx.Embed(vocab_size, width, rngs=rngs), nnx.Linear(width, num_classes, rngs=rngs)
         self.dropout = nnx.Dropout(0.1, rngs=rngs)
 
@@ -297,22 +299,22 @@ class NnxWords(nnx.Module):
         own_NxL = jnp.arange(batch["tokens"].shape[1])[None] < batch["length"][:, None]
         mean_NxD = (self.embed(batch["tokens"]) * own_NxL[..., None]).sum(1) / batch["length"][:, None]
         return Outputs(self.head(self.dropout(mean_NxD)), {"penultimate": mean_NxD})
+"""
 
 
-def test_a_preset_of_flax_nnx_learns_from_a_teacher_of_flax_linen(tmp_path, monkeypatch):
-    ours = presets.network_class
-    monkeypatch.setitem(presets.PRESETS, "words", {"network": "nnx_words", "width": 8})
-    monkeypatch.setattr(presets, "network_class", lambda name: NnxWords if name == "nnx_words" else ours(name))
+def test_a_network_of_ones_own_in_flax_nnx_learns_from_a_teacher_of_flax_linen(tmp_path, monkeypatch):
+    (tmp_path / "words.py").write_text(NNX_WORDS)
     monkeypatch.setattr(study.report, "write", lambda workdir: None)  # takes long, and has tests
     config = tiny(seeds=1)
-    config["models"]["transformer"] = {"preset": "words", "width": 4}
+    config["models"]["transformer"] = {"preset": f"{tmp_path}/words.py:NnxWords", "width": 4}
     config["fits"] = {name: config["fits"][name] for name in ("teacher", "alone", "distilled")}
     config["fits"]["distilled"]["answers"] = "live"
     config["roles"]["self"] = "alone"
     config["train"]["learning_rate"] = 0.1
-    study.run(config, tmp_path)
-    metrics = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    workdir = tmp_path / "run"
+    study.run(config, workdir)
+    metrics = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
     first, *_, last = (line["value"] for line in metrics if (line["fit"], line["metric"]) == ("distilled", "kl"))
     assert last < 0.75 * first
-    rows, _ = Records(tmp_path / "rows.jsonl", Row).read()
+    rows, _ = Records(workdir / "rows.jsonl", Row).read()
     assert {row.subject.split("/")[0] for row in rows} == {"teacher", "alone", "distilled"}

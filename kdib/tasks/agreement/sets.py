@@ -82,7 +82,11 @@ def _require(setting: str, path: str) -> None:
 
 
 def clean(examples: Examples, max_length: int, *, whole: bool) -> tuple[Examples, dict[str, int]]:
-    """Every input once, but for what is ambiguous or too long; and how many sentences were read and went."""
+    """Every input once, but for what is ambiguous or too long; and how many sentences were read and went.
+
+    An input is the words before the verb, of a language model too: so the two set-ups train on the same sentences, and
+    of those that begin alike a language model sees the first only.
+    """
     once, counts = corpus.unique(examples)
     fitting = encoding.fitting(once, max_length, whole=whole)
     return fitting, {"read": examples.size, **counts, "too_long": once.size - fitting.size}
