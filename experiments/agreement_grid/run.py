@@ -31,12 +31,7 @@ STUDIES = {
     "language_recursion": "language",
     "language_text": "language,corpus",
 }
-NO_DROPOUT = {
-    "lstm": ("dropout", "input_dropout"),
-    "transformer": ("dropout", "embedding_dropout", "attention_dropout"),
-}
 TOP_K = "transformer_from_lstm_top_k"  # from its teacher's five likeliest words
-STEPS = {"language": 4_000, "language_recursion": 2_000, "language_text": 1_000}
 KINDS = ("lstm", "ut_seq", "transformer_seq", "transformer")  # each lacks a bias that the one before it has
 BIASES = {
     "memory bottleneck": {"lstm", "ut_seq"},
@@ -68,13 +63,10 @@ def study_config(name: str, data: Path | None) -> dict[str, Any]:
             _only(("lstm", "transformer"), config)
         if name == "language_recursion":
             _with("ut_seq", config)
-        config["train"] |= {"steps": STEPS[name], "learning_rate": 4e-3}
         config["train"] |= {"buckets": (12, 20), "group_size": 2, "save_every": 500}
         config["train"]["snapshots"] = {"name": "every", "n": 1_000}
-    if name in ("language", "language_recursion"):
-        for model in config["models"].values():  # with the recipe's an LSTM stands at chance, on validation too
-            model.update(dict.fromkeys(NO_DROPOUT["lstm" if "hidden_size" in model else "transformer"], 0.0))
     if name == "language":
+        config["train"]["steps"] = 4_000
         kl = {"fn": "top_k_kl", "weight": 1.0, "k": 5, "temperature": 1.0, "where": "batch.mask"}
         config["losses"]["top_k"] = {"kl": kl}
         config["fits"][TOP_K] = config["fits"]["transformer_from_lstm"] | {"loss": "top_k"}
