@@ -125,6 +125,9 @@ def with_levels():
     of["thrice"] = of["distilled"] | {"teacher_steps": (STEPS,) * 3}
     of["growing"] = of["distilled"] | {"teacher_steps": (0, 6, STEPS)}
     of["rarely_saved"] = of["distilled"] | {"snapshots": {"name": "explicit", "steps": ()}}
+    kl = config["losses"]["kd"]["kl"]
+    config["losses"]["hot"] = {"kl": kl | {"weight": 0.5, "temperature": 7.0}}  # other leaves of the same loss
+    of["hot"], of["hot_rarely_saved"] = (of[fit] | {"loss": "hot"} for fit in ("distilled", "rarely_saved"))
     return config
 
 
@@ -133,7 +136,8 @@ def test_a_population_of_fits_is_what_each_of_them_is_alone(leveled, finished):
     lab = open_lab(parse(config), tasks.build(config["task"]), leveled)
     students = generations(lab.study)[-1]
     (together, apart) = sorted(study._alike(students, lab), key=len, reverse=True)
-    assert {*together} == {"self", "distilled", "weak", "strong", "thrice", "growing"} and apart == ["rarely_saved"]
+    assert {*together} == {"self", "distilled", "weak", "strong", "thrice", "growing", "hot"}
+    assert {*apart} == {"rarely_saved", "hot_rarely_saved"}
     own, before = prints(leveled), prints(finished)
     for name in before:  # trained fit by fit, in groups of other sizes
         assert own[name] == before[name], name
@@ -144,7 +148,8 @@ def test_the_last_snapshot_is_the_default_and_turns_of_one_teacher_change_nothin
     for seed in (0, 1):
         weights = {fit: own[f"fits/{fit}/seed{seed}@{STEPS}"] for fit in with_levels()["fits"]}
         assert weights["distilled"] == weights["strong"] == weights["thrice"] == weights["rarely_saved"]
-        assert len({weights[fit] for fit in ("weak", "strong", "growing", "self")}) == 4
+        assert weights["hot"] == weights["hot_rarely_saved"]  # trained in another group
+        assert len({weights[fit] for fit in ("weak", "strong", "growing", "self", "hot")}) == 5
         assert f"fits/rarely_saved/seed{seed}@6" not in own and f"fits/strong/seed{seed}@6" in own
 
 
