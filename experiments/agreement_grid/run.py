@@ -5,6 +5,7 @@
     python experiments/agreement_grid/run.py language --workdir=runs/grid_language
     python experiments/agreement_grid/run.py language_recursion --workdir=runs/grid_language_recursion
     python experiments/agreement_grid/run.py language_text --data=FOLDER --workdir=runs/grid_language_text
+    python experiments/agreement_grid/run.py language_text_recursion --data=FOLDER --workdir=runs/grid_text_recursion
     python experiments/agreement_grid/run.py --report-only
 
 The studies are configs/agreement_grid.py with the changes below; FOLDER is that of experiments/agreement_transfer. They
@@ -30,6 +31,7 @@ STUDIES = {
     "language": "language",
     "language_recursion": "language",
     "language_text": "language,corpus",
+    "language_text_recursion": "language,corpus",
 }
 TOP_K = "transformer_from_lstm_top_k"  # from its teacher's five likeliest words
 KINDS = ("lstm", "ut_seq", "transformer_seq", "transformer")  # each lacks a bias that the one before it has
@@ -53,16 +55,16 @@ PLAIN = ("accuracy", "balanced_accuracy", "")  # of a set without attractors to 
 def study_config(name: str, data: Path | None) -> dict[str, Any]:
     """The configuration of a study."""
     config = load_config(str(CONFIG), STUDIES[name]).to_dict()
-    if name.endswith("text"):
+    if "text" in name:
         if data is None:
             raise SystemExit(f"{name} needs --data=FOLDER")
         config["task"] |= TRANSFER["text_paths"](data)
         config["title"] += ", real text"
     if name.startswith("language"):
-        if name == "language":
-            _only(("lstm", "transformer"), config)
-        if name == "language_recursion":
+        if name.endswith("recursion"):
             _with("ut_seq", config)
+        else:
+            _only(("lstm", "transformer"), config)
         config["train"] |= {"buckets": (12, 20), "group_size": 2, "save_every": 500}
         config["train"]["snapshots"] = {"name": "every", "n": 1_000}
     if name == "language":
@@ -70,7 +72,7 @@ def study_config(name: str, data: Path | None) -> dict[str, Any]:
         kl = {"fn": "top_k_kl", "weight": 1.0, "k": 5, "temperature": 1.0, "where": "batch.mask"}
         config["losses"]["top_k"] = {"kl": kl}
         config["fits"][TOP_K] = config["fits"]["transformer_from_lstm"] | {"loss": "top_k"}
-    if name == "language_text":
+    if name.startswith("language_text"):
         config["task"]["vocabulary_size"] = 2_000
         config["task"]["tests"] += (f"blimp={data / 'blimp'}",)
     return config

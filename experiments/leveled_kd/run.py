@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from kdib.main import load_config
+from kdib.selection import CHOOSES, chosen, last_validation
 
 HERE = Path(__file__).parent
 CONFIG = HERE.parent.parent / "configs" / "leveled_kd.py"
@@ -120,7 +121,7 @@ def tables(workdir: Path, name: str) -> str:
     """The claims with their verdicts, then every fit's scores, as Markdown."""
     study = ROWS["read"](workdir)
     values = {label: study.by_fit(key[:3], key[3]) for label, key in METRICS.items()}
-    values[VALIDATION] = _last_validation(workdir)
+    values[VALIDATION] = last_validation(_lines(workdir))
     first = _snapshot_claims(values, study, workdir) if study.config["curves"] else _weak_claims(values, workdir)
     claims = [*first, *_feature_claims(values)]
     return "\n\n".join([ROWS["claim_table"](claims), _scores(study.config, values)])
@@ -141,7 +142,7 @@ def _scores(config: Mapping[str, Any], values: Mapping[str, Mapping[str, Values]
 def _snapshot_claims(values: Mapping[str, Mapping[str, Values]], study: Any, workdir: Path) -> list[Any]:
     """The first experiment of the poster, and what its best snapshot is when validation chooses it."""
     shown = study.config["curves"]["teacher_step"]["x"]
-    chosen = _chosen(workdir, shown)
+    picks = _chosen(workdir, shown)
     rising = [_teacher_validation(workdir, step, study) for step in sorted(shown.values())]
     found = [
         Claim(
@@ -159,7 +160,7 @@ def _snapshot_claims(values: Mapping[str, Mapping[str, Values]], study: Any, wor
         if weak != "from_500":  # PAIRS has that one
             text = f"the snapshot at step {_middle(shown):g} beats the last ({label})"
             found.append(Claim(text, minus(own[weak], own["distilled"])))
-        for by, fits in chosen.items():
+        for by, fits in picks.items():
             best = {seed: own[fit][seed] for seed, fit in fits.items() if seed in own[fit]}
             found.append(Claim(f"the snapshot chosen on {by} beats the last ({label})", minus(best, own["distilled"])))
         for fit in ("curriculum", "snapshot_ensemble"):
@@ -184,8 +185,12 @@ def _middle(shown: Mapping[str, int]) -> int:
 
 def _validation(workdir: Path) -> dict[tuple[str, int, int, str], float]:
     """{(fit, seed, step, metric): value} on the validation set."""
-    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    lines = _lines(workdir)
     return {(x["fit"], x["seed"], x["step"], x["metric"]): x["value"] for x in lines if x["split"] == "validation"}
+
+
+def _lines(workdir: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
 def _teacher_validation(workdir: Path, step: int, study: Any) -> Values:
@@ -196,14 +201,8 @@ def _teacher_validation(workdir: Path, step: int, study: Any) -> Values:
 
 def _chosen(workdir: Path, shown: Mapping[str, int]) -> dict[str, dict[int, str]]:
     """By seed the student with the best validation accuracy, in distribution and, apart, on shifted images of it."""
-    found = _validation(workdir)
-    last = max(step for fit, _, step, _ in found if fit == "distilled")
-    chosen: dict[str, dict[int, str]] = {}
-    for name, metric in {"validation": "accuracy", "shifted validation": "shifted_accuracy"}.items():
-        for seed in {seed for fit, seed, *_ in found if fit == "distilled"}:
-            able = {fit: found[key] for fit in shown if (key := (fit, seed, last, metric)) in found}
-            chosen.setdefault(name, {})[seed] = max(able, key=lambda fit, able=able: able[fit])
-    return chosen
+    lines = _lines(workdir)
+    return {name: chosen(last_validation(lines, metric), shown) for metric, name in CHOOSES.items()}
 
 
 def _accuracy_matched(own: Mapping[str, Values], shown: Mapping[str, int], workdir: Path) -> Values:
@@ -240,18 +239,6 @@ def _of_one_as_accurate(
         }
         taught[seed] = own[min(able, key=lambda student, able=able: able[student])][seed]
     return taught
-
-
-def _last_validation(workdir: Path) -> dict[str, Values]:
-    """{fit: {seed: accuracy}} on the validation set, at the last step."""
-    last: dict[tuple[str, int], int] = {}
-    found = {key[:3]: value for key, value in _validation(workdir).items() if key[3] == "accuracy"}
-    for fit, seed, step in found:
-        last[fit, seed] = max(step, last.get((fit, seed), 0))
-    out: dict[str, dict[int, float]] = {}
-    for (fit, seed), step in last.items():
-        out.setdefault(fit, {})[seed] = found[fit, seed, step]
-    return out
 
 
 # ---------------------------------------------------------------------------------------------- features, alphas

@@ -10,9 +10,10 @@ from kdib.properties import of_task
 from kdib.properties.base import Primary
 from kdib.records import Records, Row, Subject, read_json, read_lines
 from kdib.report.figures import Trace
+from kdib.selection import BY_FIT, CHOOSES, last_validation
 
 CONFIG_FIELDS = {"title", "seeds", "task", "fits", "roles", "properties", "published", "environment"}
-METRIC_FIELDS = {"run", "fit", "step", "split", "metric", "value"}
+METRIC_FIELDS = {"run", "fit", "seed", "step", "split", "metric", "value"}
 
 
 class Material(NamedTuple):
@@ -29,6 +30,7 @@ class Material(NamedTuple):
     failed: frozenset[str]
     problems: Sequence[str]
     exhibits: Mapping[str, Mapping[str, Any]] = {}
+    validation: Mapping[str, BY_FIT] = {}  # by metric, at the last step
 
     @property
     def seeds(self) -> dict[str, int]:
@@ -87,7 +89,9 @@ def read(workdir: pathlib.Path) -> Material:
         damage += without_primary
     failed = frozenset(f"{failure['fit']}/{failure['run']}" for failure in failures)
     problems = [problem.replace(f"{workdir}/", "") for problem in [*problems, *damage]]  # a report travels alone
-    return Material(config, facts, by_id, known, _traces(lines, measured), failed, problems, exhibits)
+    own = [line for line in lines if line["run"] in measured]
+    validation = {metric: last_validation(own, metric) for metric in CHOOSES}
+    return Material(config, facts, by_id, known, _traces(lines, measured), failed, problems, exhibits, validation)
 
 
 def fit_and_run(subject_id: str) -> str:

@@ -1,6 +1,7 @@
 """Curves over fits (config.curves): students of one kind against a number, other fits as bands beside them."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,12 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
+from kdib.estimands import Cell
 from kdib.properties.base import Property
 from kdib.report.canvas import COLOURS, GREY, INK, Box, Style, grid
 from kdib.report.figures import title
 from kdib.report.tables import NOTHING, Block, Entry, Section, Table, Text, mean_entry
 from kdib.report.view import LIKENESS_NOTE, View, capital, intervals, metric_name
-from kdib.stats import Interval
+from kdib.selection import CHOOSES, chosen
+from kdib.stats import Interval, mean_interval
 
 CURVE_COLOURS = ("#0072B2", *COLOURS[1:])  # the first that no fit beside the curve has
 LINE_OF_TEXT = 11.0  # points from one direct label to the next
@@ -48,7 +51,9 @@ def _blocks(view: View, name: str, curve: Mapping[str, Any]) -> list[Block]:
             if strips:
                 blocks.append(_picture(view, f"curve-{name}-{prop.name}{suffix}", curve, strips))
                 shown += strips
-    return [*blocks, _table(view, curve, shown)] if shown else [Text("Nothing was measured.", "note")]
+    if not shown:
+        return [Text("Nothing was measured.", "note")]
+    return [*blocks, _table(view, curve, shown), *_chosen(view, curve)]
 
 
 def _strip(view: View, prop: Property, curve: Mapping[str, Any], split: str) -> Strip:
@@ -160,3 +165,32 @@ def _table(view: View, curve: Mapping[str, Any], strips: Sequence[Strip]) -> Tab
     ]
     header = ("Fit", capital(curve["xlabel"]), *(f"{strip.prop.title}, {strip.split}" for strip in strips))
     return Table(f"Over {curve['xlabel']}.", f"Mean ± half of the {intervals(view)}.", header, rows)
+
+
+def _chosen(view: View, curve: Mapping[str, Any]) -> list[Block]:
+    """What the fit scores that validation chooses, seed by seed, beside the last of the curve."""
+    fits = sorted(curve["x"], key=lambda fit: float(curve["x"][fit]))
+    scalars = [prop for prop in view.properties.values() if prop.kind == "scalar"]
+    cells = [(prop, view.primary(prop, split)) for split in view.splits for prop in scalars]
+    cells = [(prop, cell) for prop, cell in cells if all((cell, fit) in view.values for fit in fits)]
+    picks = {f"the last ({fits[-1]})": dict.fromkeys(next(iter(view.values.values()), {}), fits[-1])}
+    picks |= {f"chosen on {CHOOSES[metric]}": chosen(of, fits) for metric, of in view.material.validation.items()}
+    rows = [
+        (Entry(name), Entry(_counted(pick)), *(_mean_of(view.values, cell, pick) for _, cell in cells))
+        for name, pick in picks.items()
+        if pick
+    ]
+    if len(rows) < 2 or not cells:
+        return []
+    header = ("Which", "Fits (seeds)", *(f"{prop.title}, {cell.split}" for prop, cell in cells))
+    caption = f"Validation chooses seed by seed, test sets never. Mean ± half of the {intervals(view)}."
+    return [Table(f"Chosen over {curve['xlabel']}.", caption, header, rows)]
+
+
+def _counted(pick: Mapping[int, str]) -> str:
+    return ", ".join(f"{fit} ({n})" for fit, n in Counter(pick.values()).most_common())
+
+
+def _mean_of(values: Mapping[tuple[Cell, str], Mapping[int, float]], cell: Cell, pick: Mapping[int, str]) -> Entry:
+    found = [values[cell, fit][seed] for seed, fit in pick.items() if seed in values[cell, fit]]
+    return mean_entry(mean_interval(found) if found else None)
