@@ -17,6 +17,10 @@ FITS = ("cnn", "peer", "alone", "self", "distilled", *STUDENTS)
 SKILL = {"cnn": (0.985, 0.02), "peer": (0.95, 0.06), "alone": (0.951, 0.06), "self": (0.955, 0.055),
          "distilled": (0.965, 0.045)}  # fmt: skip
 SETS = {"test": 0.0, "shifted": 0.25, "noisy": 0.12}  # what a set takes away
+CHOSEN = {  # by validation, whatever the test sets say
+    "accuracy": [("student_400", 0), ("student_400", 1), ("student_50", 2)],
+    "shifted_accuracy": [("student_1600", seed) for seed in range(3)],
+}
 OFFSETS = range(-6, 7, 2)
 CORRUPTIONS = ("gaussian_noise", "shot_noise", "fog", "motion_blur", "zigzag")
 
@@ -127,8 +131,8 @@ def write(workdir: pathlib.Path, *, n_seeds: int = 3) -> list[Row]:
     Records(workdir / "rows.jsonl", Row).append(found)
     lines = [
         json.dumps({"run": f"{s.fit}/{s.run}", "fit": s.fit, "seed": s.seed, "step": step, "split": "validation",
-                    "metric": "accuracy", "value": 0.9 - 0.5 * 0.99**step})
-        for s in everyone for step in (0, 200, 400, 600)
+                    "metric": metric, "value": 0.9 - 0.5 * 0.99**step + 0.01 * ((s.fit, s.seed) in CHOSEN[metric])})
+        for s in everyone for step in (0, 200, 400, 600) for metric in CHOSEN
     ]  # fmt: skip
     (workdir / "metrics.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return found

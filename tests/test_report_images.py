@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_rgba
 from matplotlib.text import Text
 from report_page import Page
-from synthetic_images import CORRUPTIONS, OFFSETS, PROPERTIES, STEPS, STUDENTS
+from synthetic_images import CHOSEN, CORRUPTIONS, OFFSETS, PROPERTIES, STEPS, STUDENTS
 
 from kdib import report
 from kdib.properties import of_task
@@ -108,6 +108,24 @@ def test_the_curve_table_holds_the_means_in_order_of_x(study):
             mean(rows, row[0]["text"], property="accuracy", metric="accuracy", split=s) for s in ("shifted", "noisy")
         ]
         np.testing.assert_allclose([cell["number"] for cell in row[7:9]], expected)
+
+
+def test_what_validation_chooses_stands_beside_the_last(study):
+    _, rows, page, _ = study
+    start = next(i for i, row in enumerate(page.rows) if row[0]["text"] == "Which")
+    last, validation, shifted = page.rows[start + 1 : start + 4]
+    columns = [cell["text"] for cell in page.rows[start]]
+    assert [row[1]["text"] for row in (last, validation, shifted)] == [
+        "student_12800 (3)", "student_400 (2), student_50 (1)", "student_1600 (3)",
+    ]  # fmt: skip
+    key = {"property": "translation", "metric": "area_under_curve", "split": "test", "coords": ()}
+    at = columns.index("Translation, test")
+    assert last[at]["number"] == pytest.approx(mean(rows, "student_12800", **key))
+    assert shifted[at]["number"] == pytest.approx(mean(rows, "student_1600", **key))
+    wanted = ("translation", "area_under_curve", "test", ())
+    values = {row.subject: row.value for row in rows if (row.property, row.metric, row.split, row.coords) == wanted}
+    picked = [values[f"{fit}/seed{seed}@600"] for fit, seed in CHOSEN["accuracy"]]
+    assert validation[at]["number"] == pytest.approx(np.mean(picked))
 
 
 def test_likeness_on_a_curve_is_to_the_own_teacher_of_the_role(study):
