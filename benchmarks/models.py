@@ -35,6 +35,7 @@ class Case(NamedTuple):
     overrides: dict[str, float]
     replace: tuple[tuple[Any, str, Callable], ...] = ()
     baseline: str | None = None
+    language: bool = False  # a language model: every word is predicted
 
 
 def plain_layer(input_DxG, recurrent_HxG, bias_G, x_TxBxD, keep_BxH):
@@ -53,11 +54,14 @@ def plain_layer(input_DxG, recurrent_HxG, bias_G, x_TxBxD, keep_BxH):
 
 AUTODIFF = (recurrent, "lstm_layer", plain_layer)
 THREEFRY = (kernels, "bernoulli", jax.random.bernoulli)
+LOGITS = (recurrent, "word_products", lambda x_BxLxD, word_VxD: x_BxLxD @ word_VxD.T)
 WHOLE = (transformer, "read", lambda x, position: x)
 NONE = {"embedding_dropout": 0.0, "dropout": 0.0, "attention_dropout": 0.0}
 CASES = {
     "lstm, derivative by JAX": Case("lstm_small", {}, (AUTODIFF,)),
     "lstm": Case("lstm_small", {}, (), "lstm, derivative by JAX"),
+    "lstm language model, x @ word.T": Case("lstm_small", {}, (LOGITS,), language=True),
+    "lstm language model": Case("lstm_small", {}, (), "lstm language model, x @ word.T", language=True),
     "transformer, threefry dropout": Case("transformer_small", {}, (THREEFRY,)),
     "transformer": Case("transformer_small", {}, (), "transformer, threefry dropout"),
     "transformer, no dropout, whole last block": Case("transformer_small", NONE, (WHOLE,)),
@@ -72,9 +76,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--only", choices=CASES, nargs="*", default=list(CASES))
     args = parser.parse_args()
-    runners = {name: list(compiled(case, args.width)) for name, case in CASES.items()}
-    times = {name: ([], []) for name in CASES}
+    runners = {name: list(compiled(CASES[name], args.width)) for name in args.only}
+    times = {name: ([], []) for name in runners}
     for _ in range(args.rounds):
         for name, forms in runners.items():
             for form, spent in zip(forms, times[name], strict=True):
@@ -87,7 +92,7 @@ def main() -> None:
     for name, (calls, loop) in times.items():
         middle = statistics.median(loop)
         baseline = CASES[name].baseline
-        gain = f"{statistics.median(times[baseline][1]) / middle:.2f}" if baseline else ""
+        gain = f"{statistics.median(times[baseline][1]) / middle:.2f}" if baseline in times else ""
         spans = "".join(f"{min(t):8.1f} /{statistics.median(t):6.1f}" for t in (calls, loop))
         print(f"{name:44}{spans}{middle / statistics.median(calls):11.2f}{gain:>11}")
 
@@ -95,11 +100,12 @@ def main() -> None:
 def compiled(case: Case, width: int) -> Iterator[Callable[[], float]]:
     """Two functions that train for STEPS steps and answer milliseconds a step."""
     sizes = {"embedding_size": width, "hidden_size": width} if case.preset.startswith("lstm") else {"width": width}
-    model = build(case.preset, vocab_size=VOCAB, num_classes=2, max_length=LENGTH, **sizes, **case.overrides)
+    classes = None if case.language else 2
+    model = build(case.preset, vocab_size=VOCAB, num_classes=classes, max_length=LENGTH, **sizes, **case.overrides)
     tx = optax.adamw(1e-3)
-    step = training_step(model, tx)
+    step = training_step(model, tx, batch(case.language))
     with replaced(case.replace):
-        params = model.init(jax.random.key(0), batch())["params"]
+        params = model.init(jax.random.key(0), batch(case.language))["params"]
         state = (params, tx.init(params), jax.random.key(1))
         once = jax.jit(step).lower(state).compile()
         loop = jax.jit(lambda state: lax.fori_loop(0, STEPS, lambda _, s: step(s), state)).lower(state).compile()
@@ -114,9 +120,8 @@ def compiled(case: Case, width: int) -> Iterator[Callable[[], float]]:
         yield lambda form=form: milliseconds(form, state) / STEPS
 
 
-def training_step(model: Model, tx: optax.GradientTransformation) -> Callable:
+def training_step(model: Model, tx: optax.GradientTransformation, data: dict[str, jax.Array]) -> Callable:
     """(params, opt_state, key) -> the same after one step on the one batch."""
-    data = batch()
 
     def step(state):
         params, opt_state, key = state
@@ -124,7 +129,8 @@ def training_step(model: Model, tx: optax.GradientTransformation) -> Callable:
 
         def loss(params):
             outputs, _ = model.apply(params, {}, data, train=True, key=dropout_key)
-            return optax.softmax_cross_entropy_with_integer_labels(outputs.logits, data["label"]).mean()
+            losses = optax.softmax_cross_entropy_with_integer_labels(outputs.logits, data["label"])
+            return losses.mean(where=data["mask"])
 
         updates, opt_state = tx.update(jax.grad(loss)(params), opt_state, params)
         return optax.apply_updates(params, updates), opt_state, key
@@ -132,14 +138,15 @@ def training_step(model: Model, tx: optax.GradientTransformation) -> Callable:
     return step
 
 
-def batch() -> dict[str, jax.Array]:
-    """Random words; lengths between 5 and LENGTH."""
+def batch(language: bool) -> dict[str, jax.Array]:
+    """Random words, lengths between 5 and LENGTH, and random labels: one a sentence, or one a word."""
     rng = np.random.default_rng(0)
-    return {
-        "tokens": jnp.asarray(rng.integers(3, VOCAB, (BATCH, LENGTH)), jnp.int32),
-        "length": jnp.asarray(rng.integers(5, LENGTH + 1, BATCH), jnp.int32),
-        "label": jnp.asarray(rng.integers(0, 2, BATCH), jnp.int32),
-    }
+    tokens_BxL = rng.integers(3, VOCAB, (BATCH, LENGTH))
+    length_B = rng.integers(5, LENGTH + 1, BATCH)
+    label = rng.integers(3, VOCAB, (BATCH, LENGTH)) if language else rng.integers(0, 2, BATCH)
+    mask = np.arange(LENGTH) < length_B[:, None] if language else np.ones(BATCH, bool)
+    arrays = {"tokens": tokens_BxL, "length": length_B, "label": label}
+    return {"mask": jnp.asarray(mask), **{name: jnp.asarray(a, jnp.int32) for name, a in arrays.items()}}
 
 
 @contextmanager

@@ -15,15 +15,17 @@ import sys
 import tempfile
 import time
 
+import picture_cases
 from cases import BATCH, CASES, N, sentences
 
+KNOWN = (*CASES, *(name for name, case in picture_cases.CASES.items() if not case.teacher))
 SIDES = {"kdib, nothing compiled": "kdib", "kdib, compiled before": "kdib", "torch": "torch"}
 
 
 def main() -> None:
     """Print the table, or be one of its processes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=CASES, nargs="*", default=["lstm", "transformer, dropout"])
+    parser.add_argument("--only", choices=KNOWN, nargs="*", default=["lstm", "transformer, dropout", "cnn_1, pool"])
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--side", choices=("kdib", "torch"), help=argparse.SUPPRESS)
     parser.add_argument("--began", type=float, help=argparse.SUPPRESS)
@@ -61,6 +63,8 @@ def measure(side: str, name: str, steps: int, began: float) -> None:
 def _kdib_step(name: str):
     from trained import Trained, network
 
+    if name in picture_cases.CASES:
+        return Trained(picture_cases.network(picture_cases.CASES[name]), picture_cases.pictures()).milliseconds
     return Trained(network(CASES[name]), sentences(N, language=CASES[name].language)).milliseconds
 
 
@@ -69,6 +73,12 @@ def _torch_step(name: str):
     import torch_peers as peers
 
     torch.set_num_threads(2)
+    if name in picture_cases.CASES:
+        import vision
+
+        net = vision.peer(picture_cases.CASES[name])
+        step = vision.training_step(net, picture_cases.pictures(), torch.contiguous_format)
+        return lambda steps: [step() for _ in range(steps)]
     data = {k: v for k, v in sentences(N, language=CASES[name].language).items() if k != "id"}
     step = peers.training_step(peers.of(CASES[name]), data, BATCH, None)
     return lambda steps: [step() for _ in range(steps)]

@@ -12,42 +12,22 @@ import argparse
 import itertools
 import platform
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
 from cases import BATCH, pages, undisturbed
+from picture_cases import CASES, CLASSES, SHAPE, Case, N, network, pictures
 from torch import nn
 from torch.nn import functional as F
 from torch_peers import CLIP_NORM, LEARNING_RATE, WEIGHT_DECAY, milliseconds
 from trained import Trained, parameters
 
-from kdib.models import PRESETS, build
+from kdib.models import PRESETS
 from kdib.models.base import table
 from kdib.step import train_chunk
 
-N, CLASSES, SHAPE = 40 * BATCH, 10, (28, 28, 1)
-
-
-class Case(NamedTuple):
-    """A preset, its downsampling ("" of an MLP), and where its targets come from: "" (labels), "live" or "stored"."""
-
-    preset: str
-    downsampling: str = ""
-    teacher: str = ""
-
-
-CASES = {
-    "mlp_1": Case("mlp_1"),
-    "mlp_1, stored answers": Case("mlp_1", teacher="stored"),
-    "mlp_1, live cnn_1 teacher": Case("mlp_1", teacher="live"),
-    "cnn_1, pool": Case("cnn_1", "pool"),
-    "cnn_1, stride": Case("cnn_1", "stride"),
-    "cnn_small, stride": Case("cnn_small", "stride"),
-    "mlp_small": Case("mlp_small"),
-}
 TEACHER = Case("cnn_1", "pool")
 POPULATION = ("mlp_small", "cnn_small, stride")  # what is timed with --populations if nothing else is asked for
 
@@ -103,18 +83,6 @@ def competitors(case: Case, populations: list[int]) -> dict[str, Callable[[int],
 def in_turn(one: Callable[[int], float], runs: int) -> Callable[[int], float]:
     """The mean over as many calls as there are runs."""
     return lambda steps: sum(one(steps) for _ in range(runs)) / runs
-
-
-def pictures() -> dict[str, np.ndarray]:
-    """Random ones."""
-    rng = np.random.default_rng(0)
-    image, label = rng.integers(0, 256, (N, *SHAPE), np.uint8), rng.integers(0, CLASSES, N).astype(np.int32)
-    return {"image": image, "label": label, "id": np.arange(N, dtype=np.int32)}
-
-
-def network(case: Case):
-    """The network of kdib."""
-    return build(case.preset, num_classes=CLASSES, image_shape=SHAPE, **({"downsampling": case.downsampling or None}))
 
 
 def _teacher(case: Case):
