@@ -3,9 +3,10 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from kdib.tasks.images import idx, jpegs
-from kdib.tasks.images.sets import Source
+from kdib.tasks.images.sets import Images, Source
 
 VARIABLE = "KDIB_DATA_DIR"
 BY_TFDS = "on a machine with TensorFlow, `tfds build {}` prepares a folder to copy here"
@@ -40,10 +41,30 @@ def read(name: str, data_dir: str) -> Source:
     )
 
 
+def corrupted(name: str, data_dir: str) -> Images:
+    """The test pictures of a corruption of the published MNIST-C, as TFDS has prepared "mnist_corrupted/<name>".
+
+    They are looked for where `read` looks for prepared sets. Raises as `read`.
+    """
+    looked: list[str] = []
+    for builder in _builders(f"mnist_corrupted/{name}", _folder(data_dir), data_dir, looked):
+        from kdib.tasks.images import tfds
+
+        return tfds.images(f"mnist_corrupted/{name}", builder, "test")
+    raise FileNotFoundError(
+        f"config.task.corrupted: found no set {name!r} ({'; '.join(looked)}). "
+        f"Give its folder as config.task.data_dir or ${VARIABLE}; {BY_TFDS.format(f'mnist_corrupted/{name}')}"
+    )
+
+
+def _folder(data_dir: str) -> Path | None:
+    root = data_dir or os.environ.get(VARIABLE, "")
+    return Path(root).expanduser() if root else None
+
+
 def _places(name: str, data_dir: str, looked: list[str]) -> Iterator[Source]:
     """What there is of the set, in the order of preference, read only when it is asked for."""
-    root = data_dir or os.environ.get(VARIABLE, "")
-    folder = Path(root).expanduser() if root else None
+    folder = _folder(data_dir)
     looked.append(f"looked in {folder}" if folder else f"neither data_dir nor ${VARIABLE} is set")
     own = jpegs if name == "cifar10_jpeg" else idx if name in idx.FOLDERS else None
     if own and folder and (place := own.find(name, folder)):
@@ -53,10 +74,14 @@ def _places(name: str, data_dir: str, looked: list[str]) -> Iterator[Source]:
     if own is idx and not data_dir and (place := idx.installed(name)):
         yield idx.read(name, place)
     if own is not jpegs:
-        yield from _prepared(name, folder, data_dir, looked)
+        for builder in _builders(name, folder, data_dir, looked):
+            from kdib.tasks.images import tfds
+
+            yield tfds.source(name, builder)
 
 
-def _prepared(name: str, folder: Path | None, data_dir: str, looked: list[str]) -> Iterator[Source]:
+def _builders(name: str, folder: Path | None, data_dir: str, looked: list[str]) -> Iterator[Any]:
+    """Those of a set that TFDS has prepared, in `folder` and, if no `data_dir` is given, in its own."""
     try:
         from kdib.tasks.images import tfds
     except ModuleNotFoundError as error:
@@ -65,4 +90,4 @@ def _prepared(name: str, folder: Path | None, data_dir: str, looked: list[str]) 
     for place in [folder] * (folder is not None) + [None] * (not data_dir):
         looked.append(f"TFDS has none prepared in {place or 'its default folder'}")
         if builder := tfds.find(name, place):
-            yield tfds.source(name, builder)
+            yield builder

@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from test_idx import write
 
 from kdib.tasks import prepared
-from kdib.tasks.images import files, idx
+from kdib.tasks.images import files, idx, task
 from kdib.tasks.images import tfds as images_tfds
 from kdib.tasks.images.builder import BUILDERS
 
@@ -58,13 +58,11 @@ def as_tfrecord(sets, folder="mnist/3.0.1", name="mnist", n_shards=2):
     info = json.loads((sets / folder / "dataset_info.json").read_text())
     info["fileFormat"] = "tfrecord"
     for split in info["splits"]:
-        data = tfds.data_source("mnist", split=split["name"], data_dir=sets, download=False)
         images = images_tfds.decode(builder, split["name"])
-        assert len(data) == len(images.label)
         rows = [encoded_example(builder, *row) for row in zip(*images, strict=True)]
         shards = np.array_split(np.arange(len(rows)), n_shards)
         for i, shard in enumerate(shards):
-            file = sets / folder / f"mnist-{split['name']}.tfrecord-{i:05d}-of-{n_shards:05d}"
+            file = sets / folder / f"{folder.partition('/')[0]}-{split['name']}.tfrecord-{i:05d}-of-{n_shards:05d}"
             file.write_bytes(b"".join(framed(rows[row]) for row in shard))
         split["shardLengths"] = [str(len(shard)) for shard in shards]
     for file in (sets / folder).glob("*array_record*"):
@@ -111,15 +109,36 @@ def test_the_name_and_version_are_those_of_tfds(tmp_path, name):
     assert repr(ours.info.features) == repr(theirs.info.features)
 
 
-def test_a_set_with_configurations_is_read(toy, tmp_path):
+def corrupted(toy, tmp_path):
+    """The toy set in the place of the published MNIST-C's translated digits."""
     folder = shutil.copytree(toy[1] / "mnist" / "3.0.1", tmp_path / "mnist_corrupted" / "translate" / "1.0.0")
     for file in list(folder.glob("mnist-*")):
         file.rename(folder / file.name.replace("mnist", "mnist_corrupted", 1))
     info = json.loads((folder / "dataset_info.json").read_text())
     info |= {"name": "mnist_corrupted", "configName": "translate", "version": "1.0.0"}
     (folder / "dataset_info.json").write_text(json.dumps(info))
-    assert_same(source_of(tmp_path, "mnist_corrupted/translate"), idx.read("mnist", toy[0]))
-    assert images_tfds.find("mnist_corrupted/scale", tmp_path) is None
+    return tmp_path
+
+
+def test_a_set_with_configurations_is_read(toy, tmp_path):
+    folder = corrupted(toy, tmp_path)
+    assert_same(source_of(folder, "mnist_corrupted/translate"), idx.read("mnist", toy[0]))
+    as_tfrecord(folder, "mnist_corrupted/translate/1.0.0", "mnist_corrupted/translate")
+    assert_same(source_of(folder, "mnist_corrupted/translate"), idx.read("mnist", toy[0]))
+    assert images_tfds.find("mnist_corrupted/scale", folder) is None
+
+
+def test_the_published_corruptions_are_test_sets_that_a_config_names(toy, tmp_path):
+    folder = corrupted(toy, tmp_path)
+    shutil.copytree(toy[1] / "mnist", folder / "mnist")
+    settings = {"data_dir": str(folder), "n_validation": 5}
+    built = task.build(task.MnistSettings(**settings, corrupted=("translate",)))
+    assert list(built.tests) == ["test", "translated", "scaled", "mnist_c_translate"]
+    published = built.tests["mnist_c_translate"].inputs
+    np.testing.assert_array_equal(published["image"], idx.read("mnist", toy[0]).test.image)
+    assert built.facts["sets"]["mnist_c_translate"]["size"] == 20
+    with pytest.raises(FileNotFoundError, match=r"config\.task\.corrupted: found no set 'fog' .*tfds build mnist_corr"):
+        task.build(task.MnistSettings(**settings, corrupted=("fog",)))
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10", "svhn_cropped", "fashion_mnist", "mnist_corrupted/scale"])
