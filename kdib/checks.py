@@ -77,6 +77,12 @@ def _check_loss(where: str, fit: Fit, spec: losses.LossSpec) -> None:
             f"{where}.answers='table' stores logits, and {fit.loss!r} asks for what is hidden ({', '.join(hidden)}); "
             "use answers='live'"
         )
+    labelled = [name for name, term in spec.items() if "batch.label" in term.inputs]
+    if fit.augment.get("name") == "mixup" and labelled:
+        raise ValueError(
+            f"{where}.augment: mixup mixes pictures and not labels, which {fit.loss!r} reads ({', '.join(labelled)}); "
+            "learn from a teacher's answers alone, with answers='live'"
+        )
     if fit.match_entropy and not any("epsilon" in term.hparams for term in spec.values()):
         raise ValueError(f"{where}.match_entropy needs a label_smoothing term, {fit.loss!r} has {', '.join(spec)}")
 

@@ -13,9 +13,10 @@ from miniature import prints, tiny
 from kdib import fit as fits
 from kdib import study, tasks
 from kdib.answers import answer, matched_temperature, mean_entropy
-from kdib.checks import check_losses, check_teachers
+from kdib.checks import check_losses, check_names, check_teachers
 from kdib.config import parse
 from kdib.fit import Job
+from kdib.main import load_config
 from kdib.models.combinators import RULES
 from kdib.records import RunSpec
 from kdib.runs import generations, main_runs
@@ -242,3 +243,19 @@ def test_unknown_views_and_knobs_list_the_known():
         augmentation("shove")
     with pytest.raises(ValueError, match=r"'pixel' is unknown.*Did you mean 'pixels'"):
         augmentation("shift", pixel=2)
+
+
+def test_mixup_mixes_the_pictures_of_a_batch_and_is_refused_to_a_loss_that_reads_labels():
+    pictures = {"image": jnp.asarray([0, 255, 51], jnp.uint8)[:, None, None, None] * jnp.ones((1, 2, 2, 1), jnp.uint8)}
+    batch = pictures | {"id": jnp.asarray([5, 2, 9]), "label": jnp.arange(3)}
+    mix = augmentation("mixup", alpha=1.0)
+    seen = np.asarray(mix(jax.random.key(0), batch)["image"])[:, 0, 0, 0]
+    assert seen.sum() == pytest.approx(1.2) and not np.isclose(np.sort(seen), [0, 0.2, 1]).all()
+    other = np.asarray(mix(jax.random.key(0), batch | {"id": jnp.asarray([6, 2, 9])})["image"])[:, 0, 0, 0]
+    assert not np.allclose(seen, other)  # another batch is mixed otherwise
+    config = load_config(str(CONFIGS / "cnn_to_mlp.py"), "smoke").to_dict()
+    config["fits"]["distilled"] |= {"answers": "live", "augment": {"name": "mixup", "alpha": 0.2}}
+    check_names(parse(config))
+    config["fits"]["alone"]["augment"] = {"name": "mixup"}
+    with pytest.raises(ValueError, match=r"alone\.augment: mixup mixes pictures and not labels.*reads \(cross_entropy\)"):
+        check_names(parse(config))
