@@ -72,6 +72,8 @@ def study_config(name: str, data: Path | None) -> dict[str, Any]:
         kl = {"fn": "top_k_kl", "weight": 1.0, "k": 5, "temperature": 1.0, "where": "batch.mask"}
         config["losses"]["top_k"] = {"kl": kl}
         config["fits"][TOP_K] = config["fits"]["transformer_from_lstm"] | {"loss": "top_k"}
+    if name == "language_text_recursion":
+        config["seeds"] = 2  # for the time: a look
     if name.startswith("language_text"):
         config["task"]["vocabulary_size"] = 2_000
         config["task"]["tests"] += (f"blimp={data / 'blimp'}",)
