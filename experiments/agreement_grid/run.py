@@ -110,6 +110,7 @@ def tables(workdir: Path) -> str:
     values = _values(study, study.tests[0])
     grid, published = study.config["grid"], study.config["published"]["grid"]
     found = [ROWS["claim_table"](claims(grid, values)), *_biases(study.config, values)]
+    found.append(_becomes_its_teacher(study, values["A-accuracy"]))
     if "perplexity" in values:
         found.append(_worse_words_better_agreement(grid, values))
     if TOP_K in values["ECE"]:
@@ -183,6 +184,39 @@ def _worse_words_better_agreement(
     return ROWS["markdown"]((*head, "seeds", "verdict"), lines)
 
 
+def _becomes_its_teacher(study: Any, accuracy: Mapping[str, Values]) -> str:
+    """How near a student ends to its own teacher, and how much nearer than to that network of other seeds."""
+    agreement, lines = _agreements(study), []
+    for student, row in study.config["grid"].items():
+        for column, fit in row.items():
+            teacher = study.config["fits"][fit]["teacher"]
+            if column == "alone" or not (found := agreement.get((fit, teacher))):
+                continue
+            own = {a: value for (a, b), value in found.items() if a == b}
+            others = {seed: np.mean([value for (a, b), value in found.items() if a == seed != b]) for seed in own}
+            lines.append(
+                (
+                    f"{student} from {column}",
+                    ROWS["signed"](_minus(accuracy, fit, teacher)),
+                    ROWS["plus_minus"](ROWS["spread"](own)),
+                    ROWS["signed"](minus(own, others)),
+                )
+            )
+    head = ("a student and its own teacher", "A-accuracy − the teacher's [95 %]", "answers in common")
+    return ROWS["markdown"]((*head, "− with the same network of other seeds [95 %]"), lines)
+
+
+def _agreements(study: Any) -> dict[tuple[str, str], dict[tuple[int, int], float]]:
+    """{(fit, other fit): {(seed, other seed): share of test answers in common}}."""
+    who = {subject.id: subject for subject in study.subjects}
+    found: dict[tuple[str, str], dict[tuple[int, int], float]] = {}
+    for row in study.rows:
+        if (row.property, row.metric, row.split, row.coords) == ("fidelity", "agreement", study.tests[0], ()):
+            one, other = who[row.subject], who[str(row.other)]
+            found.setdefault((one.fit, other.fit), {})[one.seed, other.seed] = row.value
+    return found
+
+
 def _five_words(values: Mapping[str, Mapping[str, Values]]) -> str:
     """What a Transformer has from the five words that its LSTM finds likeliest, in place of all of them."""
     beside = ("transformer_from_lstm", "transformer")
@@ -224,7 +258,7 @@ def _grid_table(
     lines = []
     for student, row in grid.items():
         ours = [ROWS["plus_minus"](ROWS["spread"](values[row[c]])) if c in row else "" for c in columns]
-        told = [theirs.get(student, {}).get(column) for column in columns]
+        told = [theirs.get(student, {}).get(column) if column in row else None for column in columns]
         lines.append((student, *map(_beside, ours, told)))
     return ROWS["markdown"]((f"{label}, {test}: student", *columns), lines)
 
