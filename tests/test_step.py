@@ -245,9 +245,9 @@ def test_a_chunk_in_buckets_is_its_steps_on_cut_batches(sentences):
 def test_buckets_are_steps_of_one_program(sentences):
     arch = Architecture(bag_of_words(), nothing(), (), SGD)
     before = train_chunk._cache_size()
-    population = population_of([start(sentences, arch, seed) for seed in (0, 1)])
     for first, last in ((0, 2), (2, 3), (3, 6)):
-        population, _ = chunk(population, sentences, arch, LABELS, first, last, edges=(2, 5))
+        population = population_of([start(sentences, arch, seed) for seed in (0, 1)])
+        chunk(population, sentences, arch, LABELS, first, last, edges=(2, 5))
     assert train_chunk._cache_size() == before + 1
 
 
