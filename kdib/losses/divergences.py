@@ -27,7 +27,7 @@ def cross_entropy(logits: ArrayLike, labels: ArrayLike, *, axis: int = -1, where
     """Cross-entropy with integer labels: -log softmax(logits)[label].
 
     >>> import jax.numpy as jnp
-    >>> jnp.set_printoptions(precision=4)
+    >>> jnp.set_printoptions(precision=4, suppress=True)
     >>> logits = jnp.array([[2.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
     >>> print(cross_entropy(logits, jnp.array([0, 2])))
     [0.2395 1.5514]
@@ -64,7 +64,7 @@ def label_smoothing(
     K counts the classes that `where` leaves in. `epsilon = 0` is `cross_entropy`.
 
     >>> import jax.numpy as jnp
-    >>> jnp.set_printoptions(precision=4)
+    >>> jnp.set_printoptions(precision=4, suppress=True)
     >>> logits = jnp.array([[2.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
     >>> print(label_smoothing(logits, jnp.array([0, 2]), epsilon=0.1))
     [0.3729 1.5181]
@@ -98,7 +98,7 @@ def entropy_penalty(logits: ArrayLike, *, axis: int = -1, where: ArrayLike | Non
     from soft answers alone, without a teacher.
 
     >>> import jax.numpy as jnp
-    >>> jnp.set_printoptions(precision=4)
+    >>> jnp.set_printoptions(precision=4, suppress=True)
     >>> print(entropy_penalty(jnp.array([[2.0, 0.0, 0.0], [0.0, 0.0, 0.0]])))
     [-0.6656 -1.0986]
 
@@ -129,7 +129,7 @@ def hard_label(
     reaches the teacher; a nan among its logits gives nan.
 
     >>> import jax.numpy as jnp
-    >>> jnp.set_printoptions(precision=4)
+    >>> jnp.set_printoptions(precision=4, suppress=True)
     >>> student, teacher = jnp.array([[2.0, 0.0, 0.0]]), jnp.array([[0.0, 3.0, 1.0]])
     >>> print(hard_label(student, teacher))
     [2.2395]
@@ -170,7 +170,7 @@ def soft_cross_entropy(
     T^2 of `softened_kl`. At equality it is the teacher's entropy, not 0. No gradient reaches the teacher.
 
     >>> import jax.numpy as jnp
-    >>> jnp.set_printoptions(precision=4)
+    >>> jnp.set_printoptions(precision=4, suppress=True)
     >>> student, teacher = jnp.array([[2.0, 0.0, 0.0]]), jnp.array([[1.0, 1.0, 0.0]])
     >>> print(soft_cross_entropy(student, teacher, temperature=2.0))
     [1.1678]
@@ -216,7 +216,7 @@ def softened_kl(
     place: a loss of its own would be a second name for the same function.
 
     >>> import jax.numpy as jnp
-    >>> jnp.set_printoptions(precision=4)
+    >>> jnp.set_printoptions(precision=4, suppress=True)
     >>> student, teacher = jnp.array([[2.0, 0.0, 0.0]]), jnp.array([[1.0, 1.0, 0.0]])
     >>> for direction in ("forward", "reverse", "jensen_shannon"):
     ...     print(direction, softened_kl(student, teacher, temperature=2.0, direction=direction))
@@ -275,7 +275,7 @@ def top_k_kl(
     Anshumann et al., "Sparse Logit Sampling", ACL 2025 (https://arxiv.org/abs/2503.16870) prove the bias.
 
     >>> import jax.numpy as jnp
-    >>> jnp.set_printoptions(precision=4)
+    >>> jnp.set_printoptions(precision=4, suppress=True)
     >>> student, teacher = jnp.array([[2.0, 0.0, 0.0]]), jnp.array([[1.0, 1.0, 0.0]])
     >>> print(top_k_kl(student, teacher, k=2), top_k_kl(student, teacher, k=3))
     [0.5464] [0.3776]

@@ -97,7 +97,7 @@ def cosine(student_features: ArrayLike, teacher_features: ArrayLike) -> jax.Arra
     zero have no direction; their value is 1 and their gradient 0. No gradient reaches the teacher.
 
     >>> import jax.numpy as jnp
-    >>> jnp.set_printoptions(precision=4)
+    >>> jnp.set_printoptions(precision=4, suppress=True)
     >>> print(cosine(jnp.array([[2.0, 0.0], [1.0, 1.0], [0.0, 0.0]]), jnp.array([[5.0, 0.0], [1.0, 0.0], [1.0, 0.0]])))
     [0.     0.2929 1.    ]
 
@@ -128,7 +128,7 @@ def attention_transfer(student_features: ArrayLike, teacher_features: ArrayLike)
     the teacher.
 
     >>> import jax.numpy as jnp
-    >>> jnp.set_printoptions(precision=4)
+    >>> jnp.set_printoptions(precision=4, suppress=True)
     >>> left, right = jnp.zeros((1, 2, 2, 3)).at[0, 0, 0].set(1.0), jnp.zeros((1, 2, 2, 5)).at[0, 1, 0].set(-7.0)
     >>> print(attention_transfer(left, right), attention_transfer(left, 3 * left))
     [0.5] [0.]

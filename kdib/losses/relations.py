@@ -45,7 +45,7 @@ def similarity_preserving(
     Both are 0 at equality.
 
     >>> import jax.numpy as jnp
-    >>> jnp.set_printoptions(precision=4)
+    >>> jnp.set_printoptions(precision=4, suppress=True)
     >>> teacher = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     >>> student = jnp.array([[3.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 1.0, 1.0]])
     >>> print(similarity_preserving(student, teacher))
@@ -96,7 +96,7 @@ def relational_distance(
     the value of a single example is 0.
 
     >>> import jax.numpy as jnp
-    >>> jnp.set_printoptions(precision=4)
+    >>> jnp.set_printoptions(precision=4, suppress=True)
     >>> line, triangle = jnp.array([[0.0], [1.0], [2.0]]), jnp.array([[0.0, 0.0], [2.0, 0.0], [1.0, 3.0**0.5]])
     >>> print(relational_distance(line, triangle), relational_distance(line, 5 - line))
     [0.0781 0.0312 0.0781] [0. 0. 0.]
@@ -132,7 +132,7 @@ def relational_angle(
     (N - 1) (N - 2) / N^2 of the mean (weight 50 there).
 
     >>> import jax.numpy as jnp
-    >>> jnp.set_printoptions(precision=4)
+    >>> jnp.set_printoptions(precision=4, suppress=True)
     >>> line, triangle = jnp.array([[0.0], [1.0], [2.0]]), jnp.array([[0.0, 0.0], [2.0, 0.0], [1.0, 3.0**0.5]])
     >>> print(relational_angle(line, triangle), relational_angle(line, 5 - line))
     [0.125 1.    0.125] [0. 0. 0.]
