@@ -83,6 +83,12 @@ def train_step(
 
     The teacher answers in evaluation mode, outside the differentiated function.
     """
+    grads, model_state, metrics = _gradients(state, batch, teacher_variables, loss, arch=arch)
+    return _updated(state, grads, model_state, arch=arch), metrics
+
+
+def _gradients(state: TrainState, batch: Batch, teacher_variables: Variables, loss: LossSpec, *, arch: Architecture):
+    """What a step learns from: the gradients, the model's state after the batch, and the metrics."""
     targets = _ask(arch.teacher, teacher_variables, batch)
     noise = jax.random.fold_in(jax.random.fold_in(state.key, NOISE_STREAM), state.step)
 
@@ -92,15 +98,19 @@ def train_step(
         return combine(means, loss, step=state.step), (means, model_state, context["student"].logits)
 
     (value, (means, model_state, logits_BxK)), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
-    updates, opt_state = arch.tx.update(grads, state.opt_state, state.params)
-    params: Any = optax.apply_updates(state.params, updates)
     metrics = {
         **means,
         "loss": Mean.of(value[None]),
         "accuracy": Mean.of(logits_BxK.argmax(-1) == batch["label"], where=batch.get("mask")),
         "gradient_norm": Mean.of(optax.tree.norm(grads)[None]),
     }
-    return TrainState(state.step + 1, params, model_state, opt_state, state.key), metrics
+    return grads, model_state, metrics
+
+
+def _updated(state: TrainState, grads, model_state, *, arch: Architecture) -> TrainState:
+    updates, opt_state = arch.tx.update(grads, state.opt_state, state.params)
+    params: Any = optax.apply_updates(state.params, updates)
+    return TrainState(state.step + 1, params, model_state, opt_state, state.key)
 
 
 def predict(variables: Variables, batch: Batch, *, model: Model) -> Outputs:
@@ -306,22 +316,19 @@ def _each(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _guarded_step(population: Population, sums, batch, teacher_variables, loss, *, arch):
-    state, metrics = train_step(population.state, batch, teacher_variables, loss, arch=arch)
-    # Known before the update, so that it and the choice of what to keep are one pass over the parameters.
+    state, health = population
+    grads, model_state, metrics = _gradients(state, batch, teacher_variables, loss, arch=arch)
     known = {name: mean.value for name, mean in metrics.items()} | {"parameters": jnp.float32(0)}
     finite_M = jnp.stack([jnp.isfinite(known[name]) for name in checked_names(metrics)])
-    was_well = population.health.step < 0
+    was_well = health.step < 0
     well = was_well & finite_M.all()
     health = Health(
-        step=jnp.where(was_well & ~well, population.state.step, population.health.step),
-        metric=jnp.where(was_well & ~well, jnp.argmin(finite_M).astype(jnp.int32), population.health.metric),
+        step=jnp.where(was_well & ~well, state.step, health.step),
+        metric=jnp.where(was_well & ~well, jnp.argmin(finite_M).astype(jnp.int32), health.metric),
     )
-
-    def keep(new, old):
-        if jnp.issubdtype(new.dtype, jax.dtypes.prng_key):
-            return new
-        return jnp.where(well, new, old)
-
-    state = jax.tree.map(keep, state, population.state)
+    # A branch, not a choice between two results: that would keep the old parameters and moments beside the new ones,
+    # which for an MLP takes as long as a third of its products. (Under vmap JAX makes it that choice.)
+    take = functools.partial(_updated, arch=arch)
+    state = jax.lax.cond(well, take, lambda state, *_: state, state, grads, model_state)
     sums = jax.tree.map(lambda total, more: total + jnp.where(well, more, jnp.zeros_like(more)), sums, metrics)
     return Population(state, health), sums
