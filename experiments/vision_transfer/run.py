@@ -27,6 +27,7 @@ SHOWN = (
     "corruptions-accuracy-corruption-test",
 )
 PROPERTIES = ("translation", "accuracy", "calibration", "fidelity", "translation_fidelity", "corruptions")
+RATES = (1e-3, 3e-3, 6e-3, 1.2e-2)
 Values = Mapping[int, float]  # by seed
 PUBLISHED = {  # accuracy on MNIST, scaled, translated; ECE (1,000,000 bins) on the same
     "CNN": ("teacher", (0.992, 0.962, 0.981, 0.011, 0.060, 0.028)),
@@ -50,7 +51,8 @@ def study_config(name: str, data: Path | None) -> dict[str, Any]:
     # For the time: a step of the published CNN takes ten times as long as one of this.
     config["models"]["cnn"] = {"preset": "cnn_1", "channels": (8, 16, 32, 64), "downsampling": "stride"}
     config["task"]["n_test"] = 4_000  # each of them comes in 15 corruptions
-    config["train"] |= {"steps": 800, "save_every": 400, "group_size": 2}
+    config["train"] |= {"steps": 1_600, "save_every": 800, "group_size": 2}
+    config["tune"] = {"learning_rates": RATES, "seeds": 1}  # for every fit the same, chosen by its validation loss
     config["properties"] = PROPERTIES
     return config
 

@@ -6,9 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-FEW_CHANNELS = (
-    4  # up to here one product over all shifted copies, of few columns, takes the place of one a filter's row
-)
+FEW_CHANNELS = 4  # up to here one product over all shifted copies takes the place of one a filter's row
 
 
 @functools.partial(jax.checkpoint, static_argnums=(2, 3))
