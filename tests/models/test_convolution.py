@@ -66,6 +66,20 @@ def test_values_and_gradients_equal_xla(name, wrap):
     ours, theirs = (value_and_gradients(wrap(f), x, w, stride, pad) for f in (convolve, by_xla))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), ours, theirs)
     assert ours[1].shape == theirs[1].shape
+    only_asked = jax.jit(wrap(convolve), static_argnums=(2, 3))(x, w, stride, pad)  # not differentiated: another form
+    np.testing.assert_allclose(only_asked, ours[1], atol=2e-5)
+
+
+@pytest.mark.parametrize(("axes", "by_xla_itself"), [((0, None), True), ((None, 0), False), ((0, 0), False)])
+def test_each_run_of_a_vmap_is_asked_as_alone(axes, by_xla_itself):
+    pictures, filters = drawn((2, 6, 5, 5), (3, 3, 5, 4), runs=(3,))
+    x, w = (a if axis == 0 else a[0] for a, axis in zip((pictures, filters), axes, strict=True))
+    asked = jax.jit(jax.vmap(lambda x, w: convolve(x, w, 2, 1), axes))
+    at = lambda a, axis, run: a if axis is None else a[run]  # noqa: E731
+    alone = [by_xla(at(x, axes[0], run), at(w, axes[1], run), 2, 1) for run in range(3)]
+    np.testing.assert_allclose(asked(x, w), jnp.stack(alone), atol=2e-5)
+    # Filters of each run's own would make it a grouped convolution, which XLA:CPU is slow at.
+    assert ("stablehlo.convolution" in asked.lower(x, w).as_text()) == by_xla_itself
 
 
 def test_inside_a_loop_and_under_vmap():
