@@ -1,5 +1,6 @@
-"""Which of several fits validation chooses, seed by seed. Nothing here reads a test set."""
+"""What validation chooses: of several fits seed by seed, of learning rates for a fit. Nothing here reads a test set."""
 
+import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -27,3 +28,23 @@ def chosen(values: BY_FIT, fits: Iterable[str]) -> dict[int, str]:
     fits = list(fits)
     seeds = set.intersection(*(set(values.get(fit, {})) for fit in fits)) if fits else set()
     return {seed: max(fits, key=lambda fit: values[fit][seed]) for seed in sorted(seeds)}
+
+
+def tried_rates(lines: Iterable[Mapping[str, Any]]) -> dict[str, dict[float, float]]:
+    """{fit: {learning rate: validation loss}} of a study's grid, from the lines of metrics.jsonl.
+
+    The loss is the mean over development seeds at the last step of the fit; rates of which a run did not get there are
+    left out. The lowest is what `runs.choose_learning_rate` chose, before any main run began.
+    """
+    losses: dict[str, dict[float, dict[int, tuple[int, float]]]] = {}
+    for line in lines:
+        _, grid, rate = line["run"].partition("-learning_rate=")
+        if grid and (line["split"], line["metric"]) == ("validation", "loss"):
+            losses.setdefault(line["fit"], {}).setdefault(float(rate), {})[line["seed"]] = line["step"], line["value"]
+    return {fit: _at_the_end(rates) for fit, rates in losses.items()}
+
+
+def _at_the_end(rates: Mapping[float, Mapping[int, tuple[int, float]]]) -> dict[float, float]:
+    last = max(step for runs in rates.values() for step, _ in runs.values())
+    whole = {rate: all(step == last for step, _ in runs.values()) for rate, runs in rates.items()}
+    return {rate: statistics.fmean(loss for _, loss in runs.values()) for rate, runs in rates.items() if whole[rate]}

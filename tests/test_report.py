@@ -276,6 +276,18 @@ def test_last_line_of_a_step_wins(small):
     assert ends[0] == 0.125
 
 
+def test_learning_rates_that_were_tried_stand_beside_the_chosen_one(small):
+    assert "Learning rates." not in draw(small).text  # no grid
+    with (small / "metrics.jsonl").open("a") as file:
+        for rate, loss in ((0.001, 0.5), (0.004, 0.25)):
+            line = {"run": f"alone/seed1000-learning_rate={rate}", "fit": "alone", "seed": 1000, "step": 600}
+            file.write(json.dumps({**line, "split": "validation", "metric": "loss", "value": loss}) + "\n")
+    document = draw(small)
+    assert "Learning rates." in document.text
+    found = [[cell["number"] for cell in row[1:]] for row in document.rows if row[0]["text"] == "alone"]
+    assert [0.5, 0.25, 0.004] in found
+
+
 def test_a_study_without_rows_still_has_a_page(small):
     (small / "rows.jsonl").unlink()
     assert "Nothing was measured." in draw(small).text

@@ -1,5 +1,6 @@
 """What each run learns from: stored and live answers, controls, ensembles, budgets, a teacher beside its student."""
 
+import json
 import pathlib
 import shutil
 
@@ -16,6 +17,7 @@ from kdib.estimands import final_subjects
 from kdib.models.combinators import RULES
 from kdib.records import Records, Row, read_json
 from kdib.runs import development_runs, main_runs, steps_of, subjects, teacher_folders
+from kdib.selection import tried_rates
 from kdib.snapshots import SnapshotError
 from kdib.teaching import jobs_of, model_of, open_lab, plan_of
 
@@ -82,6 +84,8 @@ def test_every_fit_chooses_its_rate_by_validation_loss(lab):
         losses = {row["learning_rate"]: row["loss"] for row in chosen["tried"]}
         assert set(losses) == set(lab.study.tune.learning_rates)
         assert losses[chosen["learning_rate"]] == min(losses.values())
+        shown = tried_rates(map(json.loads, (lab.workdir / "metrics.jsonl").read_text().splitlines()))[fit]
+        assert shown == pytest.approx(losses)  # what the report says was tried
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -10,7 +10,7 @@ from kdib.properties import of_task
 from kdib.properties.base import Primary
 from kdib.records import Records, Row, Subject, read_json, read_lines
 from kdib.report.figures import Trace
-from kdib.selection import BY_FIT, CHOOSES, last_validation
+from kdib.selection import BY_FIT, CHOOSES, last_validation, tried_rates
 
 CONFIG_FIELDS = {"title", "seeds", "task", "fits", "roles", "properties", "published", "environment"}
 METRIC_FIELDS = {"run", "fit", "seed", "step", "split", "metric", "value"}
@@ -31,6 +31,7 @@ class Material(NamedTuple):
     problems: Sequence[str]
     exhibits: Mapping[str, Mapping[str, Any]] = {}
     validation: Mapping[str, BY_FIT] = {}  # by metric, at the last step
+    rates: Mapping[str, Mapping[float, float]] = {}  # what the grid of learning rates found
 
     @property
     def seeds(self) -> dict[str, int]:
@@ -91,7 +92,8 @@ def read(workdir: pathlib.Path) -> Material:
     problems = [problem.replace(f"{workdir}/", "") for problem in [*problems, *damage]]  # a report travels alone
     own = [line for line in lines if line["run"] in measured]
     validation = {metric: last_validation(own, metric) for metric in CHOOSES}
-    return Material(config, facts, by_id, known, _traces(lines, measured), failed, problems, exhibits, validation)
+    traces, rates = _traces(lines, measured), tried_rates(lines)
+    return Material(config, facts, by_id, known, traces, failed, problems, exhibits, validation, rates)
 
 
 def fit_and_run(subject_id: str) -> str:

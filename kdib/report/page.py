@@ -117,7 +117,24 @@ def _learning(study: View) -> list[Block]:
     )
     ends = {label: "; ".join(f"{t.fit} {t.values[-1]:.3f}" for t in found) for label, found in traces.items()}
     alt = "Learning curves. At the last step: " + ". ".join(f"{label}: {text}" for label, text in ends.items())
-    return [study.picture(figures.learning(traces, study.look), "learning-curves", alt, caption)]
+    return [study.picture(figures.learning(traces, study.look), "learning-curves", alt, caption), *_rates(study)]
+
+
+def _rates(study: View) -> list[Block]:
+    """The grid of learning rates, and what each fit chose; nothing without a grid."""
+    found = study.material.rates
+    if not found:
+        return []
+    tried = sorted({rate for losses in found.values() for rate in losses})
+    rows = [
+        (Entry(fit), *(number(losses.get(rate)) for rate in tried), number(min(losses, key=lambda rate: losses[rate])))
+        for fit, losses in found.items()
+    ]
+    caption = (
+        "Validation loss (nats) after the last step, on development seeds that no main run shares. The lowest is "
+        "chosen; where that is an end of the grid, a rate beyond it might serve the fit better."
+    )
+    return [Table("Learning rates.", caption, ("Fit", *(f"{rate:g}" for rate in tried), "Chosen"), rows)]
 
 
 def _published(study: View) -> list[Block]:
