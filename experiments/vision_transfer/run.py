@@ -8,6 +8,7 @@ files. It resumes when called again and leaves its rows in results/. `--report-o
 them.
 """
 
+import json
 import runpy
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 from kdib.main import load_config
 from kdib.properties.corruptions import relative_errors
+from kdib.selection import tried_rates
 
 HERE = Path(__file__).parent
 CONFIG = HERE.parent.parent / "configs" / "cnn_to_mlp.py"
@@ -64,7 +66,11 @@ def tables(workdir: Path) -> str:
     ece = {name: study.by_fit(ECE, name) for name in SETS}
     area = study.by_fit(AREA)
     return "\n\n".join(
-        [_beside(accuracy, ece), ROWS["claim_table"](_claims(accuracy, ece, area)), _everybody(study, accuracy, area)]
+        [
+            _beside(accuracy, ece),
+            ROWS["claim_table"](_claims(accuracy, ece, area)),
+            _everybody(study, accuracy, area, _chosen_rates(workdir)),
+        ]
     )
 
 
@@ -82,7 +88,7 @@ def _claims(accuracy: Mapping[str, Any], ece: Mapping[str, Any], area: Mapping[s
     found = []
     for name in ("translated", "scaled"):
         of = accuracy[name]
-        for other in ("alone", "self", "shuffled_soft", "label_smoothed"):
+        for other in ("alone", "self", "shuffled_soft", "label_smoothed", "alone_long"):
             text = f"MLP ← CNN is more accurate than {other}, {name}"
             found.append(Claim(text, minus(of["distilled"], of[other])))
         found.append(Claim(f"MLP ← MLP is more accurate than alone, {name}", minus(of["self"], of["alone"])))
@@ -90,7 +96,10 @@ def _claims(accuracy: Mapping[str, Any], ece: Mapping[str, Any], area: Mapping[s
             Claim(f"MLP ← CNN has a lower ECE than alone, {name}", minus(ece[name]["alone"], ece[name]["distilled"]))
         )
     found += [
-        Claim("MLP ← CNN has more area under the shift curve than MLP ← MLP", minus(area["distilled"], area["self"])),
+        Claim(f"MLP ← CNN has more area under the shift curve than {other}", minus(area["distilled"], area[other]))
+        for other in ("alone", "self", "shuffled_soft", "label_smoothed", "alone_long")
+    ]
+    found += [
         Claim(
             "CNN ← MLP is less accurate than CNN, translated",
             minus(accuracy["translated"]["teacher"], accuracy["translated"]["reverse"]),
@@ -99,7 +108,12 @@ def _claims(accuracy: Mapping[str, Any], ece: Mapping[str, Any], area: Mapping[s
     return found
 
 
-def _everybody(study: Any, accuracy: Mapping[str, Any], area: Mapping[str, Values]) -> str:
+def _chosen_rates(workdir: Path) -> dict[str, str]:
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return {fit: f"{min(tried, key=tried.get):g}" for fit, tried in tried_rates(map(json.loads, lines)).items()}
+
+
+def _everybody(study: Any, accuracy: Mapping[str, Any], area: Mapping[str, Values], rates: Mapping[str, str]) -> str:
     corrupted = study.by_fit(CORRUPTED)
     errors, faultless = _mean_corruption_errors(study)
     without = f" (without {', '.join(faultless)}: there `alone` makes no error)" if faultless else ""
@@ -111,9 +125,10 @@ def _everybody(study: Any, accuracy: Mapping[str, Any], area: Mapping[str, Value
     if errors:
         columns[f"mean corruption error / alone's{without}"] = errors
     lines = [
-        (fit, *(ROWS["plus_minus"](ROWS["spread"](of[fit])) for of in columns.values())) for fit in study.config["fits"]
+        (fit, rates[fit], *(ROWS["plus_minus"](ROWS["spread"](of[fit])) for of in columns.values()))
+        for fit in study.config["fits"]
     ]
-    return ROWS["markdown"](("fit", *columns), lines)
+    return ROWS["markdown"](("fit", "learning rate", *columns), lines)
 
 
 def _mean_corruption_errors(study: Any) -> tuple[dict[str, dict[int, float]], list[str]]:
