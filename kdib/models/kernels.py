@@ -56,22 +56,24 @@ def _layer_forward(input_DxG, recurrent_HxG, bias_G, x_TxBxD, keep_BxH):
 def _layer_backward(saved, dh_TxBxH):
     w_CxG, x_TxBxD, keep_BxH, h_TxBxH, c_TxBxH, gates_TxBxG = saved
     w_GxC, size = w_CxG.T, x_TxBxD.shape[-1]
+    # What does not wait for the step after is made for all steps at once, outside the loop.
+    i, f, g, o = jnp.split(gates_TxBxG, 4, axis=-1)
+    tanh_c = jnp.tanh(c_TxBxH)
+    factors = [g * i * (1 - i), _before(c_TxBxH) * f * (1 - f), i * (1 - g**2), tanh_c * o * (1 - o)]
+    factor_TxBxG, into_c_TxBxH = jnp.concatenate(factors, axis=-1), o * (1 - tanh_c**2)
 
     def step(carry, inputs):
         dh_later, dc = carry
-        dh, c, c_before, gates = inputs
+        dh, into_c, factor, f = inputs
         dh = dh + dh_later
-        i, f, g, o = jnp.split(gates, 4, axis=-1)
-        tanh_c = jnp.tanh(c)
-        dc = dc + dh * o * (1 - tanh_c**2)
-        di, df, dg, do = dc * g, dc * c_before, dc * i, dh * tanh_c
-        dz = jnp.concatenate([di * i * (1 - i), df * f * (1 - f), dg * (1 - g**2), do * o * (1 - o)], axis=-1)
-        dx, dh = jnp.split(dz @ w_GxC, [size], axis=-1)
-        return (keep_BxH * dh, dc * f), (dz, dx)
+        dc = dc + dh * into_c
+        dx, dh_before = jnp.split((jnp.concatenate([dc, dc, dc, dh], axis=-1) * factor) @ w_GxC, [size], axis=-1)
+        return (keep_BxH * dh_before, dc * f), (dc, dh, dx)
 
     zero_BxH = jnp.zeros_like(keep_BxH)
-    inputs = (dh_TxBxH, c_TxBxH, _before(c_TxBxH), gates_TxBxG)
-    _, (dz_TxBxG, dx_TxBxD) = lax.scan(step, (zero_BxH, zero_BxH), inputs, reverse=True)
+    inputs = (dh_TxBxH, into_c_TxBxH, factor_TxBxG, f)
+    _, (dc, dh, dx_TxBxD) = lax.scan(step, (zero_BxH, zero_BxH), inputs, reverse=True)
+    dz_TxBxG = jnp.concatenate([dc, dc, dc, dh], axis=-1) * factor_TxBxG  # cheaper made again than kept
     seen_TxBxC = jnp.concatenate([x_TxBxD, keep_BxH[None] * _before(h_TxBxH)], axis=-1)
     dinput_DxG, drecurrent_HxG = jnp.split(jnp.einsum("tbc,tbg->cg", seen_TxBxC, dz_TxBxG), [size])
     return dinput_DxG, drecurrent_HxG, dz_TxBxG.sum((0, 1)), dx_TxBxD, jnp.zeros_like(keep_BxH)
