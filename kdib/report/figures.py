@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from kdib.report.canvas import GREY, PALE, Box, Style, grid, mark
 
@@ -92,18 +92,29 @@ def reliability(panels: Sequence[Panel], look: Mapping[str, Style], *, xlabel: s
 
 
 def learning(panels: Mapping[str, Sequence[Trace]], look: Mapping[str, Style]) -> Figure:
-    """One thin line a run and one thick mean a fit, against the step; one panel a metric."""
+    """One thin line a run and one thick mean a fit, against the step; one panel a metric.
+
+    Values before a tenth of a run's steps do not widen the axis: a start at chance would flatten where fits differ.
+    """
 
     def draw(axes: Axes, item: tuple[str, Sequence[Trace]]) -> None:
         label, traces = item
         title(axes, label)
+        late = np.concatenate([trace.values[trace.steps >= trace.steps[-1] / 10] for trace in traces])
+        if np.ptp(late := late[np.isfinite(late)]):
+            axes.set_ylim(late.min() - 0.05 * np.ptp(late), late.max() + 0.05 * np.ptp(late))
         for trace in traces:
             style = look[trace.fit]
             mark(axes.plot(trace.steps, trace.values, color=style.colour, lw=0.6, alpha=0.4), style)
         for fit in in_order(look, [trace.fit for trace in traces]):
             steps, mean = _mean_trace([trace for trace in traces if trace.fit == fit])
             mark(axes.plot(steps, mean, color=look[fit].colour, ls=look[fit].line, lw=1.8), look[fit])
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        steps = sorted({int(step) for trace in traces for step in trace.steps if step > 0})
+        if steps and 20 * steps[0] < steps[-1]:  # snapshots that grow rare
+            axes.set_xscale("symlog", linthresh=steps[0], linscale=0.3)
+            axes.xaxis.set_major_formatter(ScalarFormatter())
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
     names = in_order(look, [trace.fit for traces in panels.values() for trace in traces])
     handles = [handle(fit, look[fit], marker=False) for fit in names]

@@ -113,7 +113,8 @@ def _learning(study: View) -> list[Block]:
         return [Text("No validation metrics were written.", "note")]
     caption = (
         "Validation accuracy and loss against the training step: a thin line is one seed, a thick one the mean of "
-        "a fit. Where a gap closes with more steps, distillation was only faster."
+        "a fit. What lies before a tenth of the steps may be cut off. Where a gap closes with more steps, distillation "
+        "was only faster."
     )
     ends = {label: "; ".join(f"{t.fit} {t.values[-1]:.3f}" for t in found) for label, found in traces.items()}
     alt = "Learning curves. At the last step: " + ". ".join(f"{label}: {text}" for label, text in ends.items())
@@ -127,8 +128,9 @@ def _rates(study: View) -> list[Block]:
         return []
     tried = sorted({rate for losses in found.values() for rate in losses})
     rows = [
-        (Entry(fit), *(number(losses.get(rate)) for rate in tried), number(min(losses, key=lambda rate: losses[rate])))
+        (Entry(fit), *(number(losses.get(rate)) for rate in tried), Entry(f"{best:g}", best))
         for fit, losses in found.items()
+        if (best := min(losses, key=lambda rate: losses[rate], default=None)) is not None
     ]
     caption = (
         "Validation loss (nats) after the last step, on development seeds that no main run shares. The lowest is "
