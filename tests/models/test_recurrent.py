@@ -148,6 +148,16 @@ def test_each_rate_matters(only):
     assert np.allclose(logits[0][one_word], logits[1][one_word]) == (only == "recurrent_dropout")
 
 
+def test_a_language_model_drops_its_projection_too():
+    sizes = SIZES | {"num_classes": None, "layers": 1, "embedding_size": 5, "hidden_size": 6}
+    model = build("lstm_tiny", **sizes, dropout=0.5)
+    params = model.init(jax.random.key(0), BATCH)["params"]
+    logits_BxLxV = run(model, params, BATCH, train=True, key=jax.random.key(0)).logits
+    real_BxL = np.arange(L) < np.asarray(BATCH["length"])[:, None]
+    projected_ExN = np.linalg.lstsq(params["embedding"]["embedding"], logits_BxLxV[real_BxL].T, rcond=None)[0]
+    assert 0.3 < (np.abs(projected_ExN) < 1e-5).mean() < 0.7  # what the tied output multiplied
+
+
 def test_rate_zero_draws_nothing(monkeypatch):
     model, params = lstm()
     monkeypatch.setattr(kernels, "bernoulli", lambda *_: pytest.fail("drew random bits"))

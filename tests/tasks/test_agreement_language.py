@@ -149,6 +149,7 @@ def test_perplexity_is_of_the_corpus_not_of_sentences():
     dataset = SimpleNamespace(inputs={"mask": np.array([[1, 1, 0], [1, 1, 1]], bool)})
     evidence = SimpleNamespace(sets={"test": dataset}, nll=lambda subject, split: np.array([2.0, 12.0]))
     subject = Subject("a/seed0@1", "a", 0, "seed0", 1, "f" * 64)
+    assert perplexity.PROPERTY.higher_is_better is False
     rows = {row.metric: row for row in perplexity.measure([subject], evidence)}
     assert rows["token_nll"].value == mean and rows["token_nll"].n == 5
     np.testing.assert_allclose(rows["perplexity"].value, np.exp(mean))

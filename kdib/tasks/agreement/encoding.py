@@ -98,8 +98,9 @@ class Vocabulary(NamedTuple):
 def vocabulary(train: Examples, *, size: int, min_count: int = 1, whole: bool = False) -> Vocabulary:
     """The `size` most common words of the training inputs, those seen `min_count` times or more, and tags.
 
-    The tags are those that replace some training word. One that replaces none would have an embedding that
-    training never touches, so it is spelled UNKNOWN instead, and `coverage` counts it. With `whole` the inputs are
+    The tags are those that replace some training word. One that replaces none is spelled UNKNOWN, and `coverage` counts
+    it. Training inputs have no UNKNOWN where all of their words have tags: its embedding then stays as it was drawn,
+    and what a network answers to it says nothing of what it learned. With `whole` the inputs are
     whole sentences and there is a token to start them; else they are the words before the verb.
     Reference: Linzen, Dupoux & Goldberg 2016, section 3 (10,000 words, all others replaced by their tag).
     """
