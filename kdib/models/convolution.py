@@ -31,6 +31,8 @@ def _forward(x_NxHxWxC, w_IxJxCxK, stride: int, pad: int):
 
 
 def _backward(stride: int, pad: int, saved, dy_NxHxWxK):
+    # Behind the barrier the copies are made again: shared with those of the forward pass they would be kept until here.
+    saved, dy_NxHxWxK = lax.optimization_barrier((saved, dy_NxHxWxK))
     return jax.vjp(lambda x, w: _by_products(x, w, stride, pad), *saved)[1](dy_NxHxWxK)
 
 
