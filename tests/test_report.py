@@ -276,6 +276,23 @@ def test_last_line_of_a_step_wins(small):
     assert ends[0] == 0.125
 
 
+def test_a_start_at_chance_does_not_flatten_learning_curves():
+    from kdib.report.canvas import Style
+    from kdib.report.figures import Trace, learning
+
+    steps = np.array([0, 25, 100, 400, 1600])
+    traces = [
+        Trace("a", steps, np.array([0.1, 0.5, 0.9, 0.95, 0.98])),
+        Trace("b", steps, np.array([0.1, 0.4, *[np.nan] * 3])),
+    ]
+    look = {fit: Style("black", "o", "-") for fit in "ab"}
+    shown, empty = learning({"accuracy": traces, "loss": traces[1:]}, look).axes[:2]
+    low, high = shown.get_ylim()
+    assert 0.5 < low < 0.95 and high > 0.98 and shown.get_xscale() == "symlog"
+    assert learning({"loss": [traces[0]._replace(steps=400 * np.arange(5))]}, look).axes[0].get_xscale() == "linear"
+    assert np.isfinite(empty.get_ylim()).all()
+
+
 def test_learning_rates_that_were_tried_stand_beside_the_chosen_one(small):
     assert "Learning rates." not in draw(small).text  # no grid
     with (small / "metrics.jsonl").open("a") as file:

@@ -101,7 +101,8 @@ def learning(panels: Mapping[str, Sequence[Trace]], look: Mapping[str, Style]) -
         label, traces = item
         title(axes, label)
         late = np.concatenate([trace.values[trace.steps >= trace.steps[-1] / 10] for trace in traces])
-        if np.ptp(late := late[np.isfinite(late)]):
+        late = late[np.isfinite(late)]
+        if late.size and np.ptp(late):
             axes.set_ylim(late.min() - 0.05 * np.ptp(late), late.max() + 0.05 * np.ptp(late))
         for trace in traces:
             style = look[trace.fit]
