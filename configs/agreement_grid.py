@@ -61,10 +61,9 @@ def _learn_from_each_other(config: ConfigDict, networks: dict[str, str], size: s
     config.models, config.fits, config.grid = fields(), fields(), fields()
     config.properties = ("accuracy", "calibration", "fidelity")
     for name, network in networks.items():
-        width = "hidden_size" if network == "lstm" else "width"
-        config.models[name] = model(f"{network}_{size}", size=width)
+        config.models[name] = model(f"{network}_{size}", size="hidden_size" if network == "lstm" else "width")
         if size == "small":  # two layers, for with one there is nothing to share
-            config.models[name].update({width: 32, "layers": 2})
+            config.models[name].update(_as_wide(network, 32) | {"layers": 2})
     for name in networks:
         config.fits[name] = fit(name, "labels")
         config.fits[f"{name}_peer"] = fit(name, "labels", seeds="peer")
@@ -80,6 +79,11 @@ def _learn_from_each_other(config: ConfigDict, networks: dict[str, str], size: s
     config.published = PUBLISHED
 
 
+def _as_wide(network: str, size: int) -> dict[str, int]:
+    """Words and units in `size` numbers, in every network, so that the pairs differ in no width."""
+    return {"embedding_size": size, "hidden_size": size} if network == "lstm" else {"width": size}
+
+
 def _language(config: ConfigDict) -> None:
     """Language models: every word counts in the loss, padding does not."""
     config.title = "Which language model teaches which: agreement, every pair"
@@ -89,7 +93,7 @@ def _language(config: ConfigDict) -> None:
             term.where = "batch.mask"
     for name in LANGUAGE.keys() & config.models.keys():  # the small ones keep their 32 (smoke: 16)
         size = 64 if config.models[name].preset.endswith("small") else 32
-        config.models[name].update({"hidden_size": size} if name == "lstm" else {"width": size})
+        config.models[name].update(_as_wide(name, size))
     config.properties = ("accuracy", "perplexity", "calibration", "fidelity")
     if config.train.buckets:
         config.train.buckets = (12, 20)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kdib.tasks.agreement import corpus
-from kdib.tasks.agreement.encoding import UNCOUNTED, Examples
+from kdib.tasks.agreement.encoding import UNCOUNTED, UNMARKED, Examples
 
 KEYS = {
     "sentence": "the keys to the NN are here",
@@ -114,9 +114,12 @@ def test_number_is_read_off_the_forms(tmp_path, correct, wrong, label):
     assert examples.label.tolist() == [label]
 
 
-def test_rows_with_one_form_only_are_left_out(tmp_path):
+def test_rows_with_one_form_only_are_unmarked(tmp_path):
     text, gold, tags = "it lie here\nthey are here", "1\tlie\tlie\t0\n1\tare\tis\t0", "PRP VBP RB\nPRP VBP RB"
-    assert corpus.read(aligned(tmp_path / "set", text, gold, tags)).prefix(0) == ("they",)
+    examples = corpus.read(aligned(tmp_path / "set", text, gold, tags))
+    assert examples.label.tolist() == [UNMARKED, 1]
+    marked, unmarked = corpus.marked(examples)
+    assert unmarked == 1 and marked.prefix(0) == ("they",)
 
 
 # ---- what is refused
@@ -265,7 +268,9 @@ def test_without_removes_by_key_and_counts(tmp_path):
 
 @pytest.fixture(scope="module")
 def linzen(data_dir) -> Examples:
-    return corpus.read(data_dir / "agreement" / "linzen_testset")
+    examples = corpus.read(data_dir / "agreement" / "linzen_testset")
+    assert examples.size == 7_489
+    return corpus.marked(examples)[0]
 
 
 def test_the_published_test_set(linzen):

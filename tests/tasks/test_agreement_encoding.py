@@ -53,6 +53,21 @@ def test_vocabulary_ranks_prefix_words_by_frequency_and_then_by_name():
     assert list(vocab.ids.values()) == list(range(vocab.size))
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_word_that_neither_it_nor_its_tag_is_known_makes_a_sentence_unreadable(whole):
+    """Before the verb only: the verb and what follows are not what the answer rests on."""
+    asked = sentences(
+        ("the key is", "DT NN VBZ", 2),
+        ("the safe is", "DT NN VBZ", 2),  # its tag stands for it
+        ("the safe is", "DT XX VBZ", 2),
+        ("the key rusts overnight", "DT NN XX XX", 2),
+        ("oh the key is", "XX DT NN VBZ", 3),
+    )
+    readable, unknown = encoding.readable(asked, encoding.vocabulary(TRAIN, size=4, whole=whole))
+    assert unknown == 2
+    assert readable.sentences == [asked.sentences[i] for i in (0, 1, 3)]
+
+
 def test_words_at_or_after_the_verb_are_not_in_the_vocabulary():
     vocab = encoding.vocabulary(TRAIN, size=100)
     assert not {"is", "are", "here", "red", "VBZ", "VBP"} & vocab.ids.keys()

@@ -95,6 +95,8 @@ def test_items_with_an_unknown_form_are_excluded_and_counted(toy):
         ("underlies", 0, {"underlie"}, "underlie"),
         ("closes", 0, {"clos", "close"}, "close"),
         ("focuses", 0, {"focus"}, "focus"),
+        ("poses", 0, {"pos"}, ""),
+        ("uses", 0, {"us"}, ""),
         ("passes", 0, {"pass", "passe"}, "pass"),
         ("caches", 0, {"cache"}, "cache"),
         ("echoes", 0, {"echo"}, "echo"),
@@ -209,7 +211,8 @@ def test_minimal_pairs_are_read(tmp_path):
     single = PAIR | {"sentence_good": "A dog runs.", "one_prefix_prefix": "A dog"}
     single |= {"one_prefix_word_good": "runs", "one_prefix_word_bad": "run"}
     noise = single | {"sentence_good": "A dog sing.", "one_prefix_word_good": "sing", "one_prefix_word_bad": "singing"}
-    found = corpus.read(write_pairs(tmp_path / "pairs.jsonl", PAIR, single, noise))
+    found, unmarked = corpus.marked(corpus.read(write_pairs(tmp_path / "pairs.jsonl", PAIR, single, noise)))
+    assert unmarked == 1
     assert found.sentences == [("some", "dogs", "do", "n't", "run", "."), ("a", "dog", "runs", ".")]
     assert found.verb_alternative == ["does", "run"] and found.label.tolist() == [1, 0]
     assert found.verb_index.tolist() == [2, 2]
@@ -243,8 +246,13 @@ def test_real_text_blimp_and_linzen_are_evaluation_sets(data_dir):
         setup="language_model",
     )
     task = task_module.build(settings)
-    for name in ("blimp", "linzen"):
+    for name, unmarked, sizes in (("blimp", 1, (20, 500)), ("linzen", 4, (3_000, 7_000))):
         counts = task.facts["removed"][name]
         assert counts["read"] == task.tests[name].size + sum(n for key, n in counts.items() if key != "read")
-        assert counts["verb_form_unknown"] > 0 and task.tests[name].size > 500
-    assert len(corpus.read(folder / "blimp").sentences) == 3_999  # one pair is about another form
+        assert counts["verb_form_unknown"] > 0 and sizes[0] < task.tests[name].size < sizes[1]
+        assert counts["unmarked"] == unmarked
+        assert task.facts["sets"][name]["coverage"]["words"] > 0.5
+    blimp = task.tests["blimp"].inputs
+    before = np.arange(blimp["tokens"].shape[1]) <= blimp["position"][:, None]
+    assert not (before & (blimp["tokens"] == encoding.SPECIAL.index(encoding.UNKNOWN))).any()
+    assert task.facts["removed"]["blimp"]["word_unknown"] > 2_000  # git's manual knows few of its nouns

@@ -94,7 +94,7 @@ def test_what_was_removed_adds_up(text, text_task):
         counts = removed[name]
         assert counts["read"] - sum(n for key, n in counts.items() if key != "read") == text_task.tests[name].size
     read = removed["training_text"]
-    left = read["read"] - read["repeated"] - read["ambiguous"] - read["too_long"]
+    left = read["read"] - read["unmarked"] - read["repeated"] - read["ambiguous"] - read["too_long"]
     parts = left * np.array(text.ratios)
     assert text_task.train.size == pytest.approx(parts[0], abs=1)
     kept = {"validation": text_task.validation.size, "test": text_task.tests["test"].size}

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kdib.tasks.agreement.encoding import UNCOUNTED, Examples, take
+from kdib.tasks.agreement.encoding import UNCOUNTED, UNMARKED, Examples, take
 
 LABELS = {"VBZ": 0, "VBP": 1}  # singular, plural
 SENTENCE = (
@@ -249,16 +249,13 @@ def _words(row: _Row, column: str) -> tuple[str, ...]:
 
 
 def _read_aligned(gold: Path) -> Iterator[_Example]:
-    """Rows whose two forms are the same word say nothing about number and are left out."""
     files = [gold.with_suffix(suffix) for suffix in ALIGNED]
     lengths = [sum(1 for _ in _lines(file)) for file in files]
     if len({*lengths}) != 1:
         counts = ", ".join(f"{file.name} {length}" for file, length in zip(files, lengths, strict=True))
         raise _malformed(gold, lengths[-1], "(all)", f"{counts} lines", "as many lines in each file")
     for (number, text), (_, tags), (_, answer) in zip(*map(_lines, files), strict=True):
-        row = _aligned_row(gold, number, answer)
-        if row.fields["correct"] != row.fields["wrong"]:
-            yield _aligned_example(row, _without_end(text.lower()), _without_end(tags))
+        yield _aligned_example(_aligned_row(gold, number, answer), _without_end(text.lower()), _without_end(tags))
 
 
 def _aligned_row(gold: Path, number: int, answer: str) -> _Row:
@@ -285,7 +282,7 @@ def _aligned_example(row: _Row, words: tuple[str, ...], tags: tuple[str, ...]) -
         tags=tags,
         verb_index=verb,
         verb_alternative=wrong,
-        label=_label_of_forms(row, correct, wrong),
+        label=UNMARKED if correct == wrong else _label_of_forms(row, correct, wrong),
         n_intervening=UNCOUNTED,
         n_diff=row.integer("n_attractors", 0, verb),
         distance=UNCOUNTED,
@@ -309,11 +306,7 @@ def _label_of_forms(row: _Row, correct: str, wrong: str) -> int:
 
 
 def _read_pairs(file: Path) -> Iterator[_Example]:
-    """Words are split from punctuation and from a contracted "not"; there are no tags.
-
-    Pairs of which neither form is singular by its -s ("sing / singing" is one) say nothing about number and are left
-    out.
-    """
+    """Words are split from punctuation and from a contracted "not"; there are no tags."""
     for number, line in _lines(file):
         try:
             fields = json.loads(line)
@@ -322,25 +315,24 @@ def _read_pairs(file: Path) -> Iterator[_Example]:
         for column in PAIR:
             if not isinstance(fields, dict) or not isinstance(fields.get(column), str):
                 raise _malformed(file, number, column, line[:60], f"a JSON object with the texts {', '.join(PAIR)}")
-        if example := _pair_example(_Row(file, number, {column: fields[column].lower() for column in PAIR})):
-            yield example
+        yield _pair_example(_Row(file, number, {column: fields[column].lower() for column in PAIR}))
 
 
-def _pair_example(row: _Row) -> _Example | None:
+def _pair_example(row: _Row) -> _Example:
+    """Its label is UNMARKED if neither form is singular by its -s: "sing / singing" is such a pair."""
     sentence, prefix, *forms = (_tokens(row.fields[column]) for column in PAIR)
     (good, *good_rest), (bad, *bad_rest) = forms
     if good_rest != bad_rest or good == bad:
         raise row.error(PAIR[3], row.fields[PAIR[3]], f"another form of {row.fields[PAIR[2]]!r}")
     if sentence[: len(prefix) + 1] != (*prefix, good):
         raise row.error(PAIR[0], row.fields[PAIR[0]], f"a sentence that begins with {' '.join((*prefix, good))!r}")
-    if not good.endswith("s") and not bad.endswith("s"):
-        return None
+    marked = good.endswith("s") or bad.endswith("s")
     return _Example(
         words=sentence,
         tags=("",) * len(sentence),
         verb_index=len(prefix),
         verb_alternative=bad,
-        label=_label_of_forms(row, good, bad),
+        label=_label_of_forms(row, good, bad) if marked else UNMARKED,
         n_intervening=UNCOUNTED,
         n_diff=UNCOUNTED,
         distance=UNCOUNTED,
@@ -354,6 +346,12 @@ def _tokens(text: str) -> tuple[str, ...]:
 
 
 # ---- one input, one split
+
+
+def marked(examples: Examples) -> tuple[Examples, int]:
+    """The sentences whose verb says which number it has, and how many do not."""
+    rows = np.flatnonzero(examples.label != UNMARKED)
+    return take(examples, rows), examples.size - len(rows)
 
 
 def unique(examples: Examples) -> tuple[Examples, dict[str, int]]:

@@ -14,16 +14,17 @@ PAD, UNKNOWN, END = "<no word>", "<unknown word>", "<end of input>"
 SPECIAL = (PAD, UNKNOWN, END)  # their ids are 0, 1, 2
 BEGIN = "<start of input>"  # 3, where a model is shown whole sentences
 UNCOUNTED = -1  # a corpus may not say how many nouns intervene, or how far the subject is
+UNMARKED = -1  # the label where the verb has one form for both numbers
 
 
 class Examples(NamedTuple):
     """Parallel columns, one entry a sentence: the raw material of a data set.
 
     `sentences` and `tags` (part of speech, one a word) cover the whole sentence, in lower case; `verb_index`
-    [N] is 0-based. `label` [N] is 0 for singular (VBZ), 1 for plural (VBP); `verb_alternative` is the verb's
-    other form, "" where unknown. `n_intervening` nouns stand between subject and verb, `n_diff` of them (the
-    attractors) of the other number; `distance` is verb_index - subject index. All arrays are int32; UNCOUNTED
-    (-1) means not known.
+    [N] is 0-based. `label` [N] is 0 for singular (VBZ), 1 for plural (VBP), UNMARKED (-1) in what is just read, where
+    the verb does not say; `verb_alternative` is its other form, "" where unknown. `n_intervening` nouns stand between
+    subject and verb, `n_diff` of them (the attractors) of the other number; `distance` is verb_index - subject index.
+    All arrays are int32; UNCOUNTED (-1) means not known.
     """
 
     sentences: list[tuple[str, ...]]
@@ -148,6 +149,17 @@ def fitting(examples: Examples, max_length: int, *, whole: bool = False) -> Exam
     """The sentences of which what a model sees fits into `max_length` tokens, end included; nothing is ever cut off."""
     words_N = np.array([len(words) for words in examples.sentences]) if whole else examples.verb_index
     return take(examples, np.flatnonzero(words_N < max_length))
+
+
+def readable(examples: Examples, vocab: Vocabulary) -> tuple[Examples, int]:
+    """The sentences without an UNKNOWN before the verb, and how many have one.
+
+    Such a word may be the subject, and no training set has taught a network what to make of it. Where words have tags
+    it is rare, since a tag stands for what the vocabulary lacks; minimal pairs have none.
+    """
+    before = examples.verb_index
+    rows = [i for i in range(examples.size) if UNKNOWN not in vocab.spell(examples, i)[: before[i]]]
+    return take(examples, rows), examples.size - len(rows)
 
 
 def encode(examples: Examples, vocab: Vocabulary, max_length: int) -> dict[str, np.ndarray]:

@@ -16,8 +16,8 @@ from kdib.tasks.base import Dataset
 IRREGULAR = {"is": "are", "was": "were", "has": "have", "does": "do", "goes": "go"}  # singular -> plural
 _SINGULAR_OF = {plural: singular for singular, plural in IRREGULAR.items()}
 # (what a form ends in, what stands there in the other number), the likelier first: dies -> die, tries -> try;
-# pushes -> push, uses -> use and only then us, notes -> note and never not.
-_TO_PLURAL = ((r"(..)ies$", r"\1y"), (r"(ss|zz|x|ch|sh)es$", r"\1"), (r"s$", ""), (r"([szo])es$", r"\1"))
+# pushes -> push, focuses -> focus but uses -> use and never us, notes -> note and never not.
+_TO_PLURAL = ((r"(..)ies$", r"\1y"), (r"(ss|zz|x|ch|sh)es$", r"\1"), (r"s$", ""), (r"(o|tz|..[ua]s)es$", r"\1"))
 _TO_SINGULAR = ((r"([^aeiou])y$", r"\1ies"), (r"(s|z|x|ch|sh|o)$", r"\1es"), (r"$", "s"))
 
 

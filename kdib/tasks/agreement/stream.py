@@ -80,9 +80,8 @@ def build(settings: StreamSettings) -> Task:
 def _prepare(settings: StreamSettings, tests: dict[str, str], folder: Path) -> Task:
     """Writes the training inputs into `folder`; they are empty in the task that is returned."""
     counts = _write_keys(settings, folder / "keys")
-    keys_M = (
-        np.memmap(folder / "keys", np.uint64, "r") if counts["read"] > counts["too_long"] else np.zeros(0, np.uint64)
-    )
+    empty = (folder / "keys").stat().st_size == 0  # which cannot be mapped
+    keys_M = np.zeros(0, np.uint64) if empty else np.memmap(folder / "keys", np.uint64, "r")
     part_M, doubled = divide(keys_M, settings.ratios)
     _cap(part_M, settings)
     parts, seen = _pick(settings, part_M)
@@ -125,11 +124,14 @@ def _prepare(settings: StreamSettings, tests: dict[str, str], folder: Path) -> T
 # ---- the first pass: which sentence goes where
 
 
-def _blocks(settings: StreamSettings) -> Iterator[tuple[Examples, int]]:
-    """The training text in blocks, without what is too long, and how many sentences were read for each."""
+def _blocks(settings: StreamSettings) -> Iterator[tuple[Examples, Counter[str]]]:
+    """The training text in blocks, without what is unmarked or too long, and how many sentences each lost to what."""
     for path in settings.train:
         for block in corpus.blocks(path, BLOCK):
-            yield encoding.fitting(block, settings.max_length, whole=settings.whole), block.size
+            marked, unmarked = corpus.marked(block)
+            fitting = encoding.fitting(marked, settings.max_length, whole=settings.whole)
+            too_long = marked.size - fitting.size
+            yield fitting, Counter(read=block.size, unmarked=unmarked, too_long=too_long)
 
 
 def keys_of(examples: Examples, seed: int) -> np.ndarray:
@@ -141,12 +143,12 @@ def keys_of(examples: Examples, seed: int) -> np.ndarray:
 
 
 def _write_keys(settings: StreamSettings, file: Path) -> dict[str, int]:
-    n_read = n_fitting = 0
+    counts: Counter[str] = Counter()
     with open(file, "wb") as stream:
-        for block, size in _blocks(settings):
+        for block, counted in _blocks(settings):
             stream.write(keys_of(block, settings.seed).tobytes())
-            n_read, n_fitting = n_read + size, n_fitting + block.size
-    return {"read": n_read, "too_long": n_read - n_fitting}
+            counts.update(counted)
+    return dict(counts)
 
 
 def divide(keys_M: np.ndarray, ratios: Sequence[float]) -> tuple[np.ndarray, dict[str, int]]:
