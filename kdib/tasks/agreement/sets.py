@@ -31,9 +31,9 @@ class CorpusSettings:
     A path is what `corpus.read` takes, "tfds:kdib_agreement@FOLDER" too. `ratios` divide the training text into
     train, validation and the test set "test", which comes first. With no share for it, the first of `tests` is
     the one in distribution. The `vocabulary_size` most common words that occur at least `min_count` times are
-    known to the models. Inputs of more than `max_length` tokens, end included, are left out and counted; so are test
-    items with a word before the verb that is neither known nor has a tag that stands for it, and in the language-model
-    set-up those whose verb is not known in both numbers. `max_per_set` > 0 caps each set by
+    known to the models. Inputs of more than `max_length` tokens, end included, are left out and counted; so are, in
+    the language-model set-up, test items whose verb is not known in both numbers, or with a word before it that is
+    neither known nor has a tag that stands for it. `max_per_set` > 0 caps each set by
     a random choice. `seed` rules the splits and that choice.
     """
 
@@ -112,7 +112,8 @@ def task_of(
     removed: Mapping[str, Mapping[str, int]],
 ) -> Task:
     """The task of these sets, train first; its facts say what they are and what was removed from each."""
-    sets, removed = _askable(sets, vocab, removed)
+    if vocab.whole:
+        sets, removed = _askable(sets, vocab, removed)
     words = tuple(vocab.ids)
     data = {key: dataset(key, sets[key], vocab, max_length, limits[key])._replace(words=words) for key in sets}
     tests = {key: data[key] for key in sets if key not in ("train", "validation")}
@@ -140,16 +141,12 @@ def task_of(
 def _askable(
     sets: Mapping[str, Examples], vocab: Vocabulary, removed: Mapping[str, Mapping[str, int]]
 ) -> tuple[dict[str, Examples], dict[str, Mapping[str, int]]]:
-    """The sets, all but the training set without items of words that are not known, and what was removed.
-
-    Of the verb's forms nothing need be known where only the words before it are shown.
-    """
+    """The sets, all but the training set without items of words that are not known, and what was removed."""
     asked, counts = {"train": sets["train"]}, dict(removed)
     for key in [key for key in sets if key != "train"]:
-        asked[key], unknown = encoding.readable(sets[key], vocab)
-        counts[key] = {**removed.get(key, {}), "word_unknown": unknown}
-        if vocab.whole:
-            asked[key], counts[key]["verb_form_unknown"] = language.with_known_forms(asked[key], vocab)
+        readable, unknown = encoding.readable(sets[key], vocab)
+        asked[key], form_unknown = language.with_known_forms(readable, vocab)
+        counts[key] = {**removed.get(key, {}), "word_unknown": unknown, "verb_form_unknown": form_unknown}
         if not asked[key].size:
             expected = "one whose words before the verb, and its two forms, are known; see vocabulary_size, min_count"
             raise ValueError(f"no sentence is left in the set {key!r}; removed: {counts[key]}; expected {expected}")
