@@ -9,6 +9,7 @@ from pathlib import Path
 from kdib.answers import Answers, answer, hidden
 from kdib.config import Study
 from kdib.models.base import Model, Variables
+from kdib.progress import Display, counted
 from kdib.properties import of_task
 from kdib.properties.base import HIDDEN_EXAMPLES, TRAIN_EXAMPLES, Evidence, Property, evenly
 from kdib.records import Records, Row, Subject, read_json, write_json
@@ -29,18 +30,23 @@ def measure(lab: Lab) -> None:
     done = read_json(done_path) if done_path.exists() else {}
     rows, properties = Records(lab.workdir / "rows.jsonl", Row), of_task(lab.study.task["name"])
     evidence = evidence_of(lab)._replace(everyone=everyone)
-    for name in lab.study.properties:
-        wanted = units_of(name, everyone, lab.study)
-        missing = [unit for unit in wanted if unit not in done.setdefault(name, [])]
-        for units in _portions(missing, properties[name].kind):
-            pairs = [(wanted[unit][0], wanted[unit][1]) for unit in units if len(wanted[unit]) == 2]
-            alone = [wanted[unit][0] for unit in units if len(wanted[unit]) == 1]
-            stored = rows.keys()  # a crash between the rows and `measured.json` leaves some
-            found = properties[name].measure(alone, evidence._replace(pairs=pairs))
-            rows.append([row for row in found if row.key not in stored])
-            done[name] += units
-            write_json(done_path, done)
-        _exhibit(properties[name], everyone, evidence, lab.workdir)
+    with Display() as display:
+        for name in lab.study.properties:
+            wanted = units_of(name, everyone, lab.study)
+            missing = [unit for unit in wanted if unit not in done.setdefault(name, [])]
+            for units in _portions(missing, properties[name].kind):
+                of = [wanted[unit] for unit in units]
+                pairs, alone = (
+                    [(pair[0], pair[1]) for pair in of if len(pair) == 2],
+                    [one[0] for one in of if len(one) == 1],
+                )
+                stored = rows.keys()  # a crash between the rows and `measured.json` leaves some
+                found = properties[name].measure(alone, evidence._replace(pairs=pairs))
+                told = counted(found, name, display, before=len(done[name]), wanted=len(wanted))
+                rows.append([row for row in told if row.key not in stored])
+                done[name] += units
+                write_json(done_path, done)
+            _exhibit(properties[name], everyone, evidence, lab.workdir)
 
 
 def _exhibit(prop: Property, everyone: list[Subject], evidence: Evidence, workdir: Path) -> None:

@@ -1,12 +1,64 @@
-"""What the person in front of it sees: a bar over the whole study, or plain lines without a terminal."""
+"""What the person in front of it sees: a bar over what is done, or plain lines without a terminal."""
 
 import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from kdib.records import Row
 
 HEARTBEAT_SECONDS = 10.0
+
+
+class Display:
+    """One bar on a terminal; elsewhere a line now and then. A context manager."""
+
+    def __init__(self, stream=None):
+        self._stream = stream or sys.stdout
+        self._bar, self._last_line = None, 0.0
+
+    def show(self, share: float, *texts: str, force: bool = False) -> None:
+        """How much is done, and what there is to say of it; `force`: a line even if there was one just now."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=share, text="  ".join(texts))
+        elif force or time.monotonic() - self._last_line > HEARTBEAT_SECONDS:
+            self.note("  ".join((f"{share:4.0%}", *texts)))
+            self._last_line = time.monotonic()
+
+    def note(self, text: str) -> None:
+        """One line of its own."""
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False, highlight=False)
+        else:
+            print(text, file=self._stream, flush=True)
+
+    def __enter__(self) -> "Display":
+        if self._stream.isatty():
+            from rich.progress import BarColumn, Progress, TextColumn
+
+            columns = ("{task.percentage:>3.0f}%", "{task.fields[text]}")
+            self._bar = Progress(BarColumn(bar_width=30), *(TextColumn(column, markup=False) for column in columns))
+            self._task = self._bar.add_task("study", total=1.0, text="")
+            self._bar.start()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def counted(rows: Iterable[Row], name: str, display: Display, *, before: int, wanted: int) -> Iterator[Row]:
+    """`rows` as they come, and a word on how many of the `wanted` networks or pairs the property `name` has done.
+
+    `before`: how many it had done already.
+    """
+    met = set()
+    for row in rows:
+        met.add((row.subject, row.other))
+        done = min(before + len(met), wanted)
+        display.show(done / wanted, f"measuring {name}", f"{done} of {wanted}")
+        yield row
 
 
 class Progress:
@@ -22,11 +74,10 @@ class Progress:
         self._total = max(sum(run_steps.values()), 1)
         self._first: dict[str, tuple[int, float]] = {}  # fit -> run-steps of its first chunk, seconds it took
         self._rates: dict[str, tuple[int, float]] = {}  # the same of all its later chunks
-        self._stream = stream or sys.stdout
+        self._display = Display(stream)
         self._group: Counter[str] = Counter()  # fit -> runs of the group under way
         self._step, self._label = 0, ""
-        self._clock, self._last_line = time.monotonic(), 0.0
-        self._bar = None
+        self._clock = time.monotonic()
         self.stop_requested = False
 
     def start_group(self, runs: Sequence[tuple[str, str]], step: int) -> None:
@@ -57,10 +108,7 @@ class Progress:
 
     def note(self, text: str) -> None:
         """One line of its own."""
-        if self._bar is not None:
-            self._bar.console.print(text, markup=False, highlight=False)
-        else:
-            print(text, file=self._stream, flush=True)
+        self._display.note(text)
 
     def eta_seconds(self) -> float | None:
         """Seconds of training left; 0 with nothing left, None before a fit has done two chunks."""
@@ -82,33 +130,15 @@ class Progress:
         left = sum(self._left.values())
         eta = self.eta_seconds()
         remaining = "estimating" if eta is None else f"about {_clock(eta)} left"
-        if self._bar is not None:
-            self._bar.update(self._task, completed=self._total - left, label=label, step=self._step, eta=remaining)
-        elif force or time.monotonic() - self._last_line > HEARTBEAT_SECONDS:
-            share = 1 - left / self._total
-            self.note(f"{share:4.0%}  {label}  step {self._step}  {remaining}")
-            self._last_line = time.monotonic()
+        self._display.show(1 - left / self._total, label, f"step {self._step}", remaining, force=force)
 
     def __enter__(self) -> "Progress":
         self._old = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
-        if self._stream.isatty():
-            from rich.progress import BarColumn, TextColumn
-            from rich.progress import Progress as Bar
-
-            columns = (
-                "{task.percentage:>3.0f}%",
-                "{task.fields[label]}",
-                "step {task.fields[step]}",
-                "{task.fields[eta]}",
-            )
-            self._bar = Bar(BarColumn(bar_width=30), *(TextColumn(column) for column in columns))
-            self._task = self._bar.add_task("study", total=self._total, label="", step=0, eta="")
-            self._bar.start()
+        self._display.__enter__()
         return self
 
     def __exit__(self, *exception) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self._display.__exit__()
         for number, handler in self._old.items():
             signal.signal(number, handler)
 

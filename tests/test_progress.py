@@ -7,8 +7,8 @@ import signal
 
 from kdib import progress as progress_lib
 from kdib.logbook import Logbook
-from kdib.progress import Progress
-from kdib.records import RunSpec
+from kdib.progress import Display, Progress, counted
+from kdib.records import Row, RunSpec
 
 RUN = RunSpec("alone", 0, 0, 0, None)
 
@@ -48,6 +48,18 @@ def test_without_a_terminal_there_are_plain_lines():
     lines = stream.getvalue().splitlines()
     assert lines[0].split() == ["0%", "alone", "seed0", "step", "0", "estimating"]
     assert lines[1] == "[alone] a note with brackets" and "\x1b" not in stream.getvalue()
+
+
+def test_measuring_says_how_many_networks_are_done(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(progress_lib.time, "monotonic", lambda: clock[0])
+    stream = io.StringIO()
+    rows = [Row(str(i), None, "basins", "barrier", "test", "", (), 0.5, 1, None) for i in (0, 0, 1, 2)]
+    with Display(stream) as display:
+        for row in counted(rows, "basins", display, before=4, wanted=8):
+            clock[0] += 6.0 if row.subject == "0" else 0.0
+    lines = [line.split() for line in stream.getvalue().splitlines()]
+    assert lines == [["62%", "measuring", "basins", "5", "of", "8"], ["75%", "measuring", "basins", "6", "of", "8"]]
 
 
 def test_a_signal_asks_for_a_stop_once_and_handlers_are_put_back():

@@ -33,8 +33,8 @@ class CorpusSettings:
     the one in distribution. The `vocabulary_size` most common words that occur at least `min_count` times are
     known to the models. Inputs of more than `max_length` tokens, end included, are left out and counted; so are, in
     the language-model set-up, test items whose verb is not known in both numbers, or with a word before it that is
-    neither known nor has a tag that stands for it. `max_per_set` > 0 caps each set by
-    a random choice. `seed` rules the splits and that choice.
+    neither known nor has a tag that stands for it. `max_per_set` > 0 caps each set by a
+    random choice. `seed` rules the splits and that choice.
     """
 
     train: tuple[str, ...]
