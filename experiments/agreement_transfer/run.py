@@ -2,10 +2,11 @@
 
     python experiments/agreement_transfer/run.py generated --workdir=runs/agreement_generated
     python experiments/agreement_transfer/run.py text --data=FOLDER --workdir=runs/agreement_text
+    python experiments/agreement_transfer/run.py text_as_wide --data=FOLDER --workdir=runs/agreement_text_as_wide
     python experiments/agreement_transfer/run.py --report-only
 
 FOLDER holds docs/{git,python,linux,postgresql}.tsv.gz, ud/, speeches/ and linzen_testset/ in the formats of
-kdib/tasks/agreement/corpus.py. Both studies are `:full` of configs/lstm_to_transformer.py with the changes below,
+kdib/tasks/agreement/corpus.py. The studies are `:full` of configs/lstm_to_transformer.py with the changes below,
 resume when called again, and leave their rows in results/. `--report-only` writes the README's tables and the figures
 from them.
 """
@@ -31,12 +32,15 @@ def study_config(name: str, data: Path | None) -> dict[str, Any]:
     if name == "generated":
         return load_config(str(CONFIG), "full").to_dict() | {"properties": PROPERTIES}
     if data is None:
-        raise SystemExit("text needs --data=FOLDER")
+        raise SystemExit(f"{name} needs --data=FOLDER")
     config = load_config(str(CONFIG), "full,corpus").to_dict()
     config["title"] += ", real text"
     config["seeds"] = 3
     config["properties"] = PROPERTIES
     config["task"] |= text_paths(data)
+    if name == "text_as_wide":  # is the LSTM's lead that of its architecture, or of its wider embedding?
+        config["title"] += ", words as wide as in the Transformer"
+        config["models"]["lstm"]["embedding_size"] = config["models"]["transformer"]["width"]
     return config
 
 
@@ -134,5 +138,5 @@ def _accuracy_table(rows: list[Row], subjects: list[Subject], config: dict[str, 
 
 
 if __name__ == "__main__":
-    ROWS["main"](__doc__, HERE, ("generated", "text"), study_config, redraw)
+    ROWS["main"](__doc__, HERE, ("generated", "text", "text_as_wide"), study_config, redraw)
     ROWS["fill"](HERE / "README.md", "sizes", runpy.run_path(str(HERE / "sizes.py"))["report"]())
