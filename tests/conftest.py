@@ -4,9 +4,11 @@ import os
 import pathlib
 import shutil
 
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+from xla_flags import COMPILE_FAST, DEVICES
+
+os.environ["XLA_FLAGS"] = f"{COMPILE_FAST} {os.environ.get('XLA_FLAGS', '')} {DEVICES}"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Compiling takes most of the suite's time: workers, the processes they start and the next run share what was compiled.
+# Workers, the processes they start and the next run share what was compiled.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parent.parent / ".pytest_cache" / "xla"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
@@ -69,5 +71,5 @@ def draws():
 
 def pytest_collection_modifyitems(items):
     """The slowest files first, so that no worker is left with one of them at the end."""
-    slow = ("test_study.py", "test_processes.py", "test_teaching.py")
-    items.sort(key=lambda item: item.path.name not in slow)
+    slow = ("test_processes.py", "test_teaching.py", "test_losses_contract.py", "test_study.py", "test_transformer.py")
+    items.sort(key=lambda item: slow.index(item.path.name) if item.path.name in slow else len(slow))

@@ -1,5 +1,6 @@
 """Real processes: killed, stopped, and given arguments that are wrong."""
 
+import os
 import random
 import signal
 import subprocess
@@ -8,11 +9,13 @@ import time
 
 import pytest
 from miniature import CONFIG, prints, table
+from xla_flags import DEVICES
 
 SMALL = ["train.steps=40", "train.save_every=4", "train.chunk=2", "train.snapshots.n=10"]
 GENERATED = ["task.n_train=600", "task.n_validation=40", "task.n_test_per_group=10"]
 
 
+AS_A_PERSON = {**os.environ, "XLA_FLAGS": DEVICES}  # compiled to run fast: what bits depend on
 FEW = f"""
 import runpy
 
@@ -43,7 +46,7 @@ def killed(command, cut, *, times):
     """The same command until it is done, after it was killed several times, each with some snapshots more."""
     rng = random.Random(0)
     for _ in range(times):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=AS_A_PERSON)
         deadline = time.monotonic() + 60
         steps = len(prints(cut)) if cut.exists() else 0
         while time.monotonic() < deadline and len(list(cut.glob("fits/*/*/snapshots/*"))) < steps + rng.randint(2, 6):
@@ -51,7 +54,7 @@ def killed(command, cut, *, times):
         process.send_signal(signal.SIGKILL)
         process.wait()
         process.stdout.close()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=AS_A_PERSON)
     assert done.returncode == 0, done.stderr
 
 
@@ -60,7 +63,7 @@ def test_a_stream_in_windows_and_buckets_that_was_killed_ends_with_the_same_bits
     stream = [f"task.train=('{text}',)", f"task.cache={tmp_path / 'cache'}", "task.min_count=1"]
     stream += ["train.window=160", "train.buckets=(8,)", "seeds=1"]  # five steps of 32; saves come within them
     run = [command(f"{few}:stream,smoke", tmp_path / name, *stream) for name in ("whole", "cut")]
-    subprocess.run(run[0], check=True, capture_output=True)
+    subprocess.run(run[0], check=True, capture_output=True, env=AS_A_PERSON)
     killed(run[1], tmp_path / "cut", times=1)
     assert prints(tmp_path / "cut") == prints(tmp_path / "whole")
     rows = [(tmp_path / name / "rows.jsonl").read_text().splitlines() for name in ("whole", "cut")]
@@ -68,7 +71,8 @@ def test_a_stream_in_windows_and_buckets_that_was_killed_ends_with_the_same_bits
 
 
 def test_a_study_killed_at_random_moments_ends_with_the_same_bits(few, tmp_path):
-    subprocess.run(command(f"{few}:smoke", tmp_path / "whole", *GENERATED), check=True, capture_output=True)
+    whole = command(f"{few}:smoke", tmp_path / "whole", *GENERATED)
+    subprocess.run(whole, check=True, capture_output=True, env=AS_A_PERSON)
     cut = tmp_path / "cut"
     killed(command(f"{few}:smoke", cut, *GENERATED), cut, times=3)
     assert prints(cut) == prints(tmp_path / "whole")
