@@ -144,6 +144,7 @@ def _features(config: ConfigDict, long: int) -> None:
         add[f"self_{kind}"] = fit("mlp", kind, teacher="peer", answers="live")
     add.alone_shift = fit("mlp", "labels", augment=fields(**SHIFT))
     config.losses.unlabelled = _total(0.0)
+    del config.losses.unlabelled.ce  # at weight 0 it would still read labels
     add.distilled_shift = fit("mlp", "unlabelled", teacher="teacher", answers="live", augment=fields(**SHIFT))
     alphas = {f"alpha_{alpha:g}".replace(".", "_"): alpha for alpha in ALPHAS if alpha != ALPHA}
     for name, alpha in alphas.items():

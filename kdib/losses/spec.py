@@ -24,6 +24,7 @@ is static.
 import dataclasses
 import functools
 import inspect
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, get_args, get_origin
@@ -280,6 +281,7 @@ def _term(*, fn: str, weight: ArrayLike, inputs=None, where=None, schedule=None,
     loss = _lookup("loss", fn, LOSSES)
     for field in hparams:
         _member("field", field, (*_TERM_FIELDS, *_knobs(loss.fn)))
+    _in_range({"weight": weight, **hparams})
     inputs = loss.inputs if inputs is None else inputs
     if isinstance(inputs, str) or len(inputs) != len(loss.inputs):
         raise ValueError(f"inputs must be {len(loss.inputs)} paths such as {loss.inputs}, got {inputs!r}")
@@ -293,6 +295,22 @@ def _term(*, fn: str, weight: ArrayLike, inputs=None, where=None, schedule=None,
         schedule=_lookup("schedule", _required(schedule, "name"), schedules.SCHEDULES),
         schedule_hparams={field: value for field, value in schedule.items() if field != "name"},
     )
+
+
+_RANGES = {
+    "temperature": ("above 0", lambda value: value > 0),
+    "epsilon": ("from 0 to 1", lambda value: 0 <= value <= 1),
+}
+
+
+def _in_range(settings: Mapping[str, Any]) -> None:
+    """Raises ValueError for a plain number that would train on nonsense; arrays may be traced and are not looked at."""
+    for field, value in settings.items():
+        if not isinstance(value, int | float):
+            continue
+        expected, holds = _RANGES.get(field, ("finite", math.isfinite))
+        if not (math.isfinite(value) and holds(value)):
+            raise ValueError(f"{field} must be {expected}, got {value}")
 
 
 def _knobs(fn: Callable[..., Any]) -> dict[str, inspect.Parameter]:

@@ -107,12 +107,16 @@ def colour_jitter(
 ) -> jax.Array:
     """Blend an image [H, W, C] with black, then with its mean luma, then with its own luma; clipped to [0, 1] each.
 
+    Hue is not turned.
+
     Factors of 1 change nothing, of 0 give black, a flat grey, and a grey picture. An image of one channel is its own
     luma. Reference: torchvision.transforms.v2.functional adjust_brightness, adjust_contrast and adjust_saturation.
 
     Raises:
       ValueError: unless C is 1 or 3.
+      TypeError: unless the image is of floats.
     """
+    _check_floats(image)
     if image.shape[-1] not in (1, 3):
         raise ValueError(f"expected 1 or 3 channels, got an image of shape {image.shape}")
     image = jnp.clip(image * brightness, 0, 1)
@@ -229,10 +233,16 @@ def _stretched(n: int, start: jax.Array | float, length: jax.Array | float) -> j
 
 def _resample(image: jax.Array, rows_H: jax.Array, columns_W: jax.Array) -> jax.Array:
     """Bilinear samples of [..., H, W, C] at all rows x columns, as two products with hat functions: no gather."""
+    _check_floats(image)
     rows_HxH = _hat(rows_H, image.shape[-3], image.dtype)
     columns_WxW = _hat(columns_W, image.shape[-2], image.dtype)
     # The default precision of a TPU would round the picture to bfloat16.
     return jnp.einsum("ih,...hwc,jw->...ijc", rows_HxH, image, columns_WxW, precision=jax.lax.Precision.HIGHEST)
+
+
+def _check_floats(image: jax.Array) -> None:
+    if not jnp.issubdtype(image.dtype, jnp.floating):
+        raise TypeError(f"expected an image of floats, got {image.dtype}: only `shift` takes whole numbers")
 
 
 def _hat(places_M: jax.Array, n: int, dtype) -> jax.Array:
@@ -241,6 +251,7 @@ def _hat(places_M: jax.Array, n: int, dtype) -> jax.Array:
 
 def _sample(image: jax.Array, y_HxW: jax.Array, x_HxW: jax.Array) -> jax.Array:
     """Bilinear samples of [H, W, C] at any places; pixels outside are zero."""
+    _check_floats(image)
     top, left = jnp.floor(y_HxW), jnp.floor(x_HxW)
     down_HxWx1, right_HxWx1 = (y_HxW - top)[..., None], (x_HxW - left)[..., None]
     above = _between(_pixels(image, top, left), _pixels(image, top, left + 1), right_HxWx1)

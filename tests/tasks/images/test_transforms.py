@@ -111,6 +111,20 @@ def test_colours_by_their_formulas(image):
         transforms.colour_jitter(image[..., :2], 1, 1, 1)
 
 
+@pytest.mark.parametrize(
+    "probe",
+    [
+        lambda image: transforms.shift_subpixel(image, 0.5, 0),
+        lambda image: transforms.rotate(image, 10.0),
+        lambda image: transforms.scale(image, 1.2),
+        lambda image: transforms.colour_jitter(image, 1, 1, 1),
+    ],
+)
+def test_whole_numbers_are_refused_where_pixels_are_mixed(probe):
+    with pytest.raises(TypeError, match="expected an image of floats, got uint8"):
+        probe(jnp.zeros((5, 5, 3), jnp.uint8))
+
+
 def test_mixup_keeps_images_and_labels_together():
     onehot = jnp.eye(8)
     images = onehot[:, :, None, None]
