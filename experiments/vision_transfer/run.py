@@ -41,6 +41,9 @@ PUBLISHED = {  # accuracy on MNIST, scaled, translated; ECE (1,000,000 bins) on 
 }
 ACCURACY, ECE = ("accuracy", "accuracy", ""), ("calibration", "ece", "")
 AREA = ("translation", "area_under_curve", "radius")
+EQUIVARIANCE = ("translation", "mean_equivariance_error", "radius")
+MOVED_AGREEMENT = ("translation_fidelity", "mean_agreement", "radius")
+CONTROLS = ("alone", "self", "shuffled_soft", "label_smoothed", "alone_long")
 CORRUPTED = ("corruptions", "mean_accuracy", "corruption")
 
 
@@ -68,7 +71,7 @@ def tables(workdir: Path) -> str:
     return "\n\n".join(
         [
             _beside(accuracy, ece),
-            ROWS["claim_table"](_claims(accuracy, ece, area)),
+            ROWS["claim_table"]([*_claims(accuracy, ece, area), *_shift_claims(study)]),
             _everybody(study, accuracy, area, _chosen_rates(workdir)),
         ]
     )
@@ -88,7 +91,7 @@ def _claims(accuracy: Mapping[str, Any], ece: Mapping[str, Any], area: Mapping[s
     found = []
     for name in ("translated", "scaled"):
         of = accuracy[name]
-        for other in ("alone", "self", "shuffled_soft", "label_smoothed", "alone_long"):
+        for other in CONTROLS:
             text = f"MLP ← CNN is more accurate than {other}, {name}"
             found.append(Claim(text, minus(of["distilled"], of[other])))
         found.append(Claim(f"MLP ← MLP is more accurate than alone, {name}", minus(of["self"], of["alone"])))
@@ -97,15 +100,30 @@ def _claims(accuracy: Mapping[str, Any], ece: Mapping[str, Any], area: Mapping[s
         )
     found += [
         Claim(f"MLP ← CNN has more area under the shift curve than {other}", minus(area["distilled"], area[other]))
-        for other in ("alone", "self", "shuffled_soft", "label_smoothed", "alone_long")
+        for other in CONTROLS
     ]
+    translated = accuracy["translated"]
     found += [
-        Claim(
-            "CNN ← MLP is less accurate than CNN, translated",
-            minus(accuracy["translated"]["teacher"], accuracy["translated"]["reverse"]),
-        ),
+        Claim(f"CNN ← MLP is less accurate than {title}, translated", minus(translated[other], translated["reverse"]))
+        for title, other in (("CNN", "teacher"), ("CNN ← CNN", "cnn_self"))
     ]
     return found
+
+
+def _shift_claims(study: Any) -> list[Any]:
+    """How the logits take a shift, and whether a student answers shifted digits as its CNN does."""
+    error, shared = study.by_fit(EQUIVARIANCE), study.likeness(MOVED_AGREEMENT, "teacher")
+    found = [
+        Claim(f"MLP ← CNN has a lower equivariance error than {other}", minus(error[other], error["distilled"]))
+        for other in CONTROLS
+    ]
+    return found + [
+        Claim(
+            f"MLP ← CNN agrees on moved digits more with its CNN than {other} does",
+            minus(shared["distilled"], shared[other]),
+        )
+        for other in CONTROLS
+    ]
 
 
 def _chosen_rates(workdir: Path) -> dict[str, str]:
@@ -119,6 +137,7 @@ def _everybody(study: Any, accuracy: Mapping[str, Any], area: Mapping[str, Value
     without = f" (without {', '.join(faultless)}: there `alone` makes no error)" if faultless else ""
     columns = {
         "area under the shift curve": area,
+        "equivariance error": study.by_fit(EQUIVARIANCE),
         **{f"accuracy, {name}": accuracy[name] for name in SETS},
         "accuracy, 15 corruptions": corrupted,
     }
