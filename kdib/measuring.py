@@ -36,10 +36,8 @@ def measure(lab: Lab) -> None:
             missing = [unit for unit in wanted if unit not in done.setdefault(name, [])]
             for units in _portions(missing, properties[name].kind):
                 of = [wanted[unit] for unit in units]
-                pairs, alone = (
-                    [(pair[0], pair[1]) for pair in of if len(pair) == 2],
-                    [one[0] for one in of if len(one) == 1],
-                )
+                pairs = [(pair[0], pair[1]) for pair in of if len(pair) == 2]
+                alone = [one[0] for one in of if len(one) == 1]
                 stored = rows.keys()  # a crash between the rows and `measured.json` leaves some
                 found = properties[name].measure(alone, evidence._replace(pairs=pairs))
                 told = counted(found, name, display, before=len(done[name]), wanted=len(wanted))
