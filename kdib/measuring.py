@@ -44,6 +44,8 @@ def measure(lab: Lab) -> None:
                 rows.append([row for row in told if row.key not in stored])
                 done[name] += units
                 write_json(done_path, done)
+            if missing:  # the rows of a property need not name every network
+                display.show(1.0, f"measured {name}", f"{len(wanted)} of {len(wanted)}", force=True)
             _exhibit(properties[name], everyone, evidence, lab.workdir)
 
 

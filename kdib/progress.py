@@ -53,18 +53,12 @@ def counted(rows: Iterable[Row], name: str, display: Display, *, before: int, wa
 
     `before`: how many it had done already.
     """
-    met, done = set(), before
-
-    def show(force: bool) -> None:
-        display.show(done / wanted, f"measuring {name}", f"{done} of {wanted}", force=force)
-
+    met = set()
     for row in rows:
         met.add((row.subject, row.other))
         done = min(before + len(met), wanted)
-        show(force=False)
+        display.show(done / wanted, f"measuring {name}", f"{done} of {wanted}")
         yield row
-    if met and done == wanted:
-        show(force=True)
 
 
 class Progress:
