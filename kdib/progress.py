@@ -64,13 +64,15 @@ def counted(rows: Iterable[Row], name: str, display: Display, *, before: int, wa
 class Progress:
     """Counts the study's run-steps, estimates when it ends, and remembers SIGTERM and SIGINT. A context manager.
 
-    Rates are kept per fit, since architectures differ in cost; a fit not seen yet is assumed to run at the mean rate.
-    Its first chunk has the compilation in it, so it says nothing about the rate, and what it took beyond that is
-    expected once more for every fit that has not begun.
+    Rates are kept per fit; a fit not seen yet is assumed to run at the mean rate of those of its model, and of a model
+    that none has trained yet nothing is assumed: one network can take a hundred times as long as another. A fit's first
+    chunk has the compilation in it, so it says nothing about the rate, and what it took beyond that is expected once
+    more for every fit that has not begun.
     """
 
-    def __init__(self, run_steps: Mapping[str, int], *, stream=None):
+    def __init__(self, run_steps: Mapping[str, int], models: Mapping[str, str], *, stream=None):
         self._left = dict(run_steps)  # fit -> run-steps to do
+        self._models = models  # fit -> its model
         self._total = max(sum(run_steps.values()), 1)
         self._first: dict[str, tuple[int, float]] = {}  # fit -> run-steps of its first chunk, seconds it took
         self._rates: dict[str, tuple[int, float]] = {}  # the same of all its later chunks
@@ -110,27 +112,29 @@ class Progress:
         """One line of its own."""
         self._display.note(text)
 
-    def eta_seconds(self) -> float | None:
-        """Seconds of training left; 0 with nothing left, None before a fit has done two chunks."""
-        if not sum(self._left.values()):
-            return 0.0
-        steps = sum(n for n, _ in self._rates.values())
-        if not steps:
-            return None
-        mean = sum(seconds for _, seconds in self._rates.values()) / steps
-        cost = {fit: seconds / n for fit, (n, seconds) in self._rates.items() if n}
-        starts = [max(0.0, seconds - n * cost.get(fit, mean)) for fit, (n, seconds) in self._first.items()]
-        to_begin = sum(left > 0 and fit not in self._first for fit, left in self._left.items())
-        return to_begin * sum(starts) / len(starts) + sum(
-            left * cost.get(fit, mean) for fit, left in self._left.items()
-        )
+    def eta_seconds(self) -> tuple[float, list[str]]:
+        """Seconds of training left, but for the models listed, of which no fit has done two chunks."""
+        left = {fit: steps for fit, steps in self._left.items() if steps}
+        cost = {fit: c for fit in left.keys() | self._first.keys() if (c := self._seconds_a_step(fit)) is not None}
+        starts = [max(0.0, seconds - n * cost[fit]) for fit, (n, seconds) in self._first.items() if fit in cost]
+        to_begin = len(left.keys() & cost.keys() - self._first.keys())
+        seconds = sum(left[fit] * cost[fit] for fit in left.keys() & cost.keys())
+        untimed = dict.fromkeys(self._models[fit] for fit in left if fit not in cost)
+        return seconds + to_begin * sum(starts) / max(len(starts), 1), list(untimed)
+
+    def _seconds_a_step(self, fit: str) -> float | None:
+        """Of a run of this fit, or else of all fits of its model; None where none was timed."""
+        alike = [fit] if fit in self._rates else [n for n in self._rates if self._models[n] == self._models[fit]]
+        steps = sum(self._rates[name][0] for name in alike)
+        return sum(self._rates[name][1] for name in alike) / steps if steps else None
 
     def _show(self, label: str, *, force: bool = False) -> None:
         self._label = label
         left = sum(self._left.values())
-        eta = self.eta_seconds()
-        remaining = "estimating" if eta is None else f"about {_clock(eta)} left"
-        self._display.show(1 - left / self._total, label, f"step {self._step}", remaining, force=force)
+        seconds, unknown = self.eta_seconds()
+        words = [f"about {_clock(seconds)} left"] if seconds or not unknown else []
+        words += [f"{', '.join(unknown)} not timed yet"] if unknown else []
+        self._display.show(1 - left / self._total, label, f"step {self._step}", ", ".join(words), force=force)
 
     def __enter__(self) -> "Progress":
         self._old = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}

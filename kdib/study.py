@@ -75,7 +75,9 @@ def train(lab: Lab) -> None:
     }
     for fit in {study.fits[fit].model: fit for fit in runs}.values():
         print(overview(fit, lab))
-    with Progress({fit: steps_of(study, fit) * n for fit, n in left.items()}) as progress, Logbook(workdir) as logbook:
+    run_steps = {fit: steps_of(study, fit) * n for fit, n in left.items()}
+    models = {fit: study.fits[fit].model for fit in runs}
+    with Progress(run_steps, models) as progress, Logbook(workdir) as logbook:
         for generation in generations(study):
             for names in _alike(generation, lab):
                 _train_together(names, lab, progress, logbook)

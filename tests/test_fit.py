@@ -84,7 +84,7 @@ def train(folder, jobs, stop_after=None, **settings):
     """Trains; with `stop_after`, a stop is asked for once that step has been reached."""
     plan = plan_in(folder, **settings)
     folder.mkdir(exist_ok=True)
-    with Progress({"alone": STEPS * len(jobs)}) as progress, Logbook(folder) as logbook:
+    with Progress({"alone": STEPS * len(jobs)}, {"alone": "mlp"}) as progress, Logbook(folder) as logbook:
         if stop_after is not None:
             reached = progress.reached
 
@@ -300,7 +300,7 @@ def test_stored_answers_are_read_at_the_rows_of_the_whole_set(tmp_path):
         plan = plan_in(tmp_path / name, window=24)
         plan = plan._replace(arch=plan.arch._replace(teacher=teacher))
         (tmp_path / name).mkdir()
-        with Progress({"alone": STEPS}) as progress, Logbook(tmp_path / name) as logbook:
+        with Progress({"alone": STEPS}, {"alone": "mlp"}) as progress, Logbook(tmp_path / name) as logbook:
             fits.train([job(0)._replace(loss=loss, teachers=(taught,))], plan, progress, logbook)
         with SnapshotIndex(plan.folder / "alone" / "seed0" / "snapshots", read_only=True) as index:
             return np.asarray(index.load(STEPS)["params"]["a"])

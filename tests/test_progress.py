@@ -16,7 +16,8 @@ RUN = RunSpec("alone", 0, 0, 0, None)
 def test_the_estimate_goes_by_the_rate_of_each_fit_and_its_compilation(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(progress_lib.time, "monotonic", lambda: clock[0])
-    progress = Progress({"slow": 30, "fast": 50, "unseen": 10}, stream=io.StringIO())
+    models = {"slow": "cnn", "fast": "mlp", "alike": "mlp", "other": "lstm"}
+    progress = Progress({"slow": 30, "fast": 50, "alike": 10, "other": 1}, models, stream=io.StringIO())
 
     def reached(step, seconds):
         clock[0] += seconds
@@ -24,29 +25,30 @@ def test_the_estimate_goes_by_the_rate_of_each_fit_and_its_compilation(monkeypat
 
     progress.start_group([("slow", "seed0")], 0)
     reached(10, 70.0)  # 30 s of them compiling
-    assert progress.eta_seconds() is None
+    assert progress.eta_seconds() == (0, ["cnn", "mlp", "lstm"])
     reached(20, 40.0)  # 4 s a step
+    assert progress.eta_seconds() == (10 * 4, ["mlp", "lstm"])
     progress.start_group([("fast", "seed0"), ("fast", "seed1")], 0)
     reached(5, 20.0)  # 10 s of them compiling
     reached(15, 20.0)  # 20 run-steps, 1 s each
-    # left: 10 slow at 4 s, 20 fast at 1 s, 10 unseen at the mean of 60 s over 30 steps, after a compilation of 20 s
-    assert progress.eta_seconds() == 10 * 4 + 20 * 1 + 10 * 2.0 + 20.0
+    # left: 10 slow at 4 s, 20 fast at 1 s, 10 of another fit of that network, after a compilation of 20 s
+    assert progress.eta_seconds() == (10 * 4 + 20 * 1 + 10 * 1 + 20.0, ["lstm"])
 
 
 def test_steps_done_before_a_resume_are_not_left():
-    progress = Progress({"alone": 20}, stream=io.StringIO())
+    progress = Progress({"alone": 20}, {"alone": "mlp"}, stream=io.StringIO())
     progress.start_group([("alone", "seed0")], 15)
     progress.reached(20)
-    assert progress.eta_seconds() == 0
+    assert progress.eta_seconds() == (0, [])
 
 
 def test_without_a_terminal_there_are_plain_lines():
     stream = io.StringIO()
-    with Progress({"alone": 10}, stream=stream) as progress:
+    with Progress({"alone": 10}, {"alone": "mlp"}, stream=stream) as progress:
         progress.start_group([("alone", "seed0")], 0)
         progress.note("[alone] a note with brackets")
     lines = stream.getvalue().splitlines()
-    assert lines[0].split() == ["0%", "alone", "seed0", "step", "0", "estimating"]
+    assert lines[0].split() == ["0%", "alone", "seed0", "step", "0", "mlp", "not", "timed", "yet"]
     assert lines[1] == "[alone] a note with brackets" and "\x1b" not in stream.getvalue()
 
 
@@ -64,7 +66,7 @@ def test_measuring_says_how_many_networks_are_done(monkeypatch):
 
 def test_a_signal_asks_for_a_stop_once_and_handlers_are_put_back():
     before = signal.getsignal(signal.SIGTERM)
-    with Progress({"alone": 10}, stream=io.StringIO()) as progress:
+    with Progress({"alone": 10}, {"alone": "mlp"}, stream=io.StringIO()) as progress:
         os.kill(os.getpid(), signal.SIGTERM)
         assert progress.stop_requested
         try:

@@ -1,5 +1,7 @@
 """Convolutional networks on pictures: plain ones, the one with maxout, and residual ones for small pictures."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -49,7 +51,7 @@ class CNN(nn.Module):
 class MaxoutCNN(nn.Module):
     """image [B, H, W, C] -> logits [B, K]: 3x3 convolutions without padding, each with maxout, and so on.
 
-    Layer i has `channels[i]` filters, of which maxout keeps the largest of every channels[i] / units[i] neighbours;
+    Layer i has `channels[i]` filters, of which maxout keeps the largest of every channels[i] / units[i] (`maxout`);
     then batch normalisation, ReLU, max-pooling of pool[i] x pool[i], dropout. Hidden as in CNN, "penultimate" being
     "pool".
 
@@ -175,8 +177,12 @@ def _check_size(x_NxHxWxC: jax.Array, least: int, what: str) -> None:
 
 
 def maxout(x: jax.Array, units: int) -> jax.Array:
-    """[..., C] -> [..., units]: the largest of every C / units neighbouring channels."""
-    return x.reshape(*x.shape[:-1], units, -1).max(axis=-1)
+    """[..., C] -> [..., units]: unit u is the largest of the channels u, u + units, u + 2 units, ...
+
+    Which channels are together is only their numbering. Whole blocks of channels, because a maximum over neighbours
+    is slow on a CPU: with it a network of half the published width took 2.8 times as long.
+    """
+    return functools.reduce(jnp.maximum, jnp.split(x, x.shape[-1] // units, axis=-1))
 
 
 def _classified(num_classes: int, dropout: float, hidden, x_NxHxWxC: jax.Array, train: bool) -> Outputs:

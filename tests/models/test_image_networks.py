@@ -109,7 +109,8 @@ def by_hand_maxout(params, statistics, x):
     hidden = {}
     for i, group in ((1, 1), (2, 2)):
         x = convolved(params[f"conv{i}"], x, pad=0)
-        x = np.stack([x[..., k : k + group].max(-1) for k in range(0, x.shape[-1], group)], -1)
+        units = x.shape[-1] // group
+        x = np.stack([x[..., unit::units].max(-1) for unit in range(units)], -1)
         x = hidden[f"conv{i}"] = relu(normed(params[f"norm{i}"], statistics[f"norm{i}"], x))
         x = pooled(x) if i == 2 else x
     return {**hidden, "pool": x.mean((1, 2)), "penultimate": x.mean((1, 2))}
@@ -282,8 +283,9 @@ def test_max_pool_equals_reduce_window(shape):
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
-def test_maxout_takes_neighbours():
-    assert maxout(jnp.array([[1.0, 5.0, -2.0, -3.0, 0.0, 7.0]]), 3).tolist() == [[5.0, -2.0, 7.0]]
+def test_maxout_takes_the_largest_of_every_unit():
+    assert maxout(jnp.array([[1.0, 5.0, -2.0, -3.0, 0.0, 7.0]]), 3).tolist() == [[1.0, 5.0, 7.0]]
+    assert maxout(jnp.array([[1.0, 5.0, -2.0, -3.0, 0.0, 7.0]]), 2).tolist() == [[1.0, 7.0]]
 
 
 @pytest.mark.parametrize("name", ["mlp with norm", "cnn, stride"])

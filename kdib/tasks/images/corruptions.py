@@ -10,12 +10,14 @@ Reference: Mu, Gilmer, MNIST-C: A Robustness Benchmark for Computer Vision, ICML
 """
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from kdib.config import known
 from kdib.tasks.images import filters, transforms
 
 STYLE = "MNIST-C-style"
@@ -288,10 +290,13 @@ def corrupt(name: str, key: jax.Array, images_NxHxWxC: Any, **knobs: Any) -> jax
       [N, 28, 28, 1] uint8.
 
     Raises:
-      ValueError: for an unknown name, which lists the known ones, or images of another shape or dtype.
+      ValueError: for an unknown name or knob, which lists the known ones, or images of another shape or dtype.
     """
     if name not in CORRUPTIONS:
         raise ValueError(f"unknown corruption {name!r}; known: {', '.join(CORRUPTIONS)}")
+    own = inspect.signature(CORRUPTIONS[name]).parameters.values()
+    for knob in knobs:
+        known(f"corruption {name!r}", knob, [p.name for p in own if p.kind is p.KEYWORD_ONLY])
     shape, dtype = images_NxHxWxC.shape, images_NxHxWxC.dtype
     if len(shape) != 4 or not shape[0] or shape[1:] != SHAPE or dtype != jnp.uint8:
         raise ValueError(f"{STYLE} corruptions expect uint8 images [N, {SIDE}, {SIDE}, 1], N > 0, got {dtype} {shape}")

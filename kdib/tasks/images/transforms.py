@@ -2,14 +2,19 @@
 
 A probe takes its parameters and draws nothing: `shift(image, dy, dx)`, `rotate(image, degrees)`. An augmentation takes
 a key and the width of what it draws: `AUGMENTATIONS["rotate"](key, image, degrees=15.0)`. Parameters of probes may be
-traced, so that `jax.vmap` gives every image its own; knobs of augmentations are Python numbers.
+traced, so that `jax.vmap` gives every image its own; knobs of augmentations are Python numbers, and a ValueError names
+what they may be (`KNOBS`).
 
 Images are [H, W, C]; `shift` and `shift_subpixel` also take leading axes, which share the offset. Rows count downwards:
 +dy moves the picture down, +dx to the right. Zeros come in from outside, and interpolation is bilinear between the
 centres of pixels, of which those outside are zero (`mode="grid-constant"` of scipy.ndimage).
 """
 
-from collections.abc import Callable
+import functools
+import math
+import numbers
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -103,14 +108,17 @@ def crop_resize(
 
 
 def colour_jitter(
-    image: jax.Array, brightness: jax.Array | float, contrast: jax.Array | float, saturation: jax.Array | float
+    image: jax.Array,
+    brightness: jax.Array | float,
+    contrast: jax.Array | float,
+    saturation: jax.Array | float,
+    hue: jax.Array | float = 0.0,
 ) -> jax.Array:
-    """Blend an image [H, W, C] with black, then with its mean luma, then with its own luma; clipped to [0, 1] each.
+    """Blend an image [H, W, C] with black, with its mean luma, with its own luma, clipped to [0, 1] each; turn its hue.
 
-    Hue is not turned.
-
-    Factors of 1 change nothing, of 0 give black, a flat grey, and a grey picture. An image of one channel is its own
-    luma. Reference: torchvision.transforms.v2.functional adjust_brightness, adjust_contrast and adjust_saturation.
+    Factors of 1 change nothing, of 0 give black, a flat grey, and a grey picture; `hue` is a share of a turn, and 1/3
+    makes red green. An image of one channel is its own luma and has no hue. Reference:
+    torchvision.transforms.v2.functional adjust_brightness, adjust_contrast, adjust_saturation and adjust_hue.
 
     Raises:
       ValueError: unless C is 1 or 3.
@@ -123,9 +131,65 @@ def colour_jitter(
     mean = _luma(image).mean()
     image = jnp.clip(mean + contrast * (image - mean), 0, 1)
     luma_HxWx1 = _luma(image)
-    return jnp.clip(luma_HxWx1 + saturation * (image - luma_HxWx1), 0, 1)
+    image = jnp.clip(luma_HxWx1 + saturation * (image - luma_HxWx1), 0, 1)
+    return image if image.shape[-1] == 1 else _turned(image, hue)
 
 
+def _turned(image: jax.Array, turns: jax.Array | float) -> jax.Array:
+    """[H, W, 3] in [0, 1], its hue in HSV turned; saturation and value stay.
+
+    Reference: Smith, Color gamut transform pairs, SIGGRAPH (1978).
+    """
+    largest, chroma = image.max(-1), image.max(-1) - image.min(-1)
+    red, green, blue = jnp.moveaxis(image, -1, 0)
+    some = jnp.where(chroma > 0, chroma, 1)
+    third = jnp.where(largest == red, green - blue, jnp.where(largest == green, blue - red, red - green)) / some
+    sixths = third + jnp.where(largest == red, 0, jnp.where(largest == green, 2, 4)) + 6 * turns
+    away = jnp.stack([(n + sixths) % 6 for n in (5, 3, 1)], -1)
+    return largest[..., None] - chroma[..., None] * jnp.clip(jnp.minimum(away, 4 - away), 0, 1)
+
+
+def _amount(least: float, most: float = math.inf, *, whole: bool = False, above: bool = False) -> tuple[str, Callable]:
+    """What a knob must be, in words, and whether a number is that; `above`: more than the least."""
+    words = f"a {'whole ' * whole}number {'>' if above else '>='} {least:g}{f' and <= {most:g}' * math.isfinite(most)}"
+    return words, lambda x: (x > least if above else x >= least) and x <= most and (x == int(x) or not whole)
+
+
+KNOBS: Mapping[str, tuple[str, Callable[[float], bool]]] = {  # one meaning in every augmentation that has it
+    "pixels": _amount(0, whole=True),
+    "degrees": _amount(0),
+    "factor": _amount(1),
+    "amount": _amount(0),
+    "area": _amount(0, 1, above=True),
+    "aspect": _amount(1),
+    "brightness": _amount(0),
+    "contrast": _amount(0),
+    "saturation": _amount(0),
+    "hue": _amount(0, 0.5),
+    "probability": _amount(0, 1),
+    "alpha": _amount(0, above=True),
+}
+
+
+def check_knobs(where: str, knobs: Mapping[str, float]) -> None:
+    """Raises ValueError for a knob of an augmentation that is no finite number, or out of its range."""
+    for knob, value in knobs.items():
+        words, right = KNOBS[knob]
+        number = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+        if not number or not right(float(value)):
+            raise ValueError(f"{where}: expected {knob} to be {words}, got {value!r}")
+
+
+def _checked(augmentation: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(augmentation)
+    def change(*args, **knobs):
+        check_knobs(augmentation.__name__.removeprefix("random_"), knobs)
+        return augmentation(*args, **knobs)
+
+    return change
+
+
+@_checked
 def mixup(
     key: jax.Array, images_NxHxWxC: jax.Array, labels_NxK: jax.Array, *, alpha: float = 0.2
 ) -> tuple[jax.Array, jax.Array]:
@@ -146,29 +210,32 @@ def mixup(
     return mixed[0], mixed[1]
 
 
+@_checked
 def random_shift(key: jax.Array, image: jax.Array, *, pixels: int = 2) -> jax.Array:
-    """Whole offsets, uniform in [-pixels, pixels] on each axis. Raises ValueError unless `pixels` is whole, >= 0."""
-    if pixels != int(pixels) or pixels < 0:
-        raise ValueError(f"shift: expected pixels to be a whole number >= 0, got {pixels}")
+    """Whole offsets, uniform in [-pixels, pixels] on each axis."""
     dy, dx = jax.random.randint(key, (2,), -int(pixels), int(pixels) + 1)
     return shift(image, dy, dx, reach=int(pixels))
 
 
+@_checked
 def random_rotate(key: jax.Array, image: jax.Array, *, degrees: float = 15.0) -> jax.Array:
     """An angle uniform in [-degrees, degrees]."""
     return rotate(image, _uniform(key, degrees))
 
 
+@_checked
 def random_scale(key: jax.Array, image: jax.Array, *, factor: float = 1.2) -> jax.Array:
     """A factor between 1 / factor and factor, its logarithm uniform."""
     return scale(image, jnp.exp(_uniform(key, 1.0) * jnp.log(factor)))
 
 
+@_checked
 def random_shear(key: jax.Array, image: jax.Array, *, amount: float = 0.2) -> jax.Array:
     """A slant uniform in [-amount, amount]."""
     return shear(image, _uniform(key, amount))
 
 
+@_checked
 def random_crop_resize(key: jax.Array, image: jax.Array, *, area: float = 0.5, aspect: float = 4 / 3) -> jax.Array:
     """A box of a share uniform in [area, 1] of the image, its ratio of sides up to `aspect` to either side, anywhere.
 
@@ -184,15 +251,27 @@ def random_crop_resize(key: jax.Array, image: jax.Array, *, area: float = 0.5, a
     return crop_resize(image, place_y * (rows - height), place_x * (columns - width), height, width)
 
 
+@_checked
 def random_colour_jitter(
-    key: jax.Array, image: jax.Array, *, brightness: float = 0.2, contrast: float = 0.2, saturation: float = 0.2
+    key: jax.Array,
+    image: jax.Array,
+    *,
+    brightness: float = 0.2,
+    contrast: float = 0.2,
+    saturation: float = 0.2,
+    hue: float = 0.05,
 ) -> jax.Array:
-    """Factors uniform in [1 - knob, 1 + knob], from 0 on."""
-    keys, knobs = jax.random.split(key, 3), (brightness, contrast, saturation)
-    factors = [jnp.maximum(1 + _uniform(k, knob), 0) for k, knob in zip(keys, knobs, strict=True)]
-    return colour_jitter(image, *factors)
+    """Factors uniform in [1 - knob, 1 + knob], from 0 on; the hue turned by a share of a turn in [-hue, hue].
+
+    The hue's knob is a quarter of the others, as in SimCLR (Chen, Kornblith, Norouzi, Hinton, 2020).
+    """
+    *keys, for_hue = jax.random.split(key, 4)
+    knobs = zip(keys, (brightness, contrast, saturation), strict=True)
+    dark, flat, grey = (jnp.maximum(1 + _uniform(k, knob), 0) for k, knob in knobs)
+    return colour_jitter(image, dark, flat, grey, _uniform(for_hue, hue))
 
 
+@_checked
 def random_flip(key: jax.Array, image: jax.Array, *, probability: float = 0.5) -> jax.Array:
     """Left and right exchanged with this probability; digits and letters do not survive it."""
     return jnp.where(jax.random.bernoulli(key, float(probability)), image[:, ::-1], image)

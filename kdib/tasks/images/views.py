@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from kdib.config import known
-from kdib.tasks.images.transforms import AUGMENTATIONS, mixup
+from kdib.tasks.images.transforms import AUGMENTATIONS, check_knobs, mixup
 
 KNOWN: Mapping[str, Callable] = AUGMENTATIONS | {"mixup": mixup}
 Batch = Mapping[str, jax.Array]
@@ -22,12 +22,13 @@ def augmentation(name: str, **knobs: float) -> Callable[[jax.Array, Batch], Batc
     kdib.checks refuses it to a loss that reads them. Equal arguments give the same object.
 
     Raises:
-      ValueError: for an unknown augmentation or knob, listing the known ones.
+      ValueError: for an unknown augmentation or knob, listing the known ones; for a knob out of its range.
     """
     known("config.fits: augment.name", name, KNOWN)
     parameters = inspect.signature(KNOWN[name]).parameters.values()
     for knob in knobs:
         known(f"config.fits: augment {name!r}", knob, [p.name for p in parameters if p.kind is p.KEYWORD_ONLY])
+    check_knobs(f"config.fits: augment {name!r}", knobs)
     return _augmentation(name, tuple(sorted(knobs.items())))
 
 

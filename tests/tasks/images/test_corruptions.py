@@ -302,6 +302,8 @@ def test_a_knob_turned_down_corrupts_less(name, picture):
 def test_unknown_names_and_other_sizes_are_refused(images):
     with pytest.raises(ValueError, match=r"unknown corruption 'snow'; known: shot_noise, .*canny_edges"):
         corrupt("snow", KEY, images)
+    with pytest.raises(ValueError, match=r"corruption 'fog': 'amont' is unknown\. Did you mean 'amount'\? .*decay"):
+        corrupt("fog", KEY, images, amont=1.0)
     with pytest.raises(ValueError, match=r"MNIST-C-style .*\[N, 28, 28, 1\].* got uint8 \(2, 32, 32, 3\)"):
         corrupt("fog", KEY, np.zeros((2, 32, 32, 3), np.uint8))
     with pytest.raises(ValueError, match="uint8 images"):

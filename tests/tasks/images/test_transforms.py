@@ -1,12 +1,16 @@
 """kdib.tasks.images.transforms: exact where exactness is promised, and scipy, scikit-image and jax.image elsewhere."""
 
+import colorsys
+import inspect
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import ndimage
 
-from kdib.tasks.images import transforms
+from kdib.tasks.images import transforms, views
 
 TOLERANCE = {"rtol": 0, "atol": 2e-5}
 
@@ -111,6 +115,16 @@ def test_colours_by_their_formulas(image):
         transforms.colour_jitter(image[..., :2], 1, 1, 1)
 
 
+@pytest.mark.parametrize("turns", [0.0, 0.1, 1 / 3, -0.25, 0.5])
+def test_the_hue_is_turned_as_in_hsv(image, turns):
+    corners = np.array([[[r, g, b] for r in (0, 1) for g in (0, 1) for b in (0, 1)]], np.float32)  # ties, and greys
+    for picture in (image, corners):
+        hsv = (colorsys.rgb_to_hsv(*map(float, pixel)) for pixel in picture.reshape(-1, 3))
+        expected = [colorsys.hsv_to_rgb((hue + turns) % 1, *rest) for hue, *rest in hsv]
+        turned = transforms.colour_jitter(picture, 1, 1, 1, turns)
+        np.testing.assert_allclose(turned.reshape(-1, 3), expected, **TOLERANCE)
+
+
 @pytest.mark.parametrize(
     "probe",
     [
@@ -156,8 +170,33 @@ def test_random_shifts_are_uniform_over_the_square():
     share = np.asarray(out.mean(axis=0))[..., 0]
     assert share[1:6, 1:6].sum() == pytest.approx(1)
     np.testing.assert_allclose(share[1:6, 1:6], 1 / 25, atol=0.014)  # five standard errors
-    with pytest.raises(ValueError, match=r"whole number >= 0, got 1\.5"):
-        transforms.random_shift(keys[0], point, pixels=1.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "knob", "value", "words"),
+    [
+        ("shift", "pixels", 1.5, "a whole number >= 0"),
+        ("rotate", "degrees", "x", "a number >= 0"),
+        ("rotate", "degrees", float("nan"), "a number >= 0"),
+        ("scale", "factor", 0, "a number >= 1"),
+        ("shear", "amount", -0.1, "a number >= 0"),
+        ("crop_resize", "area", 0, "a number > 0 and <= 1"),
+        ("crop_resize", "aspect", 0.5, "a number >= 1"),
+        ("colour_jitter", "hue", 0.6, "a number >= 0 and <= 0.5"),
+        ("flip", "probability", True, "a number >= 0 and <= 1"),
+    ],
+)
+def test_a_knob_out_of_its_range_is_refused(image, name, knob, value, words):
+    with pytest.raises(ValueError, match=re.escape(f"{name}: expected {knob} to be {words}, got {value!r}")):
+        transforms.AUGMENTATIONS[name](jax.random.key(0), image, **{knob: value})
+    with pytest.raises(ValueError, match=re.escape(f"augment {name!r}: expected {knob} to be {words}")):
+        views.augmentation(name, **{knob: value})
+
+
+def test_every_knob_has_a_range():
+    for change in views.KNOWN.values():
+        parameters = inspect.signature(change).parameters.values()
+        assert {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} <= transforms.KNOBS.keys()
 
 
 def test_knobs_of_nothing_change_nothing(image):
@@ -168,7 +207,7 @@ def test_knobs_of_nothing_change_nothing(image):
         "scale": {"factor": 1},
         "shear": {"amount": 0},
         "crop_resize": {"area": 1, "aspect": 1},
-        "colour_jitter": {"brightness": 0, "contrast": 0, "saturation": 0},
+        "colour_jitter": {"brightness": 0, "contrast": 0, "saturation": 0, "hue": 0},
         "flip": {"probability": 0},
     }
     assert set(knobs) == set(transforms.AUGMENTATIONS)
