@@ -14,8 +14,8 @@ poster are not published: ours are alpha .1, tau 4, s_KL 1, s_FM .01, the penult
 By default on generated digits with small networks. `:mnist` is the poster's CNN_1 -> MLP_1 on the files of
 config.task.data_dir (or $KDIB_DATA_DIR), the CNN with strides, 5 seeds, 5,000 steps and 19 snapshots; `:fashion` the
 same on Fashion-MNIST; `:cifar` on CIFAR-10. `:features` adds the poster's second experiment, and takes CNN_2 -> MLP_2
-for it: weak and strong teachers with label smoothing and matched entropy, types of distillation, alphas, and what
-bounds it from above. They combine: `:features,mnist`.
+for it: weak and strong teachers with label smoothing and matched entropy, types of distillation, alphas, temperatures,
+and what bounds it from above. They combine: `:features,mnist`.
 
 Time on 2 CPU cores: not timed on an idle machine; `:smoke` three minutes with nothing compiled yet. Expected numbers:
 experiments/leveled_kd, on MNIST.
@@ -31,6 +31,7 @@ fields, fit = BASE["fields"], BASE["fit"]
 VARIANTS = ("features", "mnist", "fashion", "cifar", "smoke")
 ALPHA, TAU, S_KL, S_FM = 0.1, 4.0, 1.0, 0.01
 ALPHAS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
+TAUS = (1.0, 2.0, 4.0, 8.0, 16.0)
 SHIFT = {"name": "shift", "pixels": BASE["REACH"]}
 POSTER = {"name": "dense_then_sparse", "dense": 50, "until": 500, "sparse": 500}
 
@@ -146,13 +147,14 @@ def _features(config: ConfigDict, long: int) -> None:
     config.losses.unlabelled = _total(0.0)
     del config.losses.unlabelled.ce  # at weight 0 it would still read labels
     add.distilled_shift = fit("mlp", "unlabelled", teacher="teacher", answers="live", augment=fields(**SHIFT))
-    alphas = {f"alpha_{alpha:g}".replace(".", "_"): alpha for alpha in ALPHAS if alpha != ALPHA}
-    for name, alpha in alphas.items():
-        config.losses[name] = _total(alpha)
-        add[name] = fit("mlp", name, teacher="teacher")
-    config.curves.alpha = fields(
-        xlabel="alpha, the weight of the ground truth",
-        log=False,
-        x=fields(**alphas, distilled=ALPHA),
-        beside=("alone", "self"),
-    )
+    _sweep(config, "alpha", "alpha, the weight of the ground truth", ALPHAS, ALPHA)
+    _sweep(config, "tau", "tau, the temperature", TAUS, TAU, log=True)
+
+
+def _sweep(config: ConfigDict, knob: str, xlabel: str, values: tuple, own: float, *, log: bool = False) -> None:
+    """A student of the strong teacher for each value of a knob of the loss, of which `distilled` has `own`."""
+    students = {f"{knob}_{value:g}".replace(".", "_"): value for value in values if value != own}
+    for name, value in students.items():
+        config.losses[name] = _total(**{knob: value})
+        config.fits[name] = fit("mlp", name, teacher="teacher")
+    config.curves[knob] = fields(xlabel=xlabel, log=log, x=fields(**students, distilled=own), beside=("alone", "self"))

@@ -1,4 +1,4 @@
-"""Every number in the README of an experiment is that of its committed rows."""
+"""The tables in the README of an experiment are those of its committed rows; the sentences around them are not."""
 
 import pathlib
 import runpy

@@ -213,6 +213,14 @@ def test_every_loss_of_the_features_variant_fits_its_networks(tmp_path):
         check_losses(lab._replace(study=dataclasses.replace(lab.study, losses=wrong)))
 
 
+def test_snapshots_alphas_and_temperatures_train_as_one_population(tmp_path):
+    config = runpy.run_path(str(CONFIGS / "leveled_kd.py"))["get_config"]("features,smoke").to_dict()
+    lab = open_lab(parse(config), tasks.build(parse(config).task), tmp_path)
+    swept = {fit for curve in config["curves"].values() for fit in curve["x"]}
+    assert {"from_50", "distilled", "alpha_0", "alpha_0_9", "tau_1", "tau_16"} <= swept
+    assert any(swept <= {*population} for population in study._alike(generations(lab.study)[-1], lab))
+
+
 def test_labels_have_no_snapshots(tmp_path):
     config = tiny()
     config["fits"]["alone"]["teacher_steps"] = (6,)

@@ -2,6 +2,7 @@
 
     python experiments/leveled_kd/run.py mnist --data=FOLDER --workdir=runs/leveled_mnist
     python experiments/leveled_kd/run.py controls --data=FOLDER --workdir=runs/leveled_controls
+    python experiments/leveled_kd/run.py temperatures --data=FOLDER --workdir=runs/leveled_temperatures
     python experiments/leveled_kd/run.py long --data=FOLDER --workdir=runs/leveled_long
     python experiments/leveled_kd/run.py fashion --data=FOLDER --workdir=runs/leveled_fashion
     python experiments/leveled_kd/run.py cifar --data=FOLDER --workdir=runs/leveled_cifar
@@ -29,11 +30,13 @@ minus, combined, Claim = ROWS["minus"], ROWS["combined"], ROWS["Claim"]
 STUDIES = {
     "mnist": "features,mnist",
     "controls": "features,mnist",
+    "temperatures": "features,mnist",
     "long": "mnist",
     "fashion": "fashion",
     "cifar": "cifar",
 }
-LENGTH = {"mnist": 5_000, "controls": 5_000, "long": 25_000, "fashion": 2_500, "cifar": 1_500}  # steps of the teacher
+STEPS = 5_000  # of the teacher
+LENGTH = {"long": 25_000, "fashion": 2_500, "cifar": 1_500}  # where it has others
 SEEDS = {"long": 1, "fashion": 3, "cifar": 3}  # one long teacher is a look, not a test
 # Snapshots of the MLP that teaches `self`: one is as weak as the CNN's at step 500, but surer (entropy .16 to .27, the
 # CNN's .47 to .50). Softened to what the first of them has, .33 to .37, the most that is stored, it is nearer to it.
@@ -70,9 +73,11 @@ def study_config(name: str, data: Path | None) -> dict[str, Any]:
     config["task"]["data_dir"] = str(folder) if folder.is_dir() else ""
     config["models"] = MODELS
     config["train"]["group_size"] = 2
-    _shorten(config, LENGTH[name])
+    _shorten(config, LENGTH.get(name, STEPS))
     if name == "controls":
         _controls(config)
+    elif name == "temperatures":
+        _temperatures(config)
     elif name != "mnist":
         _few_levels(config, LENGTH[name], SEEDS[name])
     return config
@@ -90,6 +95,16 @@ def _controls(config: dict[str, Any]) -> None:
     config["fits"]["peer"]["snapshots"] = {"name": "explicit", "steps": EARLY}
     config["losses"] = {name: config["losses"][name] for name in ("labels", "kd", "alpha_0_5", "kd_smoothed")}
     config["curves"] = {}
+
+
+def _temperatures(config: dict[str, Any]) -> None:
+    """The strong teacher at every temperature, beside self-distillation at the same."""
+    students = [fit for fit in config["curves"]["tau"]["x"] if fit != "distilled"]
+    own = {f"self_{fit}": config["fits"]["self"] | {"loss": fit} for fit in students}
+    kept = ("teacher", "peer", "alone", "self", "distilled", *students)
+    config["fits"] = {name: config["fits"][name] for name in kept} | own
+    config["losses"] = {name: config["losses"][name] for name in ("labels", "kd", *students)}
+    config["curves"] = {"tau": config["curves"]["tau"]}
 
 
 def _shorten(config: dict[str, Any], length: int) -> None:
@@ -122,7 +137,11 @@ def tables(workdir: Path, name: str) -> str:
     study = ROWS["read"](workdir)
     values = {label: study.by_fit(key[:3], key[3]) for label, key in METRICS.items()}
     values[VALIDATION] = last_validation(_lines(workdir))
-    first = _snapshot_claims(values, study, workdir) if study.config["curves"] else _weak_claims(values, workdir)
+    curves = study.config["curves"]
+    if "teacher_step" in curves:
+        first = _snapshot_claims(values, study, workdir)
+    else:
+        first = _temperature_claims(values, curves["tau"]["x"]) if curves else _weak_claims(values, workdir)
     claims = [*first, *_feature_claims(values)]
     return "\n\n".join([ROWS["claim_table"](claims), _scores(study.config, values)])
 
@@ -244,6 +263,20 @@ def _of_one_as_accurate(
 
 
 # ---------------------------------------------------------------------------------------------- features, alphas
+
+
+def _temperature_claims(values: Mapping[str, Mapping[str, Values]], taus: Mapping[str, float]) -> list[Any]:
+    """The CNN's logits against an MLP's at every temperature, and every temperature against that of `distilled`."""
+    own, found = taus["distilled"], []
+    for label in (label for label in METRICS if label != "ECE"):
+        of, sign = values[label], -1 if label == "equivariance error" else 1  # of an error less is better
+        for fit, tau in sorted(taus.items(), key=lambda item: item[1]):
+            pairs = {"self-distillation at the same tau": "self" if fit == "distilled" else f"self_{fit}"}
+            pairs |= {f"tau {own:g}": "distilled"} if fit != "distilled" else {}
+            for other, name in pairs.items():
+                better = combined(lambda a, b, sign=sign: sign * (a - b), of[fit], of[name])
+                found.append(Claim(f"logits at tau {tau:g} beat {other} ({label})", better))
+    return found
 
 
 PAIRS = {

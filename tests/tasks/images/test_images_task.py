@@ -98,9 +98,8 @@ def test_facts_are_json_and_count_every_set(small):
     assert facts["image_shape"] == [28, 28, 1] and facts["classes"] == list("0123456789")
     assert facts["settings"] == {"data_seed": 0, **SMALL} and facts["source"] == "digits"
     assert list(facts["sets"]) == ["train", "validation", *small.tests, *small.watched]
-    for data, of_set in zip(
-        [small.train, small.validation, *small.tests.values()], facts["sets"].values(), strict=False
-    ):
+    everyone = [small.train, small.validation, *small.tests.values(), *small.watched.values()]
+    for data, of_set in zip(everyone, facts["sets"].values(), strict=True):
         assert of_set["size"] == data.size == sum(of_set["labels"].values())
         assert of_set["labels"]["3"] == np.sum(data.inputs["label"] == 3)
     assert all(facts["made"][name].startswith("MNIST-C-style") for name in ("translated", "scaled"))
