@@ -89,7 +89,7 @@ def transfer_score(
     means and not a mean of ratios, whose expectation need not exist. The set holds every ratio r for which
     the mean of (distilled - alone) - r (teacher - alone) is within a t interval of 0, so that it respects the
     pairing of seeds. It is unbounded exactly where the t interval of teacher - alone includes 0; and, as
-    nothing is known of the spread, with fewer than two seeds or if neither difference varies.
+    nothing is known of the spread, with fewer than two seeds or if one of the differences does not vary.
 
     Raises ValueError on different lengths and on values that are not finite.
     Reference: Fieller, Some problems in interval estimation, JRSS B 16 (1954).
@@ -100,7 +100,7 @@ def transfer_score(
     gain_S, gap_S = columns[0] - columns[1], columns[2] - columns[1]
     n = len(gap_S)
     estimate = float(gain_S.mean() / gap_S.mean()) if n and gap_S.mean() != 0 else np.nan
-    if n < 2 or not (_varies(gain_S, scale) or _varies(gap_S, scale)):
+    if n < 2 or not (_varies(gain_S, scale) and _varies(gap_S, scale)):
         return FiellerSet(estimate, -np.inf, np.inf, n, level, "line")
     return FiellerSet(estimate, *_fieller(gain_S, gap_S, level))
 

@@ -7,10 +7,10 @@ from typing import Literal, NamedTuple
 from kdib.estimands import TRANSFER_SCORE, Effect
 from kdib.properties.base import Property
 
-Verdict = Literal["transferred", "did not transfer", "undecided", "no advantage"]
+Verdict = Literal["transferred", "a trace", "did not transfer", "undecided", "no advantage"]
 
 ALPHA = 0.05
-NEGLIGIBLE = 0.1  # of the teacher's lead: a student's lead below it counts as none
+NEGLIGIBLE = 0.1  # of the teacher's lead: a student's lead below it counts as none, or as a trace where it was shown
 
 
 class Leads(NamedTuple):
@@ -27,9 +27,9 @@ def verdict(leads: Leads) -> Verdict:
 
     - "undecided" if any of the three differences has no interval;
     - "no advantage" unless the teacher's interval lies above 0;
-    - "transferred" if both of the student's lie above 0, and distilled - self has a Holm-adjusted p below
-    0.05;
-    - "did not transfer" if either of the student's lies below a tenth of the lower end of the teacher's;
+    - "transferred" if both of the student's lie above 0, and distilled - self has a Holm-adjusted p below 0.05;
+    but "a trace" if one of them lies below a tenth of the lower end of the teacher's all the same;
+    - "did not transfer" if one of the student's lies below that tenth otherwise;
     - "undecided" otherwise: an interval that includes 0 shows nothing, neither an effect nor its absence.
     """
     teacher, distilled, beyond = leads[:3]
@@ -37,11 +37,10 @@ def verdict(leads: Leads) -> Verdict:
         return "undecided"
     if teacher.low <= 0:
         return "no advantage"
+    small = min(distilled.high, beyond.high) < NEGLIGIBLE * teacher.low
     if min(distilled.low, beyond.low) > 0 and beyond.p_holm is not None and beyond.p_holm < ALPHA:
-        return "transferred"
-    if min(distilled.high, beyond.high) < NEGLIGIBLE * teacher.low:
-        return "did not transfer"
-    return "undecided"
+        return "a trace" if small else "transferred"
+    return "did not transfer" if small else "undecided"
 
 
 def has_direction(prop: Property) -> bool:
@@ -87,8 +86,8 @@ def _finding(leads: Leads) -> str:
     if decided == "no advantage":
         shown = "was worse than" if teacher.high < 0 else "was not shown to be better than"
         return (
-            f"the teacher {shown} the student trained alone (its lead is {_said(teacher)}), so there is no "
-            f"advantage whose transfer could be measured; {students}"
+            f"the teacher {shown} the student trained alone (its lead is {_said(teacher)}), so no advantage was "
+            f"shown whose transfer could be measured; {students}"
         )
     share = f"{_percent(score.estimate)} [{_percent(score.low)}, {_percent(score.high)}]"
     taken = f"distillation handed over {share if score.bounded else 'an undecided share'} of it"
@@ -101,6 +100,8 @@ def _finding(leads: Leads) -> str:
 
 _CONCLUSIONS = {
     "transferred": "the advantage transferred, beyond what self-distillation gives",
+    "a trace": "a trace of the advantage transferred, beyond what self-distillation gives: a lead below a tenth of the "
+    "teacher's",
     "did not transfer": "the advantage did not transfer: a lead stays below a tenth of the teacher's",
     "undecided": "whether the advantage transferred is undecided",
 }

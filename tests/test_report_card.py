@@ -57,6 +57,11 @@ LIKENESS = {
          "sibling_floor": (-0.3, -0.1), "beyond_self": (-0.1, 0.1)},
         "did not transfer",
     ),
+    "copied, and less like it than without a teacher": (
+        {"own_sibling": (0.05, 0.09, 0.01), "placebo": (-0.01, 0.01), "own_floor": (-0.25, -0.15),
+         "sibling_floor": (-0.3, -0.2), "beyond_self": (-0.1, 0.1)},
+        "did not transfer",
+    ),
     "no interval of the placebo": ({"own_sibling": (0.05, 0.09, 0.01), "placebo": (NAN, NAN), **RAISED}, "undecided"),
 }  # fmt: skip
 

@@ -106,7 +106,16 @@ def test_fieller_tends_to_the_delta_method():
     np.testing.assert_allclose(fieller[:3], (ratio, ratio - half, ratio + half), rtol=1e-6)
 
 
-@pytest.mark.parametrize("columns", [([0.8], [0.7], [0.9]), ([], [], []), ([0.8, 0.8], [0.7, 0.7], [0.9, 0.9])])
+@pytest.mark.parametrize(
+    "columns",
+    [
+        ([0.8], [0.7], [0.9]),
+        ([], [], []),
+        ([0.8, 0.8], [0.7, 0.7], [0.9, 0.9]),
+        ([0.7, 0.8], [0.7, 0.8], [0.9, 0.95]),  # the student is the student alone, bit for bit
+        ([0.8, 0.75], [0.7, 0.7], [0.9, 0.9]),
+    ],
+)
 def test_fieller_without_spread_is_the_line(columns):
     fieller = transfer_score(*columns)
     assert fieller.shape == "line" and not fieller.bounded and fieller.contains(1e9)

@@ -1,10 +1,11 @@
 """Which loss carries what from an LSTM to a Transformer, and what do the controls do without it?
 
     python experiments/agreement_losses/run.py classification --workdir=runs/losses_classification
+    python experiments/agreement_losses/run.py text --data=FOLDER --workdir=runs/losses_text
     python experiments/agreement_losses/run.py --report-only
 
-The study is configs/agreement_losses.py. It resumes when called again and leaves its rows in results/.
-`--report-only` writes the README's table from them.
+The studies are configs/agreement_losses.py with the changes below; FOLDER is that of experiments/agreement_transfer.
+They resume when called again and leave their rows in results/. `--report-only` writes the README's tables from them.
 """
 
 import json
@@ -18,14 +19,24 @@ from kdib.main import load_config
 
 HERE = Path(__file__).parent
 CONFIG = HERE.parent.parent / "configs" / "agreement_losses.py"
+STUDIES = {"classification": "", "text": "corpus"}
+RATES = (2e-3, 4e-3, 8e-3)  # for every fit the same, chosen by its validation loss
+TRANSFER = runpy.run_path(str(HERE.parent / "agreement_transfer" / "run.py"))
 AGREEMENT = ("fidelity", "agreement", "")
 ROWS = runpy.run_path(str(HERE.parent / "rows.py"))
 
 
 def study_config(name: str, data: Path | None) -> dict[str, Any]:
     """The configuration of a study."""
-    del name, data
-    return load_config(str(CONFIG), "").to_dict()
+    config = load_config(str(CONFIG), STUDIES[name]).to_dict()
+    config["models"]["lstm"]["embedding_size"] = config["models"]["transformer"]["width"]  # they differ in no width
+    config["tune"] = {"learning_rates": RATES, "seeds": 1}
+    if name == "text":
+        if data is None:
+            raise SystemExit(f"{name} needs --data=FOLDER")
+        config["task"] |= TRANSFER["text_paths"](data)
+        config["title"] += ", real text"
+    return config
 
 
 def tables(workdir: Path) -> str:
@@ -69,8 +80,7 @@ def teachers_beside(workdir: Path, target: Path) -> None:
     from kdib.runs import fit_folder, main_runs
     from kdib.teaching import load_last, model_of, open_lab
 
-    config = study_config("", None)
-    study = parse(config)
+    study = parse({name: value for name, value in ROWS["read"](workdir).config.items() if name != "environment"})
     lab = open_lab(study, tasks.build(study.task), workdir)
     test = next(iter(lab.task.tests.values()))
     attractors = test.groups["attractors"]
@@ -96,4 +106,4 @@ def redraw(name: str) -> None:
 
 
 if __name__ == "__main__":
-    ROWS["main"](__doc__, HERE, ("classification",), study_config, redraw, teachers_beside)
+    ROWS["main"](__doc__, HERE, tuple(STUDIES), study_config, redraw, teachers_beside)

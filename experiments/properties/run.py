@@ -37,7 +37,6 @@ CONTROLS = ("alone", "label_smoothed", "shuffled_soft")
 PUBLISHED = {
     "accuracy": "students take over the teacher's generalisation",
     "translation": "an MLP is more robust to translation after learning from a CNN",
-    "calibration": "students come nearer to their teacher's calibration",
     "fidelity": "students err where their teacher errs",
     "similarity": "students' representations become like their teacher's",
     "training_paths": "so does the path that they take in training",
@@ -46,7 +45,7 @@ PUBLISHED = {
 SHARED = {
     ("alone", "alone"): "nothing",
     ("distilled", "distilled"): "nothing (teachers of one kind)",
-    ("distilled", "distilled_peer"): "the teacher",
+    ("distilled", "distilled_peer"): "the teacher, order of examples",
     ("alone", "alone_reordered"): "initial values",
     ("alone", "distilled"): "initial values, order of examples",
     ("teacher", "teacher"): "nothing",
@@ -107,6 +106,7 @@ def tables(workdir: Path) -> str:
     return "\n\n".join(
         [
             _card(properties, declared),
+            ROWS["claim_table"](_calibration_claims(study.by_fit(ROWS["ECE"]))),
             _against_controls(properties, declared, study.config["fits"]),
             _couples(study),
         ]
@@ -122,6 +122,17 @@ def _card(properties: Mapping[str, Property], declared: Mapping[str, Sequence[Ef
         said = card_verdict(prop, declared[name])
         lines.append((_metric(prop), _effect(primary), p, PUBLISHED.get(name, "—"), said))
     return ROWS["markdown"](head, lines)
+
+
+def _calibration_claims(ece: Mapping[str, Mapping[int, float]]) -> list[Any]:
+    """Published: students come nearer to their teacher's calibration; by the distance of two ECEs, seed by seed."""
+    return [
+        ROWS["Claim"](
+            f"students come nearer to their teacher's ECE than {other} is",
+            ROWS["combined"](lambda t, d, o: abs(o - t) - abs(d - t), ece["teacher"], ece["distilled"], ece[other]),
+        )
+        for other in ("self", "alone")
+    ]
 
 
 def _against_controls(

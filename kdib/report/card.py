@@ -37,8 +37,8 @@ RELATIONAL_NOTE = (
     "bias."
 )
 PAIRWISE_NOTE = (
-    "Pairwise properties compare two runs of one fit; the value of a run is its mean over the other runs, so that "
-    "the values of a fit are not quite independent and their intervals approximate."
+    "Pairwise properties compare two runs of one fit: means over its couples, with intervals by the jackknife over "
+    "runs, since neighbouring runs share couples; three runs of which neighbours alone are compared have none."
 )
 
 

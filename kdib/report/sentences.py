@@ -11,11 +11,12 @@ from kdib.report.view import View, listed, metric_name
 
 CONCLUSIONS: dict[Word, str] = {
     "transferred": "the teacher’s advantage transferred, beyond what self-distillation gives",
+    "a trace": "a trace of the teacher’s advantage transferred, beyond what self-distillation gives",
     "bias, imitated": "the teachers’ bias came along, and this teacher’s function was imitated",
     "imitated": "this teacher’s function was imitated",
     "bias": "the likeness is to the teachers’ bias: students of other seeds’ teachers have it too",
     "undecided": "nothing is decided",
-    "no advantage": "there is no advantage of the teacher that could be handed over",
+    "no advantage": "no advantage of the teacher was shown that could be handed over",
     "did not transfer": "it did not transfer",
     "above self": "distillation raised it above self-distillation",
     "below self": "distillation lowered it below self-distillation",

@@ -9,26 +9,28 @@ from kdib.properties.base import Property
 from kdib.verdict import ALPHA, has_direction, leads_of, verdict
 
 Word = Literal[
-    "transferred", "bias, imitated", "imitated", "bias", "undecided", "no advantage", "did not transfer",
+    "transferred", "a trace", "bias, imitated", "imitated", "bias", "undecided", "no advantage", "did not transfer",
     "above self", "below self",
 ]  # fmt: skip
 ICONS: dict[Word, str] = {
-    "transferred": "✓", "bias, imitated": "≅", "imitated": "=", "bias": "≈", "undecided": "?", "no advantage": "–",
-    "did not transfer": "✗", "above self": "▲", "below self": "▼",
+    "transferred": "✓", "a trace": "◔", "bias, imitated": "≅", "imitated": "=", "bias": "≈", "undecided": "?",
+    "no advantage": "–", "did not transfer": "✗", "above self": "▲", "below self": "▼",
 }  # fmt: skip
 PLACEBO = "alone: own - sibling"
 MEANINGS: dict[Word, str] = {
     "transferred": "The teacher is better than the student alone, and the distilled student is better than both the "
     "student alone and self-distillation (Holm-adjusted p below 0.05).",
+    "a trace": "As “transferred”, but a lead of the distilled student, shown though it is, stays below a tenth of the "
+    "teacher’s.",
     "bias, imitated": "Both of the next two: more like the teachers of other seeds than self-distillation is, and more "
     "like its own teacher still.",
-    "imitated": "The distilled student is more like its own teacher than like the teachers of other seeds, beyond what "
-    "a student without any teacher shows: this teacher’s function was copied.",
+    "imitated": "The distilled student is more like its own teacher than a student without any teacher is, and more "
+    "than like the teachers of other seeds, beyond what the latter shows: this teacher’s function was copied.",
     "bias": "The distilled student is more like its own teacher and more like the teachers of other seeds than a "
     "student without any teacher is, and more like the latter than self-distillation; own and other teachers were not "
     "shown apart.",
     "undecided": "An interval includes 0, or there is none: neither an effect nor its absence was shown.",
-    "no advantage": "The teacher was not shown to be better than the student alone: there is nothing to hand over.",
+    "no advantage": "The teacher was not shown to be better than the student alone: no lead to hand over was shown.",
     "did not transfer": "The lead over the student alone or over self-distillation stays below a tenth of the "
     "teacher’s; of a likeness: the distilled student is not more like its teacher than a student without any.",
     "above self": "Higher than self-distillation (Holm-adjusted p below 0.05); neither direction is better, or there "
@@ -45,8 +47,9 @@ def card_verdict(prop: Property, effects: Iterable[Effect]) -> Word:
 
     Relational, turned so that higher is more alike (a distance is lower), in this order:
     - "bias, imitated" if both of the following hold;
-    - "imitated" if the interval of own - sibling lies above 0 and above the whole interval of the placebo (the same
-      of the student alone, which never saw a teacher), with a Holm-adjusted p below 0.05;
+    - "imitated" if the interval of own - floor lies above 0, and that of own - sibling above 0 and above the whole
+      interval of the placebo (the same of the student alone, which never saw a teacher), with a Holm-adjusted p below
+      0.05;
     - "bias" if the intervals of own - floor, sibling - floor and sibling - self: sibling all lie above 0: a student
       that is only softer, or better, for having had a teacher is more like anybody's;
     - "did not transfer" if the interval of own - floor ends at or below 0;
@@ -69,7 +72,7 @@ def _likeness(prop: Property, effects: Mapping[str, Effect]) -> Word:
         return "undecided"
     bounds = [_bounds(effects[name], lower_is_alike=prop.higher_is_better is False) for name in names]
     (copied, _), (_, placebo), (own, own_high), (sibling, _), (beyond, _) = bounds
-    is_copied = copied > max(0.0, placebo) and _is_shown(effects["own - sibling"])
+    is_copied = own > 0 and copied > max(0.0, placebo) and _is_shown(effects["own - sibling"])
     if min(own, sibling, beyond) > 0:
         return "bias, imitated" if is_copied else "bias"
     if is_copied:

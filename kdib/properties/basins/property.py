@@ -155,8 +155,8 @@ PROPERTY = Property(
     measure=measure,
     caption="How far the cross-entropy (nats) rises above the chord on the straight line between two networks, at "
     f"{N_POINTS} points, on {_EXAMPLES} of the test set in distribution; near 0 or below means one basin. Couples are "
-    "neighbouring seeds of a fit, and equal seeds of two fits; the value of a run is its mean over the other runs of "
-    "its fit. Batch normalisation has its statistics collected again at every point.",
+    "neighbouring seeds of a fit, and equal seeds of two fits; a fit has the mean over its couples. Batch "
+    "normalisation has its statistics collected again at every point.",
     reference="Frankle, Dziugaite, Roy, Carbin (ICML 2020); Entezari, Sedghi, Saukh, Neyshabur (ICLR 2022); "
     "plane: Garipov, Izmailov, Podoprikhin, Vetrov, Wilson (NeurIPS 2018)",
     curves=(
@@ -165,7 +165,7 @@ PROPERTY = Property(
     ),
     pairs="architecture",
     exhibit=exhibit,
-    caveat="Neighbouring runs share a couple, so that the values of a fit are not independent and intervals are "
-    "approximate. A barrier on the line says nothing of curved paths, nor of units that are merely numbered otherwise: "
-    "of those aligned_barrier does.",
+    caveat="Neighbouring runs share a couple: intervals are by the jackknife over runs, and three runs have none. A "
+    "barrier on the line says nothing of curved paths, nor of units that are merely numbered otherwise: of those "
+    "aligned_barrier does.",
 )
