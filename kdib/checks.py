@@ -1,7 +1,7 @@
 """What a configuration may be refused for before anything is trained: names, then the task, teachers and losses."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from kdib.properties import of_task
 from kdib.properties.base import Property
 from kdib.records import read_json
 from kdib.runs import main_runs, steps_of, trained_fits
-from kdib.snapshots import SnapshotError, SnapshotIndex, schedule
+from kdib.snapshots import SCHEDULES, SnapshotError, SnapshotIndex, schedule
 from kdib.step import METRICS, init_state, predict, train_step
 from kdib.tasks.base import Task, gather
 from kdib.tasks.images.corruptions import SHAPE as CORRUPTIBLE
@@ -32,7 +32,7 @@ def check_names(study: Study) -> None:
         if taken := {*METRICS, "parameters"} & spec.keys():
             raise ValueError(f"config.losses.{name}: a step reports {', '.join(taken)} itself; call the term otherwise")
     for name, fit in study.fits.items():
-        spec = losses.from_config(study.losses[fit.loss])
+        spec = _spec(fit.loss, study)
         if task.setup == "language_model":
             _check_language_model(f"config.fits.{name}", fit, spec)
         _check_loss(f"config.fits.{name}", fit, spec)
@@ -46,10 +46,22 @@ def check_names(study: Study) -> None:
             )
     for name in study.properties[:1]:
         _check_headline(name, properties)
-    for name in study.fits:
-        optimizer(study, name)
-        own = study.fits[name].snapshots or study.train.snapshots
-        schedule(**own, total_steps=steps_of(study, name), steps_per_epoch=1)
+    for name, fit in study.fits.items():
+        _in_config("train", name, optimizer, study, name)
+        where, own = (
+            (f"fits.{name}.snapshots", fit.snapshots) if fit.snapshots else ("train.snapshots", study.train.snapshots)
+        )
+        if "name" not in own:
+            raise ValueError(f"config.{where} lacks 'name'; known: {', '.join(SCHEDULES)}")
+        _in_config(where, name, schedule, **own, total_steps=steps_of(study, name), steps_per_epoch=1)
+
+
+def _in_config(where: str, fit: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    """Calls it; what it refuses is said to be of this field and fit."""
+    try:
+        function(*args, **kwargs)
+    except ValueError as error:
+        raise ValueError(f"config.{where}, of fit {fit}: {error}") from error
 
 
 def _check_model(where: str, fields: Mapping[str, Any]) -> None:
@@ -60,6 +72,13 @@ def _check_model(where: str, fields: Mapping[str, Any]) -> None:
     for field, value in fields.items():
         if field != "preset" and value is not None:
             known(f"{where}.{field}", field, models.known_fields(fields["preset"]))
+
+
+def _spec(loss: str, study: Study) -> losses.LossSpec:
+    try:
+        return losses.from_config(study.losses[loss])
+    except ValueError as error:
+        raise ValueError(f"config.losses.{loss}: {error}") from error
 
 
 def _check_loss(where: str, fit: Fit, spec: losses.LossSpec) -> None:
@@ -117,6 +136,10 @@ def check_task(study: Study, task: Task) -> None:
         raise ValueError(f"config.train.window is {study.train.window}, of {task.train.size} examples")
     if study.train.buckets and "max_length" not in task.shapes:
         raise ValueError(f"config.train.buckets={study.train.buckets}: {task.name} has no lengths; use ()")
+    for name in study.properties:
+        least = of_task(study.task["name"])[name].least
+        if small := [f"{test!r} has {data.size}" for test, data in task.tests.items() if data.size < least]:
+            raise ValueError(f"config.properties: {name} needs {least} examples of a test set; {', '.join(small)}")
     if "corruptions" in study.properties and task.shapes["image_shape"] != CORRUPTIBLE:
         raise ValueError(
             f"config.properties: corruptions are of images {list(CORRUPTIBLE)}, as MNIST-C's; those of {task.name} are "
@@ -193,14 +216,21 @@ def check_opened_by_path(lab: Lab) -> None:
     """Reads every run that another workdir lends, so that a wrong one is found before hours of training.
 
     Raises:
-      SnapshotError: as `load_last`, or for a run that was not finished there.
+      SnapshotError: as `load_last`, for a run that was not finished there, or one of another network.
     """
     for name, fit in lab.study.fits.items():
         for run in main_runs(lab.study, name) if fit.path else ():
             folder = Path(fit.path) / run.name
             if not is_finished(folder, _steps_there(Path(fit.path))):
                 raise SnapshotError(f"config.fits.{name}.path: {folder} is not a finished run of a kdib workdir")
-            load_last(folder, lab)
+            model = model_of(name, lab)
+            variables = jax.eval_shape(model.init, lab.root, gather(lab.data, slice(0, 1)))
+            try:
+                load_last(folder, lab, variables)
+            except SnapshotError as error:
+                raise SnapshotError(
+                    f"config.fits.{name}.path, with the model {fit.model!r} of this study: {error}"
+                ) from error
 
 
 def _steps_there(folder: Path) -> int:
@@ -209,6 +239,8 @@ def _steps_there(folder: Path) -> int:
     if not path.exists():
         return -1
     config = read_json(path)
+    if not isinstance(config, dict) or "environment" not in config:
+        return -1
     config.pop("environment")
     other = parse(config)  # a field that came later had its default
     return steps_of(other, folder.name) if folder.name in other.fits else -1

@@ -8,6 +8,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+from kdib.ranges import AT_LEAST_0, COUNT, POSITIVE, SOME, Range, check
+
 
 @dataclasses.dataclass(frozen=True)
 class Train:
@@ -110,6 +112,12 @@ CHOICES = {
     "answers": ("table", "live", "online"),
     "seeds": ("main", "peer", "reordered"),
 }
+TRAIN = {  # what the recipe's numbers must be
+    **dict.fromkeys(("steps", "batch_size", "chunk", "group_size", "save_every"), SOME),
+    **dict.fromkeys(("learning_rate", "clip_norm"), POSITIVE),
+    **dict.fromkeys(("weight_decay", "l1", "l2"), AT_LEAST_0),
+    **dict.fromkeys(("warmup_steps", "window"), COUNT),
+}
 MAY_CHANGE = (
     "title",
     "seeds",
@@ -137,13 +145,11 @@ def parse(config: Mapping[str, Any]) -> Study:
             known(f"config.grid.{student}.{column}", name, study.fits)
     for name, curve in study.curves.items():
         _check_curve(f"config.curves.{name}", curve, study)
-    positive = {"seeds": study.seeds} | {
-        f"train.{name}": getattr(study.train, name)
-        for name in ("steps", "batch_size", "chunk", "group_size", "save_every")
-    }
-    for name, value in positive.items():
-        if value < 1:
-            raise ValueError(f"config.{name} must be at least 1, got {value}")
+    check("config.seeds", study.seeds, SOME)
+    for name, allowed in TRAIN.items():
+        check(f"config.train.{name}", getattr(study.train, name), allowed)
+    _check_tune(study.tune)
+    _check_published(study.published)
     if list(study.train.buckets) != sorted({*study.train.buckets}) or min(study.train.buckets, default=1) < 1:
         raise ValueError(f"config.train.buckets must be increasing lengths, got {study.train.buckets}")
     if study.train.window and study.train.window < study.train.batch_size:
@@ -152,6 +158,27 @@ def parse(config: Mapping[str, Any]) -> Study:
         )
     topological(study.fits)
     return study
+
+
+def _check_tune(tune: Tune) -> None:
+    for rate in tune.learning_rates:
+        check("config.tune.learning_rates", rate, POSITIVE)
+    if len({*tune.learning_rates}) < len(tune.learning_rates):
+        raise ValueError(f"config.tune.learning_rates must be different, got {tune.learning_rates}")
+    if tune.learning_rates:
+        check("config.tune.seeds", tune.seeds, SOME)
+
+
+def _check_published(published: Mapping[str, Any]) -> None:
+    """`rows`: property -> metric -> fit -> number; `grid`: metric -> student -> column -> number."""
+    numbers = {part: flatten(published.get(part, {})) for part in ("rows", "grid")}
+    for part, values in numbers.items():
+        for path, value in values.items():
+            check(f"config.published.{part}.{path}", value, Range())
+            if path.count(".") < 2:  # a metric's name may have points of its own
+                raise ValueError(f"config.published.{part}.{path}: expected a mapping two levels deeper, got {value!r}")
+    if any(numbers.values()) and not isinstance(published.get("source"), str):
+        raise ValueError("config.published lacks 'source', where its numbers are from")
 
 
 def build(cls: type, values: Mapping[str, Any], where: str) -> Any:
@@ -285,8 +312,7 @@ def _check_lessons(where: str, fit: Fit) -> None:
             raise ValueError(f"{where}.{field} needs a teacher whose answers are 'table', got {fit.answers!r}")
     if fit.teacher_steps and (not fit.teacher or fit.answers == "online"):
         raise ValueError(f"{where}.teacher_steps={fit.teacher_steps} needs a teacher that has been trained before")
-    if fit.softness_at <= 0:
-        raise ValueError(f"{where}.softness_at must be a temperature above 0, got {fit.softness_at}")
+    check(f"{where}.softness_at", fit.softness_at, POSITIVE)
     if fit.augment and fit.teacher and fit.answers == "table":
         raise ValueError(
             f"{where}.augment: stored answers are those to the examples as they are, not to what the student sees; "
@@ -301,6 +327,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin is tuple:
         if isinstance(value, str) or not isinstance(value, list | tuple):
             raise ValueError(f"{where} must be a tuple, got {value!r}")
+        if arguments[-1] is not Ellipsis and len(value) != len(arguments):
+            raise ValueError(f"{where} must have {len(arguments)} values, got {value!r}")
         return tuple(_convert(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):

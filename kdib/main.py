@@ -6,13 +6,14 @@ the report.
 """
 
 import importlib.util
+import inspect
 import os
 import shlex
 import sys
 from pathlib import Path
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from kdib.config import known, parse
 
@@ -37,7 +38,7 @@ def main(argv: list[str]) -> None:
     try:
         use_devices(parse(config).train.group_size)
         page = study.run(config, Path(flags.FLAGS.workdir))
-    except (ValueError, FileNotFoundError, SnapshotError, WorkdirError) as error:
+    except (ValueError, OSError, ModuleNotFoundError, SnapshotError, WorkdirError) as error:
         if os.environ.get("KDIB_TRACEBACK"):
             raise
         _fail(f"{error} (KDIB_TRACEBACK=1 shows where)")
@@ -75,7 +76,7 @@ def check_arguments(arguments: list[str]) -> None:
       ValueError: for an absent file, an unknown variant, or an override of a field that the config does not have.
     """
     values = dict(argument.lstrip("-").split("=", 1) for argument in arguments if "=" in argument)
-    if "config" not in values or "workdir" not in values:
+    if not values.get("config") or not values.get("workdir"):
         raise ValueError("needed: --config=FILE.py[:variant,...] and --workdir=FOLDER")
     path, _, variants = values["config"].partition(":")
     config = load_config(path, variants).to_dict()
@@ -98,11 +99,19 @@ def load_config(path: str, variants: str = ""):
     """The ConfigDict that a config file's get_config answers."""
     if not Path(path).is_file():
         raise ValueError(f"--config: there is no file {path}")
+    expected = f"--config: {path} is no Python file with get_config(variants: str) -> ConfigDict"
     spec = importlib.util.spec_from_file_location("study_config", path)
-    assert spec is not None and spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise ValueError(expected)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.get_config(variants)
+    get_config = getattr(module, "get_config", None)
+    if not callable(get_config) or len(inspect.signature(get_config).parameters) != 1:
+        raise ValueError(expected)
+    config = get_config(variants)
+    if not isinstance(config, ConfigDict):
+        raise ValueError(f"{expected}; it answers {type(config).__name__}")
+    return config
 
 
 def _fail(message: str) -> None:

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import optax
 
 from kdib.losses import SCHEDULES
+from kdib.losses.schedules import check_knobs
+from kdib.ranges import AT_LEAST_0, POSITIVE, check
 
 SCALERS = {
     "adamw": optax.scale_by_adam,
@@ -64,8 +66,11 @@ def _make(name, steps, warmup_steps, schedule, weight_decay, clip_norm, l1, l2, 
         raise ValueError(f"train.optimizer={name!r} is unknown; known: {', '.join(SCALERS)}")
     if weight_decay and name != "adamw":
         raise ValueError(f"train.weight_decay={weight_decay} has no effect with {name}; use adamw or set it to 0")
-    if l1 < 0 or l2 < 0:
-        raise ValueError(f"train.l1 and train.l2 must not be negative, got {l1} and {l2}")
+    if not 0 <= warmup_steps < steps:
+        raise ValueError(f"train.warmup_steps={warmup_steps} must be from 0 to less than its {steps} steps")
+    for field, value in {"weight_decay": weight_decay, "l1": l1, "l2": l2}.items():
+        check(f"train.{field}", value, AT_LEAST_0)
+    check("train.clip_norm", clip_norm, POSITIVE)
     warmup, decay = optax.linear_schedule(0.0, 1.0, warmup_steps), _decay(steps - warmup_steps, **dict(schedule))
     factor = optax.join_schedules([warmup, decay], [warmup_steps])
 
@@ -83,7 +88,7 @@ def _make(name, steps, warmup_steps, schedule, weight_decay, clip_norm, l1, l2, 
     return chain(learning_rate=0.0)
 
 
-def _decay(steps: int, *, name: str = "", **knobs) -> optax.Schedule:
+def _decay(steps: int, /, *, name: str = "", **knobs) -> optax.Schedule:
     """The schedule `name` over the `steps` after the warm-up; an unknown name or knob raises with the known ones."""
     if name not in SCHEDULES:
         raise ValueError(f"train.schedule.name={name!r} is unknown; known: {', '.join(SCHEDULES)}")
@@ -93,6 +98,7 @@ def _decay(steps: int, *, name: str = "", **knobs) -> optax.Schedule:
     knobs = {**({"stop": steps} if "stop" in known else {}), **knobs}
     try:
         inspect.signature(SCHEDULES[name]).bind(0, **knobs)
+        check_knobs(knobs)
         factor = functools.partial(SCHEDULES[name], **{knob: jnp.asarray(v, jnp.float32) for knob, v in knobs.items()})
         if shape := jax.eval_shape(factor, 0).shape:
             raise ValueError(f"a knob is a list, the factor has the shape {shape}")

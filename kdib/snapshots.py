@@ -25,6 +25,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from kdib import trees
+from kdib.ranges import COUNT, check
 from kdib.trees import fingerprint
 
 __all__ = [
@@ -57,6 +58,8 @@ class SnapshotIndex:
     def __init__(self, path: str | os.PathLike, *, read_only: bool = False, keep: int | None = None):
         self.path = pathlib.Path(path).resolve()
         self.read_only = read_only
+        if keep is not None and keep < 1:
+            raise SnapshotError(f"{self.path}: keep must be None or at least 1, got {keep}")
         if read_only and not self.path.is_dir():
             raise SnapshotError(f"no snapshots to read: {self.path} is not a directory")
         options = ocp.CheckpointManagerOptions(
@@ -96,6 +99,8 @@ class SnapshotIndex:
         """
         if self.read_only:
             raise SnapshotError(f"{self.path} is open with read_only=True; step {step} was not saved")
+        if operator.index(step) < 0:
+            raise SnapshotError(f"{self.path}: a step must be at least 0, got {step}")
         with self._naming(step):
             record, packed = _record(operator.index(step), tree, metrics, meta)
         exists = step in self.steps()
@@ -331,4 +336,9 @@ def schedule(name: str, total_steps: int, steps_per_epoch: int, **knobs: Any) ->
     except TypeError as error:
         known = list(signature.parameters)[2:]
         raise ValueError(f"snapshot schedule {name!r}: {error}; its knobs: {known}") from error
+    for knob, value in knobs.items():
+        if knob == "steps" and not isinstance(value, list | tuple):
+            raise ValueError(f"snapshot schedule {name!r}: steps must be several, such as (100, 200), got {value!r}")
+        for number in value if isinstance(value, list | tuple) else (value,):
+            check(f"snapshot schedule {name!r}: {knob}", number, COUNT)
     return SCHEDULES[name](*bound.args, **bound.kwargs)

@@ -25,7 +25,7 @@ from kdib.runs import (
     subjects,
     trained_fits,
 )
-from kdib.tasks.base import gather
+from kdib.tasks.base import Task, gather
 from kdib.teaching import (
     Lab,
     jobs_of,
@@ -49,18 +49,23 @@ def run(config: Mapping[str, Any], workdir: Path) -> Path:
     check_names(study)
     with claimed(workdir, study):
         task = None if _is_complete(study, workdir) else tasks.build(study.task)
-        # Not signed before the data were found: a path put right must not be another configuration.
-        sign(workdir, study, working=task is not None)
-        if task is not None:
-            check_task(study, task)
-            write_json(workdir / "task.json", dict(task.facts))
-            lab = open_lab(study, task, workdir)
-            check_opened_by_path(lab)
-            check_teachers(lab)
-            check_losses(lab)
+        lab = None if task is None else _checked(study, task, workdir)
+        # Not signed before all checks have passed: what is put right must not be another configuration.
+        sign(workdir, study, working=lab is not None)
+        if lab is not None:
+            write_json(workdir / "task.json", dict(lab.task.facts))
             train(lab)
             measure(lab)
         return report.write(workdir)
+
+
+def _checked(study: Study, task: Task, workdir: Path) -> Lab:
+    check_task(study, task)
+    lab = open_lab(study, task, workdir)
+    check_opened_by_path(lab)
+    check_teachers(lab)
+    check_losses(lab)
+    return lab
 
 
 def train(lab: Lab) -> None:

@@ -233,13 +233,13 @@ def last_step(run_folder: Path) -> int:
         return index.steps()[-1]
 
 
-def load_last(run_folder: Path, lab: Lab) -> Variables:
+def load_last(run_folder: Path, lab: Lab, template: Any = None) -> Variables:
     """The last snapshot of a run; raises as `load`."""
-    return load(run_folder, LAST, lab)
+    return load(run_folder, LAST, lab, template)
 
 
-def load(run_folder: Path, step: int, lab: Lab) -> Variables:
-    """A snapshot of a run, if it was trained on inputs that mean the same as this study's.
+def load(run_folder: Path, step: int, lab: Lab, template: Any = None) -> Variables:
+    """A snapshot of a run, if it was trained on inputs that mean the same as this study's, and has the template's form.
 
     Raises:
       SnapshotError: if the snapshot is absent or damaged, or its inputs (the vocabulary, say) were numbered otherwise.
@@ -252,4 +252,4 @@ def load(run_folder: Path, step: int, lab: Lab) -> Variables:
                 f"{run_folder} was trained on inputs of digest {stored[:12]}, this study's have "
                 f"{lab.task.input_digest[:12]}: use the task settings of that study"
             )
-        return index.load(step)
+        return index.load(step, template)

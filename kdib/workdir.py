@@ -43,6 +43,8 @@ def _compare(path: Path, study: Study) -> None:
     if not path.exists():
         return
     old = read_json(path)
+    if not isinstance(old, dict) or "environment" not in old:
+        raise WorkdirError(f"{path} is no kdib study's (it has no 'environment'): use another --workdir")
     old.pop("environment")
     changed = difference(as_dict(parse(old)), as_dict(study))  # a field that came later had its default
     if changed:

@@ -6,8 +6,10 @@ import pathlib
 import pytest
 
 from kdib import config as config_lib
+from kdib import tasks
 from kdib.checks import check_names
 from kdib.config import Fit, difference, flatten, parse, topological
+from kdib.main import load_config
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 
@@ -68,9 +70,23 @@ def test_an_unknown_variant_lists_the_known_ones():
         (("roles", "distilled"), "distiled", r"Did you mean 'distilled'"),
         (("tune", "learning_rates"), "1e-3", r"must be a tuple"),
         (("tune", "learning_rates"), ("a",), r"learning_rates\[0\] must be float"),
-        (("seeds",), 0, r"config\.seeds must be at least 1, got 0"),
-        (("train", "save_every"), 0, r"config\.train\.save_every must be at least 1"),
+        (("seeds",), 0, r"config\.seeds must be a whole number >= 1, got 0"),
+        (("train", "save_every"), 0, r"config\.train\.save_every must be a whole number >= 1"),
         (("train", "learning_rate"), True, r"config\.train\.learning_rate must be float, got True"),
+        (("train", "learning_rate"), float("nan"), r"config\.train\.learning_rate must be a number > 0, got nan"),
+        (("train", "clip_norm"), -1.0, r"config\.train\.clip_norm must be a number > 0, got -1\.0"),
+        (("train", "weight_decay"), -1.0, r"config\.train\.weight_decay must be a number >= 0"),
+        (("train", "warmup_steps"), -50, r"config\.train\.warmup_steps must be a whole number >= 0"),
+        (("tune",), {"learning_rates": (1e-3, -1e-3), "seeds": 1}, r"learning_rates must be a number > 0, got -0\.001"),
+        (("tune",), {"learning_rates": (1e-3, 1e-3), "seeds": 1}, r"learning_rates must be different"),
+        (("tune",), {"learning_rates": (1e-3,), "seeds": 0}, r"config\.tune\.seeds must be a whole number >= 1, got 0"),
+        (("published",), {"rows": {"ece": {"ece": {"alone": 0.1}}}}, r"config\.published lacks 'source'"),
+        (
+            ("published",),
+            {"rows": {"ece": {"ece": {"alone": "x"}}}},
+            r"rows\.ece\.ece\.alone must be a number, got 'x'",
+        ),
+        (("published",), {"source": "a", "rows": {"ece": 0.1}}, r"published\.rows\.ece: expected a mapping two levels"),
         (("train", "window"), 8, r"config\.train\.window must be 0 or at least batch_size=64, got 8"),
         (("train", "buckets"), (20, 10), r"config\.train\.buckets must be increasing lengths, got \(20, 10\)"),
         (("train", "buckets"), (0, 10), r"config\.train\.buckets must be increasing lengths"),
@@ -85,6 +101,67 @@ def test_what_is_wrong_is_named(path, value, message):
     with pytest.raises(ValueError, match=message) as error:
         parse(config)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"steps": 40},
+            r"config\.train, of fit teacher: train\.warmup_steps=50 must be from 0 to less than its 40 steps",
+        ),
+        (
+            {"snapshots": {"name": "explicit", "steps": (900,)}},
+            r"config\.train\.snapshots, of fit teacher: snapshot steps \[900\] are outside",
+        ),
+        ({"snapshots": {"n": 3}}, r"config\.train\.snapshots lacks 'name'; known: every"),
+    ],
+)
+def test_what_does_not_fit_the_length_of_a_fit_names_field_and_fit(change, message):
+    config = load()
+    config["train"] |= change
+    with pytest.raises(ValueError, match=message):
+        check_names(parse(config))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ratios": (0.9, 0.1)}, r"config\.task\.ratios must have 3 values, got \(0\.9, 0\.1\)"),
+        ({"ratios": (0.9, 0.0, 0.2)}, r"config\.task\.ratios: found \(0\.9, 0\.0, 0\.2\), expected shares"),
+        ({"vocabulary_size": 0}, r"config\.task\.vocabulary_size must be a whole number >= 1, got 0"),
+        ({"max_per_set": -20}, r"config\.task\.max_per_set must be a whole number >= 0, got -20"),
+        ({"seed": -1}, r"config\.task\.seed must be a whole number from 0"),
+    ],
+)
+def test_settings_of_a_corpus_are_checked_before_it_is_read(change, message):
+    config = load("corpus")
+    config["task"] |= change
+    with pytest.raises(ValueError, match=message):
+        tasks.settings(config["task"])
+
+
+@pytest.mark.parametrize("field", ["n_train", "n_validation", "n_test_per_group"])
+def test_settings_of_the_grammar_are_checked(field):
+    config = load()
+    config["task"][field] = 0
+    with pytest.raises(ValueError, match=rf"config\.task\.{field} must be a whole number >= 1, got 0"):
+        tasks.settings(config["task"])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("config.json", "{}", "is no Python file with get_config"),
+        ("nothing.py", "x = 1", "is no Python file with get_config"),
+        ("bare.py", "def get_config():\n    return 1", "is no Python file with get_config"),
+        ("plain.py", "def get_config(variants):\n    return {}", "-> ConfigDict; it answers dict"),
+    ],
+)
+def test_a_file_that_is_no_config_is_named(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_config(str(tmp_path / name))
 
 
 @pytest.mark.parametrize("seeds", ["main", "reordered"])

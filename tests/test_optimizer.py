@@ -127,7 +127,18 @@ BAD = {
     "need": ({"schedule": {"name": "exponential", "rate": 0.9}}, "missing .*'transition_steps'; its knobs: rate"),
     "words": ({"schedule": {"name": "step", "every": "day", "factor": 1}}, "'step': .*its knobs: every, factor"),
     "a list": ({"schedule": {"name": "hold", "until": [3, 4]}}, "'hold': .*shape.*its knobs: until"),
-    "sign": ({"l1": -1e-5}, r"train\.l1 and train\.l2 must not be negative, got -1e-05 and 0\.0"),
+    "sign": ({"l1": -1e-5}, r"train\.l1 must be a number >= 0, got -1e-05"),
+    "clipped to nothing": ({"clip_norm": 0.0}, r"train\.clip_norm must be a number > 0, got 0\.0"),
+    "warm-up beyond the end": (
+        {"warmup_steps": 100},
+        r"train\.warmup_steps=100 must be from 0 to less than its \d+ steps",
+    ),
+    "steps of its own": ({"schedule": {"name": "cosine", "steps": 9}}, r"'cosine': .*'steps'; its knobs: stop, start"),
+    "a stair of no width": (
+        {"schedule": {"name": "step", "every": 0, "factor": 0.5}},
+        "'step': every must be a number > 0",
+    ),
+    "backwards": ({"schedule": {"name": "linear", "start": 50, "stop": 10}}, r"start=50 must not be after stop=10"),
 }
 
 

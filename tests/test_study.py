@@ -11,11 +11,13 @@ import pytest
 from miniature import CONFIG, prints, tiny
 
 from kdib import step, study, tasks
+from kdib.checks import check_task
 from kdib.config import parse
 from kdib.main import load_config
 from kdib.records import Records, Row, Subject, read_json
 from kdib.runs import choose_learning_rate, development_runs, main_runs, subjects
 from kdib.snapshots import SnapshotError
+from kdib.tasks.base import Dataset, gather
 from kdib.workdir import WorkdirError, claimed
 
 pytestmark = pytest.mark.usefixtures("no_page")
@@ -36,6 +38,29 @@ def test_a_study_leaves_what_the_architecture_page_lists(finished):
         "nonce",
         "natural",
     }
+
+
+def test_what_was_refused_may_be_put_right_in_the_same_folder(tmp_path):
+    config = tiny()
+    config["train"]["batch_size"] = 5_000
+    with pytest.raises(ValueError, match=r"config\.train\.batch_size is 5000, of \d+ examples"):
+        study.run(config, tmp_path)
+    assert not (tmp_path / "config.json").exists()  # which would make the next another configuration
+
+
+def test_a_test_set_that_is_too_small_for_a_property_is_named_before_training():
+    config = parse(tiny(properties=("accuracy", "similarity")))
+    task = tasks.build(config.task)
+    check_task(config, task)
+    few = Dataset(gather(task.tests["natural"].inputs, slice(0, 3)), groups={})
+    with pytest.raises(ValueError, match=r"config\.properties: similarity needs 4 examples of a test set; 'few' has 3"):
+        check_task(config, task._replace(tests={**task.tests, "few": few}))
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "config.json").write_text('{"learning_rate": 0.1}')
+    with pytest.raises(WorkdirError, match=r"config\.json is no kdib study's .*use another --workdir"):
+        study.run(tiny(), tmp_path)
 
 
 def test_seeds_are_paired_and_no_student_starts_as_its_teacher():

@@ -199,6 +199,12 @@ def test_a_long_fit_of_another_workdir_is_finished_at_its_own_length(controlled,
     config["fits"]["teacher"] = config["fits"]["alone"] | {"seeds": "peer", "path": str(copy / "fits" / "alone_long")}
     lab = open_lab(parse(config), tasks.build(config["task"]), tmp_path / "new")
     check_opened_by_path(lab)
+    config["models"]["transformer"] |= {"width": 8}  # another network than was trained there
+    other = open_lab(parse(config), lab.task, tmp_path / "new")
+    with pytest.raises(
+        SnapshotError, match=r"config\.fits\.teacher\.path, with the model 'transformer' of this study: "
+    ):
+        check_opened_by_path(other)
     shutil.rmtree(copy / "fits/alone_long/seed1/snapshots/18")
     with pytest.raises(SnapshotError, match="seed1 is not a finished run"):
         check_opened_by_path(lab)

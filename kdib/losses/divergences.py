@@ -12,11 +12,14 @@ about 1e30.
 subset of classes for which it is true. Every example needs at least one class.
 """
 
+import numbers
 from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
+
+from kdib.ranges import POSITIVE, SHARE, check
 
 Direction = Literal["forward", "reverse", "jensen_shannon"]
 
@@ -366,7 +369,12 @@ def _at_label(log_probs_xK: jax.Array, labels) -> jax.Array:
     return picked[..., 0]
 
 
+RANGES = {"temperature": POSITIVE, "epsilon": SHARE}  # of plain numbers: arrays may be traced and are not looked at
+
+
 def _scalar(name: str, value: ArrayLike) -> jax.Array:
+    if isinstance(value, numbers.Real | str):
+        check(name, value, RANGES[name])
     if jnp.shape(value) != ():
         raise ValueError(f"{name} must be a scalar, got shape {jnp.shape(value)}; use jax.vmap to sweep it")
     return jnp.asarray(value, jnp.float32)

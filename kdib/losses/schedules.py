@@ -4,11 +4,15 @@ Their hyper-parameters are arrays, so that schedules can be swept and stacked wi
 optax schedule is a closure, which can be neither. All steps are counted in optimiser steps.
 """
 
-from collections.abc import Sequence
+import numbers
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
+
+from kdib.ranges import AT_LEAST_1, POSITIVE, Range, check
 
 Knots = Sequence[float]  # a knob that is a list; traced like the others, only its length is static
 
@@ -144,6 +148,19 @@ SCHEDULES = {
     "step": step,
     "step_at": step_at,
 }
+
+
+RANGES = {"every": POSITIVE, "transition_steps": POSITIVE, "first_decay_steps": POSITIVE, "t_mul": AT_LEAST_1}
+
+
+def check_knobs(knobs: Mapping[str, Any]) -> None:
+    """Raises ValueError for plain numbers that divide by 0 or run backwards; arrays may be traced: nobody looks."""
+    for knob, value in knobs.items():
+        if isinstance(value, numbers.Real):
+            check(knob, value, RANGES.get(knob, Range()))
+    start, stop = knobs.get("start", 0), knobs.get("stop")
+    if isinstance(start, numbers.Real) and isinstance(stop, numbers.Real) and start > stop:
+        raise ValueError(f"start={start} must not be after stop={stop}")
 
 
 def _progress(step, start, stop) -> jax.Array:

@@ -24,7 +24,7 @@ is static.
 import dataclasses
 import functools
 import inspect
-import math
+import numbers
 from collections.abc import Callable, Collection, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, get_args, get_origin
@@ -35,6 +35,7 @@ from jax.typing import ArrayLike
 
 from kdib.losses import divergences, features, relations, schedules
 from kdib.losses.paths import resolve
+from kdib.ranges import Range, check
 
 PROJECTORS = ("linear", "conv")  # heads that bring a student's layer to the shape of its teacher's
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -120,6 +121,8 @@ class Term:
         Raises:
           ValueError: for an unknown, missing or malformed argument, with the known ones.
         """
+        if isinstance(inputs, str):
+            raise ValueError(f"inputs must be paths such as ('student.logits',), got {inputs!r}")
         leaves, options = _bind("argument", fn, hparams)
         schedule_leaves, _ = _bind("schedule argument", schedule, schedule_hparams)
         weight = _number("weight", weight)
@@ -203,6 +206,8 @@ def terms(spec: LossSpec, context: Mapping[str, Any], *, step: ArrayLike) -> dic
       ValueError: if a path leads nowhere, with what there is instead, or if shapes do not fit.
     """
     del step
+    if not all(isinstance(term, Term) for term in spec.values()):
+        raise ValueError(f"expected a spec of Terms, got {dict(spec)!r}: from_config makes one")
     return {name: _evaluate(name, term, context) for name, term in spec.items()}
 
 
@@ -283,34 +288,22 @@ def _term(*, fn: str, weight: ArrayLike, inputs=None, where=None, schedule=None,
         _member("field", field, (*_TERM_FIELDS, *_knobs(loss.fn)))
     _in_range({"weight": weight, **hparams})
     inputs = loss.inputs if inputs is None else inputs
-    if isinstance(inputs, str) or len(inputs) != len(loss.inputs):
+    if isinstance(inputs, str) or len(inputs) != len(loss.inputs) or not all(isinstance(p, str) for p in inputs):
         raise ValueError(f"inputs must be {len(loss.inputs)} paths such as {loss.inputs}, got {inputs!r}")
     schedule = {"name": "constant"} if schedule is None else schedule
+    factor = _lookup("schedule", _required(schedule, "name"), schedules.SCHEDULES)
+    knobs = {field: value for field, value in schedule.items() if field != "name"}
+    schedules.check_knobs(knobs)
     return Term.of(
-        loss.fn,
-        inputs,
-        weight=weight,
-        hparams=hparams,
-        where=where,
-        schedule=_lookup("schedule", _required(schedule, "name"), schedules.SCHEDULES),
-        schedule_hparams={field: value for field, value in schedule.items() if field != "name"},
+        loss.fn, inputs, weight=weight, hparams=hparams, where=where, schedule=factor, schedule_hparams=knobs
     )
-
-
-_RANGES = {
-    "temperature": ("above 0", lambda value: value > 0),
-    "epsilon": ("from 0 to 1", lambda value: 0 <= value <= 1),
-}
 
 
 def _in_range(settings: Mapping[str, Any]) -> None:
     """Raises ValueError for a plain number that would train on nonsense; arrays may be traced and are not looked at."""
     for field, value in settings.items():
-        if not isinstance(value, int | float):
-            continue
-        expected, holds = _RANGES.get(field, ("finite", math.isfinite))
-        if not (math.isfinite(value) and holds(value)):
-            raise ValueError(f"{field} must be {expected}, got {value}")
+        if isinstance(value, numbers.Real) and not isinstance(value, bool):
+            check(field, value, divergences.RANGES.get(field, Range()))
 
 
 def _knobs(fn: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -361,6 +354,8 @@ def _leaf(name: str, value: Any, knob: inspect.Parameter) -> jax.Array:
 
 def _array(name: str, value: Any, kind: str) -> jax.Array:
     try:
+        if isinstance(value, str):  # which would be read as a number
+            raise TypeError
         return jnp.asarray(value, jnp.float32)
     except (TypeError, ValueError):
         raise ValueError(f"{name} must be {kind}, got {value!r}") from None

@@ -1,11 +1,14 @@
 """Published totals: several terms whose weights hang together."""
 
+import numbers
+
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from kdib.losses.divergences import Direction
 from kdib.losses.features import Reduce
 from kdib.losses.spec import Term, from_config
+from kdib.ranges import SHARE, check
 
 
 def leveled(
@@ -53,11 +56,13 @@ def leveled(
       projector: as in `from_config`: "" (none), "linear" or "conv". The head is {"fm": (projector, *features)}.
 
     Raises:
-      ValueError: if a number is no scalar, or for an unknown name.
+      ValueError: if a number is no scalar or out of its range, or for an unknown name.
 
     Reference: Wong, Fermin, Zheng, Park and Wang, "Leveled Knowledge Distillation" (poster). The values of alpha, tau,
     s_KL and s_FM are not published.
     """
+    if isinstance(alpha, numbers.Real):
+        check("alpha", alpha, SHARE)
     rest = 1 - jnp.asarray(alpha, jnp.float32)
     kl = {"fn": "softened_kl", "temperature": temperature, "direction": direction}
     fm = {"fn": "feature_l1", "inputs": features, "reduce": reduce, "projector": projector}

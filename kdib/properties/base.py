@@ -124,6 +124,7 @@ class Property(NamedTuple):
     pairs: Literal["teachers", "everyone", "architecture"] = "teachers"
     exhibit: Callable[[Sequence[Subject], Evidence], Mapping[str, Any]] | None = None
     caveat: str = ""
+    least: int = 1  # examples that it needs of every test set
 
 
 def log_softmax(logits_NxK: np.ndarray) -> np.ndarray:

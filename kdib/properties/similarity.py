@@ -251,6 +251,7 @@ PROPERTY = Property(
         ),
     ),
     pairs="everyone",
+    least=4,
     caveat="CKA is led by the directions in which activations vary most, and networks with the same answers may differ "
     "in it. A high value says that a linear readout sees alike, not that the same features are used.",
 )

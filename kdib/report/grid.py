@@ -6,7 +6,7 @@ import numpy as np
 
 from kdib.estimands import Cell
 from kdib.report.tables import NOTHING, Block, Details, Entry, Table, interval, mean_entry, number, places
-from kdib.report.view import KNOWN_AS, View, metric_name
+from kdib.report.view import KNOWN_AS, View, metric_name, source_of
 from kdib.stats import paired_difference
 
 METRICS = (
@@ -45,7 +45,7 @@ def _scores(view: View, cell: Cell, grid: Mapping, published: Mapping) -> Table:
         )
         for student, row in grid.items()
     ]
-    source = f" Published: {published['source']}; {published['note']}." if theirs else ""
+    source = f" Published: {source_of(published)}" if theirs else ""
     caption = f"On {cell.split}: means ± half of the 95 % t interval over {view.seeds}.{source}"
     return Table(f"{_title(cell)}.", caption, ("Student", *map(_from, columns)), rows)
 

@@ -31,7 +31,7 @@ from kdib.report.tables import (
     mean_entry,
     number,
 )
-from kdib.report.view import KNOWN_AS, View, metric_words, view
+from kdib.report.view import KNOWN_AS, View, metric_words, source_of, view
 from kdib.verdict import has_direction, headline
 
 LEARNING = {"accuracy": "validation accuracy", "loss": "validation loss (nats)"}
@@ -149,7 +149,7 @@ def _published(study: View) -> list[Block]:
         for label, values in labels.items()
         for fit, value in values.items()
     ]
-    caption = f"{published['source']}; {published['note']}. Ours: mean ± half of the 95 % t interval, in distribution."
+    caption = f"{source_of(published)} Ours: mean ± half of the 95 % t interval, in distribution."
     return [Table("Published | ours.", caption, ("Metric", "Fit", "Published", "Ours"), rows)]
 
 

@@ -3,7 +3,7 @@
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -197,3 +197,8 @@ def capital(text: str) -> str:
 def listed(names: Sequence[str]) -> str:
     """["a", "b", "c"] -> "a, b and c"."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def source_of(published: Mapping[str, Any]) -> str:
+    """Where a configuration has its published numbers from, and what it says of them."""
+    return f"{'; '.join(published[name] for name in ('source', 'note') if published.get(name))}."

@@ -40,4 +40,6 @@ def augmentation(task: str, config: Mapping[str, Any]) -> Callable[..., Any] | N
     Raises:
       ValueError: for an unknown augmentation or knob, listing the known ones.
     """
+    if config and "name" not in config:
+        raise ValueError(f"config.fits: augment={dict(config)} lacks 'name'")
     return TASKS[task].augmentation(**config) if config else None

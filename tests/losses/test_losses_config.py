@@ -75,10 +75,19 @@ def test_a_projectors_term_needs_a_name_of_its_own(name):
 
 KL = {"fn": "softened_kl", "weight": 1.0}
 BAD = {
-    "temperature of zero": ({**KL, "temperature": 0.0}, r"temperature must be above 0, got 0\.0"),
-    "temperature below zero": ({**KL, "temperature": -1}, "temperature must be above 0, got -1"),
-    "not finite": ({**KL, "weight": float("nan")}, "weight must be finite, got nan"),
-    "smoothed beyond": ({"fn": "label_smoothing", "weight": 1.0, "epsilon": 2.0}, "epsilon must be from 0 to 1, got 2"),
+    "temperature of zero": ({**KL, "temperature": 0.0}, r"temperature must be a number > 0, got 0\.0"),
+    "temperature below zero": ({**KL, "temperature": -1}, "temperature must be a number > 0, got -1"),
+    "temperature in words": ({**KL, "temperature": "0"}, "temperature must be a number, got '0'"),
+    "paths of numbers": ({**KL, "inputs": (1, 2)}, r"inputs must be 2 paths such as .*got \(1, 2\)"),
+    "a stair of no width": (
+        {**KL, "schedule": {"name": "step", "every": 0, "factor": 0.5}},
+        "every must be a number > 0, got 0",
+    ),
+    "not finite": ({**KL, "weight": float("nan")}, "weight must be a number, got nan"),
+    "smoothed beyond": (
+        {"fn": "label_smoothing", "weight": 1.0, "epsilon": 2.0},
+        "epsilon must be a number from 0 to 1, got 2",
+    ),
     "projector": ({**HINT, "projector": "mlp"}, "unknown projector 'mlp'; known: conv, linear"),
     "projector of one": (
         {"fn": "entropy_penalty", "weight": 1.0, "projector": "linear"},

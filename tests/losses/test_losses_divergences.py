@@ -167,3 +167,9 @@ def test_unknown_direction_lists_the_known_ones():
 def test_student_and_teacher_of_different_classes_show_both_shapes():
     with pytest.raises(ValueError, match=r"\(7, 4\) and \(7, 0\)"):
         losses.softened_kl(STUDENT, jnp.zeros((7, 0)))
+
+
+@pytest.mark.parametrize("temperature", [0.0, -2, "4", float("nan")])
+def test_a_temperature_that_means_nothing_is_refused(temperature):
+    with pytest.raises(ValueError, match=r"temperature must be a number > 0, got"):
+        losses.softened_kl(jnp.zeros((2, 3)), jnp.zeros((2, 3)), temperature=temperature)

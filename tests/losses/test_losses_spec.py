@@ -170,3 +170,10 @@ def test_a_custom_relation_is_handed_the_mask_of_examples():
     spec = {"c": Term.of(centered, ("student.logits",), weight=1.0, where="batch.mask")}
     context = make_context()
     np.testing.assert_allclose(terms(spec, context, step=0)["c"].sum, 0, atol=1e-5)
+
+
+def test_what_is_no_spec_is_named():
+    with pytest.raises(ValueError, match=r"inputs must be paths such as \('student\.logits',\), got 'student\.logits'"):
+        Term.of(losses.entropy_penalty, "student.logits", weight=1.0)
+    with pytest.raises(ValueError, match=r"expected a spec of Terms, .*from_config makes one"):
+        losses.terms({"ce": {"fn": "cross_entropy", "weight": 1.0}}, {}, step=0)

@@ -98,3 +98,9 @@ def test_what_shapes_the_program_reaches_its_term():
 def test_a_number_that_is_no_scalar_is_refused():
     with pytest.raises(ValueError, match=r"loss term 'ce': weight must be a scalar, got shape \(2,\)"):
         losses.leveled(jnp.ones(2), 1.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize("alpha", [2.0, -0.1])
+def test_an_alpha_that_drives_away_from_the_teacher_is_refused(alpha):
+    with pytest.raises(ValueError, match=rf"alpha must be a number from 0 to 1, got {alpha}"):
+        losses.leveled(alpha, 4.0, 1.0, None)

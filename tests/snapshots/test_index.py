@@ -219,6 +219,17 @@ def test_every_schedule_is_sorted_and_has_both_ends(name, total):
     assert (steps[0], steps[-1]) == (0, total)
 
 
+@pytest.mark.parametrize("keep", [0, -1])
+def test_an_index_that_would_keep_nothing_is_refused(tmp_path, keep):
+    with pytest.raises(SnapshotError, match=f"keep must be None or at least 1, got {keep}"):
+        SnapshotIndex(tmp_path, keep=keep)
+
+
+def test_a_step_below_zero_is_refused(tmp_path):
+    with SnapshotIndex(tmp_path) as index, pytest.raises(SnapshotError, match="a step must be at least 0, got -1"):
+        index.save(-1, {"a": np.zeros(2)}, metrics={})
+
+
 @pytest.mark.parametrize(
     ("call", "why"),
     [
@@ -226,7 +237,10 @@ def test_every_schedule_is_sorted_and_has_both_ends(name, total):
         (lambda: schedule("every", 10, 1, m=3), r"its knobs: \['n'\]"),
         (lambda: schedule("every", 10, 1), r"missing .*'n'.*its knobs: \['n'\]"),
         (lambda: schedule("every", 10, 1, n=0), "every 0 steps"),
-        (lambda: schedule("dense_then_sparse", 10, 1, sparse=-1), "every -1 steps"),
+        (lambda: schedule("dense_then_sparse", 10, 1, sparse=-1), "sparse must be a whole number >= 0, got -1"),
+        (lambda: schedule("every", 10, 1, n="10"), "n must be a whole number >= 0, got '10'"),
+        (lambda: schedule("explicit", 10, 1, steps=(5.5,)), r"steps must be a whole number >= 0, got 5\.5"),
+        (lambda: schedule("explicit", 10, 1, steps=10), r"steps must be several, such as \(100, 200\), got 10"),
         (lambda: schedule("explicit", 10, 1, steps=(3, 11)), r"\[11\] are outside \[0, total_steps=10\]"),
     ],
 )

@@ -379,7 +379,7 @@ def split(examples: Examples, ratios: Sequence[float], seed: int) -> tuple[Examp
 def check_ratios(ratios: Sequence[float]) -> None:
     """Raises ValueError unless they are shares of a whole."""
     if min(ratios) < 0 or not np.isclose(sum(ratios), 1):
-        raise ValueError(f"ratios: found {tuple(ratios)}, expected shares >= 0 that add up to 1")
+        raise ValueError(f"config.task.ratios: found {tuple(ratios)}, expected shares >= 0 that add up to 1")
 
 
 def without(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from kdib.config import known
+from kdib.ranges import COUNT, SEED, SOME, check
 from kdib.tasks.agreement import baselines, corpus, encoding, language
 from kdib.tasks.agreement.encoding import UNCOUNTED, Examples, Vocabulary
 from kdib.tasks.base import Dataset, Task
@@ -49,6 +50,11 @@ class CorpusSettings:
 
     def __post_init__(self):
         known("config.task.setup", self.setup, SETUPS)
+        corpus.check_ratios(self.ratios)
+        for field in ("vocabulary_size", "min_count", "max_length"):
+            check(f"config.task.{field}", getattr(self, field), SOME)
+        check("config.task.max_per_set", self.max_per_set, COUNT)
+        check("config.task.seed", self.seed, SEED)
 
 
 # The limits of the published analysis hold for natural text.

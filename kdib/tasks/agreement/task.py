@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kdib.config import known
+from kdib.ranges import SEED, SOME, check
 from kdib.tasks.agreement import corpus, encoding, grammar, stream
 from kdib.tasks.agreement.encoding import Examples, Vocabulary
 from kdib.tasks.agreement.sets import PUBLISHED_LIMITS, SETUPS, CorpusSettings, check_left, clean, paths, task_of
@@ -35,6 +36,9 @@ class GrammarSettings:
 
     def __post_init__(self):
         known("config.task.setup", self.setup, SETUPS)
+        for field in ("n_train", "n_validation", "n_test_per_group"):
+            check(f"config.task.{field}", getattr(self, field), SOME)
+        check("config.task.data_seed", self.data_seed, SEED)
 
 
 Settings = GrammarSettings | CorpusSettings | StreamSettings

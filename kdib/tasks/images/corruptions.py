@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from kdib.config import known
+from kdib.ranges import AT_LEAST_0, COUNT, POSITIVE, SOME, Range, check
 from kdib.tasks.images import filters, transforms
 
 STYLE = "MNIST-C-style"
@@ -275,6 +276,23 @@ CORRUPTIONS: dict[str, Callable[..., jax.Array]] = {
     "zigzag": zigzag,
     "canny_edges": canny_edges,
 }
+KNOBS = {  # the others: a number >= 0
+    "photons": SOME,
+    "delta": Range(1, SIDE // 2, whole=True),
+    "sweeps": COUNT,
+    "radius": COUNT,
+    "sigma": POSITIVE,
+    "factor": POSITIVE,
+    "pixels": Range(0, SIDE, whole=True),
+    "width": Range(0, SIDE // 2, whole=True),
+    "decay": POSITIVE,
+    "mean": Range(),
+    "radians": Range(),
+    "threshold": Range(),
+    "cutoff": Range(),
+    "amplitude": Range(),
+    "reach": POSITIVE,
+}
 
 
 def corrupt(name: str, key: jax.Array, images_NxHxWxC: Any, **knobs: Any) -> jax.Array:
@@ -290,13 +308,15 @@ def corrupt(name: str, key: jax.Array, images_NxHxWxC: Any, **knobs: Any) -> jax
       [N, 28, 28, 1] uint8.
 
     Raises:
-      ValueError: for an unknown name or knob, which lists the known ones, or images of another shape or dtype.
+      ValueError: for an unknown name or knob, which lists the known ones, a knob out of its range, or images of
+        another shape or dtype.
     """
     if name not in CORRUPTIONS:
         raise ValueError(f"unknown corruption {name!r}; known: {', '.join(CORRUPTIONS)}")
     own = inspect.signature(CORRUPTIONS[name]).parameters.values()
-    for knob in knobs:
+    for knob, value in knobs.items():
         known(f"corruption {name!r}", knob, [p.name for p in own if p.kind is p.KEYWORD_ONLY])
+        check(f"corruption {name!r}: {knob}", value, KNOBS.get(knob, AT_LEAST_0))
     shape, dtype = images_NxHxWxC.shape, images_NxHxWxC.dtype
     if len(shape) != 4 or not shape[0] or shape[1:] != SHAPE or dtype != jnp.uint8:
         raise ValueError(f"{STYLE} corruptions expect uint8 images [N, {SIDE}, {SIDE}, 1], N > 0, got {dtype} {shape}")

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from kdib.ranges import SEED, Range, check
 from kdib.tasks.base import Dataset, Task
 from kdib.tasks.images import digits, files, moved
 from kdib.tasks.images.sets import NAMES, NUMERALS, Images
@@ -40,8 +41,8 @@ class DigitsSettings:
 
     def __post_init__(self):
         for field in ("n_train", "n_validation", "n_test"):
-            _between(field, getattr(self, field), 1, 10_000_000)
-        _between("data_seed", self.data_seed, 0, 2**31)
+            check(f"config.task.{field}", getattr(self, field), Range(1, 10_000_000, whole=True))
+        check("config.task.data_seed", self.data_seed, SEED)
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class FileSettings:
     seed: int = 0
 
     def __post_init__(self):
-        _between("seed", self.seed, 0, 2**31)
+        check("config.task.seed", self.seed, SEED)
 
 
 @dataclass(frozen=True)
@@ -130,8 +131,8 @@ def build(settings: Settings) -> Task:
 def _carved(images: Images, settings: FileSettings) -> dict[str, Images]:
     """Training and validation set, which share no picture of the training split."""
     n, n_validation = len(images.label), settings.n_validation
-    _between("n_validation", n_validation, 1, n - 1)
-    _between("n_train", settings.n_train, 0, n - n_validation)
+    check("config.task.n_validation", n_validation, Range(1, n - 1, whole=True))
+    check("config.task.n_train", settings.n_train, Range(0, n - n_validation, whole=True))
     order_N = np.random.default_rng([settings.seed, 0]).permutation(n)
     end = n_validation + settings.n_train if settings.n_train else n
     return {"train": _take(images, order_N[n_validation:end]), "validation": _take(images, order_N[:n_validation])}
@@ -139,18 +140,13 @@ def _carved(images: Images, settings: FileSettings) -> dict[str, Images]:
 
 def _some(images: Images, settings: FileSettings) -> Images:
     n = len(images.label)
-    _between("n_test", settings.n_test, 0, n)
+    check("config.task.n_test", settings.n_test, Range(0, n, whole=True))
     order_N = np.random.default_rng([settings.seed, 3]).permutation(n)
     return _take(images, np.sort(order_N[: settings.n_test])) if settings.n_test else images
 
 
 def _take(images: Images, rows: np.ndarray) -> Images:
     return Images(images.image[rows], images.label[rows])
-
-
-def _between(field: str, value: int, low: int, high: int) -> None:
-    if not low <= value <= high:
-        raise ValueError(f"config.task.{field}: found {value}, expected {low} to {high}")
 
 
 def _dataset(images: Images) -> Dataset:

@@ -11,13 +11,13 @@ centres of pixels, of which those outside are zero (`mode="grid-constant"` of sc
 """
 
 import functools
-import math
-import numbers
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from kdib.ranges import AT_LEAST_0, AT_LEAST_1, COUNT, POSITIVE, SHARE, Range, check
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
@@ -149,35 +149,26 @@ def _turned(image: jax.Array, turns: jax.Array | float) -> jax.Array:
     return largest[..., None] - chroma[..., None] * jnp.clip(jnp.minimum(away, 4 - away), 0, 1)
 
 
-def _amount(least: float, most: float = math.inf, *, whole: bool = False, above: bool = False) -> tuple[str, Callable]:
-    """What a knob must be, in words, and whether a number is that; `above`: more than the least."""
-    words = f"a {'whole ' * whole}number {'>' if above else '>='} {least:g}{f' and <= {most:g}' * math.isfinite(most)}"
-    return words, lambda x: (x > least if above else x >= least) and x <= most and (x == int(x) or not whole)
-
-
-KNOBS: Mapping[str, tuple[str, Callable[[float], bool]]] = {  # one meaning in every augmentation that has it
-    "pixels": _amount(0, whole=True),
-    "degrees": _amount(0),
-    "factor": _amount(1),
-    "amount": _amount(0),
-    "area": _amount(0, 1, above=True),
-    "aspect": _amount(1),
-    "brightness": _amount(0),
-    "contrast": _amount(0),
-    "saturation": _amount(0),
-    "hue": _amount(0, 0.5),
-    "probability": _amount(0, 1),
-    "alpha": _amount(0, above=True),
+KNOBS: Mapping[str, Range] = {  # one meaning in every augmentation that has it
+    "pixels": COUNT,
+    "degrees": AT_LEAST_0,
+    "factor": AT_LEAST_1,
+    "amount": AT_LEAST_0,
+    "area": Range(0, 1, above=True),
+    "aspect": AT_LEAST_1,
+    "brightness": AT_LEAST_0,
+    "contrast": AT_LEAST_0,
+    "saturation": AT_LEAST_0,
+    "hue": Range(0, 0.5),
+    "probability": SHARE,
+    "alpha": POSITIVE,
 }
 
 
 def check_knobs(where: str, knobs: Mapping[str, float]) -> None:
-    """Raises ValueError for a knob of an augmentation that is no finite number, or out of its range."""
+    """Raises ValueError for a knob of an augmentation that is out of its range."""
     for knob, value in knobs.items():
-        words, right = KNOBS[knob]
-        number = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
-        if not number or not right(float(value)):
-            raise ValueError(f"{where}: expected {knob} to be {words}, got {value!r}")
+        check(f"{where}: {knob}", value, KNOBS[knob])
 
 
 def _checked(augmentation: Callable[..., Any]) -> Callable[..., Any]:

@@ -304,6 +304,15 @@ def test_unknown_names_and_other_sizes_are_refused(images):
         corrupt("snow", KEY, images)
     with pytest.raises(ValueError, match=r"corruption 'fog': 'amont' is unknown\. Did you mean 'amount'\? .*decay"):
         corrupt("fog", KEY, images, amont=1.0)
+    for name, knob, value, words in (
+        ("fog", "decay", 0.0, "a number > 0"),
+        ("glass_blur", "delta", 0, "a whole number from 1 to 14"),
+        ("brightness", "amount", "a", "a number >= 0"),
+        ("translate", "pixels", 2.5, "a whole number from 0 to 28"),
+        ("stripe", "width", -3, "a whole number from 0 to 14"),
+    ):
+        with pytest.raises(ValueError, match=rf"corruption '{name}': {knob} must be {words}, got {value!r}$"):
+            corrupt(name, KEY, images, **{knob: value})
     with pytest.raises(ValueError, match=r"MNIST-C-style .*\[N, 28, 28, 1\].* got uint8 \(2, 32, 32, 3\)"):
         corrupt("fog", KEY, np.zeros((2, 32, 32, 3), np.uint8))
     with pytest.raises(ValueError, match="uint8 images"):

@@ -221,11 +221,11 @@ def test_without_tfds_the_extra_is_named(nothing, monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"n_validation": 30}, r"config\.task\.n_validation: found 30, expected 1 to 29"),
-        ({"n_validation": 0}, r"config\.task\.n_validation: found 0, expected 1 to 29"),
-        ({"n_validation": 8, "n_train": 23}, r"config\.task\.n_train: found 23, expected 0 to 22"),
-        ({"n_validation": 8, "n_test": 21}, r"config\.task\.n_test: found 21, expected 0 to 20"),
-        ({"seed": -1}, r"config\.task\.seed: found -1, expected 0 to"),
+        ({"n_validation": 30}, r"config\.task\.n_validation must be a whole number from 1 to 29.*, got 30"),
+        ({"n_validation": 0}, r"config\.task\.n_validation must be a whole number from 1 to 29.*, got 0"),
+        ({"n_validation": 8, "n_train": 23}, r"config\.task\.n_train must be a whole number from 0 to 22.*, got 23"),
+        ({"n_validation": 8, "n_test": 21}, r"config\.task\.n_test must be a whole number from 0 to 20.*, got 21"),
+        ({"seed": -1}, r"config\.task\.seed must be a whole number from 0 to .*, got -1"),
     ],
 )
 def test_more_than_there_is_is_refused(folder, settings, message):
@@ -235,5 +235,5 @@ def test_more_than_there_is_is_refused(folder, settings, message):
 
 @pytest.mark.parametrize("field", ["n_train", "n_validation", "n_test"])
 def test_digits_need_a_size(field):
-    with pytest.raises(ValueError, match=rf"config\.task\.{field}: found 0, expected 1 to"):
+    with pytest.raises(ValueError, match=rf"config\.task\.{field} must be a whole number from 1 to .*, got 0"):
         DigitsSettings(**{field: 0})
