@@ -139,12 +139,13 @@ def test_damage_is_named_on_the_page_and_on_stderr(run, capsys):
     assert f"rows.jsonl, line {n_lines + 1}" in page.text and page.row("Calibration")[2]["number"]
 
 
-@pytest.mark.parametrize("spoil", ["absent", "empty", "config", "alien", "csv"])
+@pytest.mark.parametrize("spoil", ["absent", "empty", "config", "alien", "list", "csv"])
 def test_a_bad_folder_is_an_error_in_one_line(run, tmp_path, spoil, capsys):
     folder, options = run("bad"), []
     expected = {"absent": "is no folder", "empty": "has no config.json and no task.json",
                 "config": "config.json is damaged", "csv": "nowhere",
-                "alien": "no study's configuration: it has no environment"}[spoil]  # fmt: skip
+                "alien": "no study's configuration: it has no environment",
+                "list": "no study's configuration: it has no environment"}[spoil]  # fmt: skip
     if spoil == "absent":
         shutil.rmtree(folder)
     elif spoil == "empty":
@@ -154,6 +155,8 @@ def test_a_bad_folder_is_an_error_in_one_line(run, tmp_path, spoil, capsys):
         (folder / "config.json").write_text("{")
     elif spoil == "alien":
         (folder / "config.json").write_text('{"title": "something else"}')
+    elif spoil == "list":
+        (folder / "config.json").write_text("[]")
     else:
         options = ["--csv", str(tmp_path / "nowhere" / "rows.csv")]
     assert main([str(folder), *options]) == 2

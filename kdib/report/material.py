@@ -67,7 +67,7 @@ def read(workdir: pathlib.Path) -> Material:
       ValueError: if one of these is damaged, or the configuration is not a study's.
     """
     config, facts = read_json(workdir / "config.json"), read_json(workdir / "task.json")
-    if lacking := CONFIG_FIELDS - config.keys():
+    if lacking := CONFIG_FIELDS - (config.keys() if isinstance(config, dict) else set()):
         raise ValueError(
             f"{workdir / 'config.json'} is no study's configuration: it has no {', '.join(sorted(lacking))}"
         )
