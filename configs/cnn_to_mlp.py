@@ -9,6 +9,8 @@ the paper (cnn_abnar, mlp_abnar); `:cifar` is CIFAR-10 with ResNet-8. `:full` ad
 shifted digits (alone, and taught by the CNN without labels: the upper bounds), label smoothing at the teacher's
 entropy, its answers shuffled within a class.
 
+What the CNN has decides what arrives: the small one, with strides, minds a shift by half, the paper's hardly does.
+
 Time on 2 CPU cores: not timed on an idle machine; `:smoke` three minutes with nothing compiled yet. Expected numbers:
 experiments/vision_transfer, on MNIST.
 """

@@ -18,6 +18,7 @@ from typing import Any
 from kdib.main import load_config
 from kdib.properties.corruptions import relative_errors
 from kdib.selection import tried_rates
+from kdib.stats import transfer_score
 
 HERE = Path(__file__).parent
 CONFIG = HERE.parent.parent / "configs" / "cnn_to_mlp.py"
@@ -70,8 +71,8 @@ def study_config(name: str, data: Path | None) -> dict[str, Any]:
     return config
 
 
-def tables(workdir: Path) -> str:
-    """The published table with ours beside it, the claims, and every fit on every set, as Markdown."""
+def tables(workdir: Path, name: str) -> str:
+    """The published table with ours beside it, the shares, the claims, and every fit on every set, as Markdown."""
     study = ROWS["read"](workdir)
     accuracy = {name: study.by_fit(ACCURACY, name) for name in SETS}
     ece = {name: study.by_fit(ECE, name) for name in SETS}
@@ -79,6 +80,8 @@ def tables(workdir: Path) -> str:
     return "\n\n".join(
         [
             _beside(accuracy, ece),
+            _shares(study),
+            *([_of_both_teachers(study)] if name == "mnist_maxout" else []),
             ROWS["claim_table"]([*_claims(accuracy, ece, area), *_shift_claims(study)]),
             _everybody(study, accuracy, area, _chosen_rates(workdir)),
         ]
@@ -94,6 +97,34 @@ def _beside(accuracy: Mapping[str, Mapping[str, Values]], ece: Mapping[str, Mapp
         ours = [ROWS["plus_minus"](ROWS["spread"](of[name][fit])) for of in (accuracy, ece) for name in SETS]
         lines.append((title, *(f"{own} ({theirs:.3f})" for own, theirs in zip(ours, published, strict=True))))
     return ROWS["markdown"](head, lines)
+
+
+def _shares(study: Any) -> str:
+    """What of the CNN's lead over the MLP alone its student has, with Fieller sets."""
+    lines = []
+    for label, values in _robustness(study).items():
+        lead, gain = (minus(values[fit], values["alone"]) for fit in ("teacher", "distilled"))
+        columns = [[values[fit][seed] for seed in sorted(gain)] for fit in ("distilled", "alone", "teacher")]
+        share = transfer_score(*columns)
+        said = f"{share.estimate:.0%} [{share.low:.0%}, {share.high:.0%}]" if share.bounded else "undecided"
+        lines.append((label, ROWS["signed"](lead), ROWS["signed"](gain), said))
+    return ROWS["markdown"](("against MLP", "CNN", "MLP ← CNN", "share of the CNN's lead [95 %]"), lines)
+
+
+def _of_both_teachers(study: Any) -> str:
+    """The MLPs that learn from this CNN against those that learn from the other: same seeds, same MLPs otherwise."""
+    with ROWS["unpacked"](HERE / "results" / "mnist") as workdir:
+        others = _robustness(ROWS["read"](workdir))
+    lines = [
+        (label, *(ROWS["signed"](minus(values[fit], others[label][fit])) for fit in ("teacher", "distilled")))
+        for label, values in _robustness(study).items()
+    ]
+    return ROWS["markdown"](("this study − the first", "CNN", "MLP ← CNN"), lines)
+
+
+def _robustness(study: Any) -> dict[str, Mapping[str, Values]]:
+    found = {"area under the shift curve": study.by_fit(AREA)}
+    return found | {f"accuracy, {name}": study.by_fit(ACCURACY, name) for name in ("translated", "scaled")}
 
 
 def _claims(accuracy: Mapping[str, Any], ece: Mapping[str, Any], area: Mapping[str, Values]) -> list[Any]:
@@ -176,7 +207,7 @@ def redraw(name: str) -> None:
     """The report, its figures and the README's tables of a study, from its committed rows alone."""
     with ROWS["unpacked"](HERE / "results" / name) as workdir:
         ROWS["redraw"](workdir, HERE / "figures" / name, SHOWN)
-        ROWS["fill"](HERE / "README.md", name, tables(workdir))
+        ROWS["fill"](HERE / "README.md", name, tables(workdir, name))
 
 
 if __name__ == "__main__":
