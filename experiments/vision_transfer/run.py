@@ -31,11 +31,13 @@ STUDIES = {
 }
 SETS = ("test", "scaled", "translated")
 SHOWN = (
+    "curve-teacher_step-translation",
     "translation-accuracy-test",
     "accuracy-levels",
     "corruptions-accuracy-corruption-test",
 )
 PROPERTIES = ("translation", "accuracy", "calibration", "fidelity", "translation_fidelity", "corruptions")
+LEVELS = (100, 200, 400)  # snapshots of the second CNN that teach too
 RATES = (1e-3, 3e-3, 6e-3, 1.2e-2)
 Values = Mapping[int, float]  # by seed
 PUBLISHED = {  # accuracy on MNIST, scaled, translated; ECE (1,000,000 bins) on the same
@@ -68,6 +70,11 @@ def study_config(name: str, data: Path | None) -> dict[str, Any]:
     if name == "mnist_maxout":  # for the time: one CNN as the teacher, and no student that asks it at every step
         others = ("cnn_peer", "cnn_self", "reverse", "distilled_shift")
         config["fits"] = {fit: of for fit, of in config["fits"].items() if fit not in others}
+        config["fits"] |= {f"from_{step}": config["fits"]["distilled"] | {"teacher_steps": (step,)} for step in LEVELS}
+        config["curves"] = {
+            "teacher_step": {"xlabel": "steps of the teacher", "log": True, "beside": ("alone", "self")}
+        }
+        config["curves"]["teacher_step"]["x"] = {f"from_{step}": step for step in LEVELS} | {"distilled": 1_600}
     return config
 
 
@@ -82,7 +89,7 @@ def tables(workdir: Path, name: str) -> str:
             _beside(accuracy, ece),
             _shares(study),
             *([_of_both_teachers(study)] if name == "mnist_maxout" else []),
-            ROWS["claim_table"]([*_claims(accuracy, ece, area), *_shift_claims(study)]),
+            ROWS["claim_table"]([*_claims(accuracy, ece, area), *_shift_claims(study), *_level_claims(study)]),
             _everybody(study, accuracy, area, _chosen_rates(workdir)),
         ]
     )
@@ -165,6 +172,16 @@ def _shift_claims(study: Any) -> list[Any]:
             minus(shared["distilled"], shared[other]),
         )
         for other in CONTROLS
+    ]
+
+
+def _level_claims(study: Any) -> list[Any]:
+    """Whether an earlier, weaker CNN hands over more: the question of experiments/leveled_kd."""
+    return [
+        Claim(f"MLP ← CNN of step {step} beats MLP ← CNN ({label})", minus(values[f"from_{step}"], values["distilled"]))
+        for step in LEVELS
+        for label, values in _robustness(study).items()
+        if f"from_{step}" in values
     ]
 
 
