@@ -2,7 +2,6 @@
 
     python experiments/leveled_kd/run.py mnist --data=FOLDER --workdir=runs/leveled_mnist
     python experiments/leveled_kd/run.py controls --data=FOLDER --workdir=runs/leveled_controls
-    python experiments/leveled_kd/run.py temperatures --data=FOLDER --workdir=runs/leveled_temperatures
     python experiments/leveled_kd/run.py long --data=FOLDER --workdir=runs/leveled_long
     python experiments/leveled_kd/run.py fashion --data=FOLDER --workdir=runs/leveled_fashion
     python experiments/leveled_kd/run.py cifar --data=FOLDER --workdir=runs/leveled_cifar
@@ -30,7 +29,6 @@ minus, combined, Claim = ROWS["minus"], ROWS["combined"], ROWS["Claim"]
 STUDIES = {
     "mnist": "features,mnist",
     "controls": "features,mnist",
-    "temperatures": "features,mnist",
     "long": "mnist",
     "fashion": "fashion",
     "cifar": "cifar",
@@ -76,34 +74,25 @@ def study_config(name: str, data: Path | None) -> dict[str, Any]:
     _shorten(config, LENGTH.get(name, STEPS))
     if name == "controls":
         _controls(config)
-    elif name == "temperatures":
-        _temperatures(config)
     elif name != "mnist":
         _few_levels(config, LENGTH[name], SEEDS[name])
     return config
 
 
 def _controls(config: dict[str, Any]) -> None:
-    """The weak CNN against MLPs that are as weak, and label smoothing on the student with a weight that counts."""
+    """The weak CNN against MLPs that are as weak, label smoothing with a weight that counts, and every temperature."""
     early = {f"self_{step}": config["fits"]["self"] | {"teacher_steps": (step,)} for step in EARLY}
     soft = {"as_soft_as": EARLY[0], "softness_at": config["losses"]["kd"]["kl"]["temperature"]}
     softened = {f"soft_{name}": fit | soft for name, fit in early.items() if fit["teacher_steps"][0] in MATCHED}
     kept = ("teacher", "peer", "alone", "self", "distilled", "from_500", "alpha_0_5", "smoothed_student")
     fair = {"from_500_alpha_0_5": config["fits"]["from_500"] | {"loss": "alpha_0_5"}}
-    config["fits"] = {name: config["fits"][name] for name in kept} | early | fair | softened
+    tempered = {fit: config["fits"][fit] for fit in config["curves"]["tau"]["x"] if fit != "distilled"}
+    tempered |= {f"self_{fit}": config["fits"]["self"] | {"loss": fit} for fit in tempered}
+    config["fits"] = {name: config["fits"][name] for name in kept} | early | fair | softened | tempered
     config["fits"]["teacher"]["snapshots"] = {"name": "explicit", "steps": (500,)}
     config["fits"]["peer"]["snapshots"] = {"name": "explicit", "steps": EARLY}
-    config["losses"] = {name: config["losses"][name] for name in ("labels", "kd", "alpha_0_5", "kd_smoothed")}
-    config["curves"] = {}
-
-
-def _temperatures(config: dict[str, Any]) -> None:
-    """The strong teacher at every temperature, beside self-distillation at the same."""
-    students = [fit for fit in config["curves"]["tau"]["x"] if fit != "distilled"]
-    own = {f"self_{fit}": config["fits"]["self"] | {"loss": fit} for fit in students}
-    kept = ("teacher", "peer", "alone", "self", "distilled", *students)
-    config["fits"] = {name: config["fits"][name] for name in kept} | own
-    config["losses"] = {name: config["losses"][name] for name in ("labels", "kd", *students)}
+    used = {fit["loss"] for fit in config["fits"].values()}
+    config["losses"] = {name: loss for name, loss in config["losses"].items() if name in used}
     config["curves"] = {"tau": config["curves"]["tau"]}
 
 
@@ -138,11 +127,9 @@ def tables(workdir: Path, name: str) -> str:
     values = {label: study.by_fit(key[:3], key[3]) for label, key in METRICS.items()}
     values[VALIDATION] = last_validation(_lines(workdir))
     curves = study.config["curves"]
-    if "teacher_step" in curves:
-        first = _snapshot_claims(values, study, workdir)
-    else:
-        first = _temperature_claims(values, curves["tau"]["x"]) if curves else _weak_claims(values, workdir)
-    claims = [*first, *_feature_claims(values)]
+    first = _snapshot_claims(values, study, workdir) if "teacher_step" in curves else _weak_claims(values, workdir)
+    tempered = _temperature_claims(values, curves["tau"]["x"]) if "tau" in curves else []
+    claims = [*first, *_feature_claims(values), *tempered]
     return "\n\n".join([ROWS["claim_table"](claims), _scores(study.config, values)])
 
 
@@ -232,7 +219,8 @@ def _weak_claims(values: Mapping[str, Mapping[str, Values]], workdir: Path) -> l
     """The weak CNN against the MLP that is as weak: what its architecture gives a student, at equal accuracy."""
     found = []
     for prefix, so in (("self_", ""), ("soft_self_", ", softened")):
-        early = {fit: int(fit.removeprefix(prefix)) for fit in values["accuracy"] if fit.startswith(prefix)}
+        names = {f"{prefix}{step}": step for step in EARLY}
+        early = {fit: names[fit] for fit in values["accuracy"] if fit in names}
         for label in ("area under the shift curve", "accuracy, translated", "accuracy, scaled", "accuracy"):
             other = _of_one_as_accurate(values[label], workdir, ("teacher", 500), "peer", early)
             text = f"the weak CNN beats, as a teacher, a snapshot of an MLP that is as accurate{so} ({label})"
@@ -274,8 +262,9 @@ def _temperature_claims(values: Mapping[str, Mapping[str, Values]], taus: Mappin
             pairs = {"self-distillation at the same tau": "self" if fit == "distilled" else f"self_{fit}"}
             pairs |= {f"tau {own:g}": "distilled"} if fit != "distilled" else {}
             for other, name in pairs.items():
-                better = combined(lambda a, b, sign=sign: sign * (a - b), of[fit], of[name])
-                found.append(Claim(f"logits at tau {tau:g} beat {other} ({label})", better))
+                if {fit, name} <= of.keys():
+                    better = combined(lambda a, b, sign=sign: sign * (a - b), of[fit], of[name])
+                    found.append(Claim(f"logits at tau {tau:g} beat {other} ({label})", better))
     return found
 
 
