@@ -70,11 +70,10 @@ def study_config(name: str, data: Path | None) -> dict[str, Any]:
     if name == "mnist_maxout":  # for the time: one CNN as the teacher, and no student that asks it at every step
         others = ("cnn_peer", "cnn_self", "reverse", "distilled_shift")
         config["fits"] = {fit: of for fit, of in config["fits"].items() if fit not in others}
-        config["fits"] |= {f"from_{step}": config["fits"]["distilled"] | {"teacher_steps": (step,)} for step in LEVELS}
-        config["curves"] = {
-            "teacher_step": {"xlabel": "steps of the teacher", "log": True, "beside": ("alone", "self")}
-        }
-        config["curves"]["teacher_step"]["x"] = {f"from_{step}": step for step in LEVELS} | {"distilled": 1_600}
+        levels = {f"from_{step}": step for step in LEVELS}
+        config["fits"] |= {fit: config["fits"]["distilled"] | {"teacher_steps": (levels[fit],)} for fit in levels}
+        curve = {"xlabel": "steps of the teacher", "log": True, "beside": ("alone", "self")}
+        config["curves"] = {"teacher_step": curve | {"x": levels | {"distilled": config["train"]["steps"]}}}
     return config
 
 
