@@ -38,7 +38,7 @@ RELATIONAL_NOTE = (
 )
 PAIRWISE_NOTE = (
     "Pairwise properties compare two runs of one fit: means over its couples, with intervals by the jackknife over "
-    "runs, since neighbouring runs share couples; three runs of which neighbours alone are compared have none."
+    "runs, since couples share runs."
 )
 
 

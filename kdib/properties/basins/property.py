@@ -51,17 +51,19 @@ class Couple(NamedTuple):
 def chosen(pairs: Sequence[tuple[Subject, Subject]], anchors: Collection[str]) -> list[Couple]:
     """The couples that are measured, those of one fit first; all couples would be quadratic in the number of networks.
 
-    Of one fit, neighbouring seeds; of two fits, one of which is an anchor, equal seeds: those share the order of
-    examples and their initial values, unless the config gives one of them others. Seeds from N_COUPLES on are left out.
-    Whether a couple is chosen depends on nothing but itself, so that a study that is given more seeds keeps its
-    couples.
+    Of one fit, neighbouring seeds, and 0 with 2: without that couple three seeds, the default, would have no interval,
+    since leaving out seed 1 would leave none. Of two fits, one of which is an anchor, equal seeds: those share the
+    order of examples and their initial values, unless the config gives one of them others. Seeds from N_COUPLES on
+    are left out. Whether a couple is chosen depends on nothing but itself, so that a study that is given more seeds
+    keeps its couples.
     """
     wanted = [Couple(a, b) for a, b in pairs if _is_chosen(a, b) and (a.fit == b.fit or {a.fit, b.fit} & {*anchors})]
     return sorted(wanted, key=lambda couple: couple.a.fit != couple.b.fit)
 
 
 def _is_chosen(a: Subject, b: Subject) -> bool:
-    return abs(a.seed - b.seed) == (a.fit == b.fit) and min(a.seed, b.seed) < N_COUPLES
+    near = abs(a.seed - b.seed) == (a.fit == b.fit) or (a.fit == b.fit and {a.seed, b.seed} == {0, 2})
+    return near and min(a.seed, b.seed) < N_COUPLES
 
 
 def followed(couples: Sequence[Couple], evidence: Evidence) -> list[Couple]:
@@ -155,8 +157,8 @@ PROPERTY = Property(
     measure=measure,
     caption="How far the cross-entropy (nats) rises above the chord on the straight line between two networks, at "
     f"{N_POINTS} points, on {_EXAMPLES} of the test set in distribution; near 0 or below means one basin. Couples are "
-    "neighbouring seeds of a fit, and equal seeds of two fits; a fit has the mean over its couples. Batch "
-    "normalisation has its statistics collected again at every point.",
+    "neighbouring seeds of a fit (and 0 with 2), and equal seeds of two fits; a fit has the mean over its couples. "
+    "Batch normalisation has its statistics collected again at every point.",
     reference="Frankle, Dziugaite, Roy, Carbin (ICML 2020); Entezari, Sedghi, Saukh, Neyshabur (ICLR 2022); "
     "plane: Garipov, Izmailov, Podoprikhin, Vetrov, Wilson (NeurIPS 2018)",
     curves=(
@@ -165,7 +167,7 @@ PROPERTY = Property(
     ),
     pairs="architecture",
     exhibit=exhibit,
-    caveat="Neighbouring runs share a couple: intervals are by the jackknife over runs, and three runs have none. A "
+    caveat="Neighbouring runs share a couple: intervals are by the jackknife over runs. A "
     "barrier on the line says nothing of curved paths, nor of units that are merely numbered otherwise: of those "
     "aligned_barrier does.",
 )

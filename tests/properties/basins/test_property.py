@@ -29,16 +29,16 @@ def names(couples):
     return [f"{a.fit[0]}{a.seed}-{b.fit[0]}{b.seed}" for a, b in couples]
 
 
-def test_couples_are_neighbours_within_a_fit_and_equal_seeds_between_two():
+def test_couples_are_neighbours_within_a_fit_with_one_more_and_equal_seeds_between_two():
     everyone = [subject(fit, seed) for fit in ("alone", "distilled") for seed in range(3)]
     couples = chosen(list(itertools.combinations(everyone, 2)), ANCHORED)
-    assert names(couples) == ["a0-a1", "a1-a2", "d0-d1", "d1-d2", "a0-d0", "a1-d1", "a2-d2"]
+    assert names(couples) == ["a0-a1", "a0-a2", "a1-a2", "d0-d1", "d0-d2", "d1-d2", "a0-d0", "a1-d1", "a2-d2"]
 
 
 def test_every_run_is_in_a_couple_of_its_fit_and_their_number_is_linear_in_the_seeds():
     everyone = [subject("alone", seed) for seed in range(N_COUPLES + 3)]
     couples = chosen(list(itertools.combinations(everyone, 2)), ANCHORED)
-    assert len(couples) == N_COUPLES
+    assert len(couples) == N_COUPLES + 1
     assert {s.seed for couple in couples for s in couple} == set(range(N_COUPLES + 1))
     across = [(subject("alone", s), subject("self", s)) for s in range(N_COUPLES + 3)]
     assert len(chosen(across, ANCHORED)) == N_COUPLES
