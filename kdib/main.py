@@ -11,6 +11,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -105,9 +106,11 @@ def load_config(path: str, variants: str = ""):
         raise ValueError(expected)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    get_config = getattr(module, "get_config", None)
-    if not callable(get_config) or len(inspect.signature(get_config).parameters) != 1:
-        raise ValueError(expected)
+    get_config: Any = getattr(module, "get_config", None)
+    try:
+        inspect.signature(get_config).bind(variants)
+    except TypeError:
+        raise ValueError(expected) from None
     config = get_config(variants)
     if not isinstance(config, ConfigDict):
         raise ValueError(f"{expected}; it answers {type(config).__name__}")

@@ -155,6 +155,7 @@ def test_settings_of_the_grammar_are_checked(field):
         ("config.json", "{}", "is no Python file with get_config"),
         ("nothing.py", "x = 1", "is no Python file with get_config"),
         ("bare.py", "def get_config():\n    return 1", "is no Python file with get_config"),
+        ("two.py", "def get_config(variants, size):\n    return 1", "is no Python file with get_config"),
         ("plain.py", "def get_config(variants):\n    return {}", "-> ConfigDict; it answers dict"),
     ],
 )

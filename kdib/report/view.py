@@ -201,4 +201,4 @@ def listed(names: Sequence[str]) -> str:
 
 def source_of(published: Mapping[str, Any]) -> str:
     """Where a configuration has its published numbers from, and what it says of them."""
-    return f"{'; '.join(published[name] for name in ('source', 'note') if published.get(name))}."
+    return f"{'; '.join(str(published[name]) for name in ('source', 'note') if published.get(name))}."
