@@ -21,7 +21,7 @@ from cases import BATCH, CASES, LENGTH, Case, N, pages, sentences, undisturbed
 from trained import Trained, network, parameters
 
 from kdib.models.base import table
-from kdib.step import train_chunk
+from kdib.population import train_chunk
 
 
 def main() -> None:

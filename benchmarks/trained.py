@@ -14,7 +14,8 @@ from kdib.losses import from_config
 from kdib.models import build
 from kdib.models.base import Model, nothing
 from kdib.optimizer import make_optimizer, with_learning_rate
-from kdib.step import Architecture, Population, divided, healthy, init_state, train_chunk
+from kdib.population import Population, divided, healthy, train_chunk
+from kdib.step import Architecture, init_state
 
 LABELS = {"ce": {"fn": "cross_entropy", "weight": 1.0}}
 DISTILLED = {"kl": {"fn": "softened_kl", "weight": 1.0}}

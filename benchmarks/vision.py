@@ -26,7 +26,7 @@ from trained import Trained, parameters
 
 from kdib.models import PRESETS
 from kdib.models.base import table
-from kdib.step import train_chunk
+from kdib.population import train_chunk
 
 TEACHER = Case("cnn_1", "pool")
 POPULATION = ("mlp_small", "cnn_small, stride")  # what is timed with --populations if nothing else is asked for

@@ -11,9 +11,10 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from kdib.models.base import Model, Variables
+from kdib.population import runs_mesh
 from kdib.properties.calibration import expected_calibration_error, nll
-from kdib.step import cut, predict, runs_mesh
-from kdib.tasks.base import gather
+from kdib.step import predict
+from kdib.tasks.base import cut, gather
 
 BLOCK = 2**16  # examples in memory at a time
 BATCH, LANGUAGE_BATCH = 256, 32  # examples a device and call; a language model answers a vocabulary at every word

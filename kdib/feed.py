@@ -1,6 +1,6 @@
 """What a group trains on: the whole training set on its devices, or windows of one that stays on the disk.
 
-A window is to `step.train_chunk` what an epoch is: its arrays are the data, and every run draws its own order within
+A window is to `train_chunk` what an epoch is: its arrays are the data, and every run draws its own order within
 it. Which examples are in a window is the same for all runs of a study, so that a group reads it once. Only this file
 imports grain, and only for windows: it takes more than a second.
 """

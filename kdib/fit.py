@@ -18,20 +18,11 @@ from kdib.logbook import Logbook
 from kdib.losses import LossSpec
 from kdib.models.base import Variables
 from kdib.optimizer import with_learning_rate
+from kdib.population import Population, checked_names, divided, healthy, train_chunk
 from kdib.progress import Progress
 from kdib.records import RunSpec, write_json
 from kdib.snapshots import SnapshotError, SnapshotIndex
-from kdib.step import (
-    Architecture,
-    Population,
-    TrainState,
-    checked_names,
-    divided,
-    healthy,
-    init_state,
-    model_variables,
-    train_chunk,
-)
+from kdib.step import Architecture, TrainState, init_state, model_variables
 from kdib.tasks.base import gather
 from kdib.workdir import environment
 

@@ -1,14 +1,11 @@
-"""One training step as a pure function, its population form, and the forward pass. Only this file differentiates."""
+"""One training step as a pure function, and the forward pass. Only this file differentiates."""
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from kdib.losses import LossSpec, Mean, combine, terms
 from kdib.models.base import Batch, Model, Outputs, Variables, split
@@ -29,20 +26,6 @@ class TrainState(NamedTuple):
     model_state: dict[str, Any]
     opt_state: Any
     key: jax.Array
-
-
-class Health(NamedTuple):
-    """Where a run went non-finite: `step` (-1 while it is well) and `metric`, the index in `checked_names`."""
-
-    step: jax.Array
-    metric: jax.Array
-
-
-class Population(NamedTuple):
-    """R runs in lockstep: every leaf carries a leading axis of R, divided over the devices."""
-
-    state: TrainState
-    health: Health
 
 
 class Architecture(NamedTuple):
@@ -83,11 +66,11 @@ def train_step(
 
     The teacher answers in evaluation mode, outside the differentiated function.
     """
-    grads, model_state, metrics = _gradients(state, batch, teacher_variables, loss, arch=arch)
-    return _updated(state, grads, model_state, arch=arch), metrics
+    grads, model_state, metrics = gradients(state, batch, teacher_variables, loss, arch=arch)
+    return updated(state, grads, model_state, arch=arch), metrics
 
 
-def _gradients(state: TrainState, batch: Batch, teacher_variables: Variables, loss: LossSpec, *, arch: Architecture):
+def gradients(state: TrainState, batch: Batch, teacher_variables: Variables, loss: LossSpec, *, arch: Architecture):
     """What a step learns from: the gradients, the model's state after the batch, and the metrics."""
     targets = _ask(arch.teacher, teacher_variables, batch)
     noise = jax.random.fold_in(jax.random.fold_in(state.key, NOISE_STREAM), state.step)
@@ -107,7 +90,8 @@ def _gradients(state: TrainState, batch: Batch, teacher_variables: Variables, lo
     return grads, model_state, metrics
 
 
-def _updated(state: TrainState, grads, model_state, *, arch: Architecture) -> TrainState:
+def updated(state: TrainState, grads, model_state, *, arch: Architecture) -> TrainState:
+    """The state after an update by `grads`."""
     updates, opt_state = arch.tx.update(grads, state.opt_state, state.params)
     params: Any = optax.apply_updates(state.params, updates)
     return TrainState(state.step + 1, params, model_state, opt_state, state.key)
@@ -144,191 +128,3 @@ def _forward(params, model_state, batch, targets, noise, *, arch: Architecture):
             key=jax.random.fold_in(noise, number + 1),
         )
     return context, {"model": student_state, "heads": head_states}
-
-
-# ---------------------------------------------------------------------------------------------- populations
-
-
-def checked_names(metrics: Mapping[str, Any]) -> list[str]:
-    """What must be finite for a run to go on: every metric of its steps, and the parameters that they leave."""
-    return sorted([*metrics, "parameters"])
-
-
-def runs_mesh(n_runs: int) -> Mesh:
-    """The devices that R runs are divided over, each holding as many: the most that divide R.
-
-    A single run on a CPU of several devices is computed by two of them, which take cores that would be idle: a program
-    for one device is another one, with other last bits than the same run has in a group.
-    """
-    devices = jax.local_devices()
-    size = max(n for n in range(1, len(devices) + 1) if n_runs % n == 0)
-    if n_runs == 1 and jax.default_backend() == "cpu":
-        size = min(2, len(devices))
-    return Mesh(np.array(devices[:size]), ("runs",))
-
-
-def divided(n_runs: int) -> NamedSharding:
-    """How an axis of R runs lies on `runs_mesh`."""
-    mesh = runs_mesh(n_runs)
-    return NamedSharding(mesh, PartitionSpec("runs") if n_runs % mesh.size == 0 else PartitionSpec())
-
-
-def healthy(n_runs: int) -> Health:
-    """The Health of R runs that have not failed."""
-    return Health(step=jnp.full((n_runs,), -1, jnp.int32), metric=jnp.zeros((n_runs,), jnp.int32))
-
-
-def epoch_order(key: jax.Array, epoch: jax.Array, n_examples: int) -> jax.Array:
-    """The order [N] in which a run sees the examples in `epoch`: a pure function, so resume needs no iterator."""
-    return jax.random.permutation(jax.random.fold_in(jax.random.fold_in(key, ORDER_STREAM), epoch), n_examples)
-
-
-def _view_key(key: jax.Array, epoch: jax.Array) -> jax.Array:
-    """What a run's augmentations draw from in `epoch`; an example's id is folded in, so that a view can be replayed."""
-    return jax.random.fold_in(jax.random.fold_in(key, VIEW_STREAM), epoch)
-
-
-def bucketed_order(
-    key: jax.Array, epoch: jax.Array, length_N: jax.Array, *, edges: tuple[int, ...], batch_size: int
-) -> tuple[jax.Array, jax.Array]:
-    """An order of `epoch` whose batches hold examples of like length, and the bucket of every batch.
-
-    Bucket i holds lengths up to edges[i], the last one all that are longer. Which examples a whole number of batches
-    leaves out, and the bucket of each batch, are the same for every run, so that runs in lockstep take the same branch;
-    which examples share a batch, and which batch comes first among its bucket's, is the run's own.
-
-    Returns:
-      rows [N // B * B] int32, and the bucket [N // B] int32 of each batch of B consecutive rows: that of its longest.
-    """
-    n_batches = length_N.shape[0] // batch_size
-    shared = jax.random.fold_in(jax.random.key(ORDER_STREAM), epoch)
-    kept = jax.random.permutation(shared, length_N.shape[0])[: n_batches * batch_size]
-    bucket = jnp.searchsorted(jnp.array(edges), length_N[kept])
-    mine = epoch_order(key, epoch, len(kept))
-    by_bucket = mine[jnp.argsort(bucket[mine], stable=True)]
-    turn = jax.random.permutation(jax.random.fold_in(shared, 1), n_batches)
-    rows_bxB = kept[by_bucket].reshape(n_batches, batch_size)[turn]
-    return rows_bxB.reshape(-1), bucket[by_bucket].reshape(n_batches, batch_size)[turn, -1].astype(jnp.int32)
-
-
-def cut(inputs: Mapping[str, Any], length: int) -> dict[str, Any]:
-    """Arrays [N, L, ...] of a value for each of the L tokens, cut to the first `length`; the others as they are."""
-    full = inputs["tokens"].shape[1]
-    return {n: v[:, :length] if v.ndim > 1 and v.shape[1] == full else v for n, v in inputs.items()}
-
-
-@functools.partial(jax.jit, static_argnames=("batch_size", "arch", "edges"), donate_argnames=("population",))
-def train_chunk(
-    population: Population,
-    teacher_variables: Variables,
-    loss: LossSpec,
-    data: Mapping[str, jax.Array],
-    start: jax.Array,
-    stop: jax.Array,
-    answers: jax.Array | None = None,
-    *,
-    batch_size: int,
-    arch: Architecture,
-    edges: tuple[int, ...] = (),
-) -> tuple[Population, tuple[dict[str, Mean], Health]]:
-    """Takes R runs from step `start` to step `stop`, which must lie in one epoch; one compilation for every length.
-
-    The runs are divided over the devices of `runs_mesh(R)`, which do not talk to each other: a CPU of several cores
-    is several devices if JAX is told so. The runs share `data`, arrays [N, ...], and the `answers` [T, N, K] of a
-    `table`. A run whose loss or gradient turns non-finite is frozen as it was before that step and its Health says
-    where; the others go on. Parameters that overflow from a finite gradient show in the loss of the next step, or here
-    after the last: looking at them in every step would cost as much as the update does. Metrics are merged over the
-    steps, with a leading axis of R, and leave out what a frozen run would have added. Metrics and Health may be fetched
-    after the next call: unlike the population they are not donated. With `edges` the batches are those of
-    `bucketed_order`, cut to the edge of their bucket: short sentences are not trained on their padding, and the one
-    program holds one step a bucket.
-    """
-    runs = divided(population.health.step.shape[0])
-    every, each = PartitionSpec(), runs.spec
-    advance = jax.shard_map(
-        functools.partial(_advance, batch_size=batch_size, arch=arch, edges=edges),
-        mesh=runs.mesh,
-        in_specs=(each, each, each, every, every, every, every),
-        out_specs=each,
-        check_vma=False,  # the loop's sums start as constants
-    )
-    return advance(population, teacher_variables, loss, data, start, stop, answers)
-
-
-def _advance(
-    population: Population, teacher_variables, loss: LossSpec, data, start, stop, answers, *, batch_size, arch, edges
-):
-    """The runs of one device."""
-    n_examples = data["label"].shape[0]
-    epoch, first = start // (n_examples // batch_size), start % (n_examples // batch_size)
-    if edges:
-        ordered = functools.partial(bucketed_order, length_N=data["length"], edges=edges, batch_size=batch_size)
-        order_RxN, bucket_Rxb = jax.vmap(lambda key: ordered(key, epoch))(population.state.key)
-    else:
-        order_RxN = jax.vmap(lambda key: epoch_order(key, epoch, n_examples))(population.state.key)
-    shared = {} if answers is None else {"answers": answers}
-
-    def learn(population, sums, batch, own, loss):
-        if arch.augment is not None:
-            batch = arch.augment(_view_key(population.state.key, epoch), batch)
-        return _guarded_step(population, sums, batch, {**own, **shared}, loss, arch=arch)
-
-    def at_length(inputs, carry, rows_RxB):
-        population, sums = carry
-        batch = {name: values[rows_RxB] for name, values in inputs.items()}
-        return _each(learn)(population, sums, batch, teacher_variables, loss)
-
-    lengths = [*edges, data["tokens"].shape[1]] if edges else []
-    branches = [functools.partial(at_length, cut(data, length)) for length in lengths]
-
-    def body(i, carry):
-        rows_RxB = jax.lax.dynamic_slice_in_dim(order_RxN, (first + i) * batch_size, batch_size, axis=1)
-        if not edges:
-            return at_length(data, carry, rows_RxB)
-        return jax.lax.switch(bucket_Rxb[0, first + i], branches, carry, rows_RxB)
-
-    zeros_R = jnp.zeros(order_RxN.shape[0])
-    sums = {name: Mean(zeros_R, zeros_R) for name in (*loss, *METRICS)}
-    population, sums = jax.lax.fori_loop(0, stop - start, body, (population, sums))
-    population = _each(functools.partial(_checked, names=checked_names(sums)))(population)
-    return population, (sums, population.health)
-
-
-def _checked(population: Population, *, names: list[str]) -> Population:
-    """The run with its parameters looked at, after its last step."""
-    state, health = population
-    broken = (health.step < 0) & ~jnp.isfinite(optax.tree.norm(state.params))
-    step = jnp.where(broken, state.step - 1, health.step)
-    metric = jnp.where(broken, jnp.int32(names.index("parameters")), health.metric)
-    return Population(state, Health(step, metric))
-
-
-def _each(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`vmap` over the runs of a device. A single one is computed as it is: products without a batch axis are faster."""
-
-    def mapped(*trees):
-        if jax.tree.leaves(trees)[0].shape[0] > 1:
-            return jax.vmap(function)(*trees)
-        alone = jax.tree.map(lambda leaf: leaf[0], trees)
-        return jax.tree.map(lambda leaf: leaf[None], function(*alone))
-
-    return mapped
-
-
-def _guarded_step(population: Population, sums, batch, teacher_variables, loss, *, arch):
-    state, health = population
-    grads, model_state, metrics = _gradients(state, batch, teacher_variables, loss, arch=arch)
-    known = {name: mean.value for name, mean in metrics.items()} | {"parameters": jnp.float32(0)}
-    finite_M = jnp.stack([jnp.isfinite(known[name]) for name in checked_names(metrics)])
-    was_well = health.step < 0
-    well = was_well & finite_M.all()
-    health = Health(
-        step=jnp.where(was_well & ~well, state.step, health.step),
-        metric=jnp.where(was_well & ~well, jnp.argmin(finite_M).astype(jnp.int32), health.metric),
-    )
-    # A branch, not a choice between two results: that would keep the old parameters and moments beside the new ones,
-    # which for an MLP takes as long as a third of its products. (Under vmap JAX makes it that choice.)
-    take = functools.partial(_updated, arch=arch)
-    state = jax.lax.cond(well, take, lambda state, *_: state, state, grads, model_state)
-    sums = jax.tree.map(lambda total, more: total + jnp.where(well, more, jnp.zeros_like(more)), sums, metrics)
-    return Population(state, health), sums

@@ -14,10 +14,11 @@ from kdib.logbook import Logbook
 from kdib.losses import from_config
 from kdib.models.base import Model, Outputs, nothing, table
 from kdib.optimizer import make_optimizer
+from kdib.population import train_chunk
 from kdib.progress import Progress
 from kdib.records import RunSpec
 from kdib.snapshots import SnapshotError, SnapshotIndex
-from kdib.step import Architecture, train_chunk
+from kdib.step import Architecture
 
 N, D, K, STEPS = 40, 3, 2, 24
 COSINE = {"name": "cosine"}

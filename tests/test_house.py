@@ -16,7 +16,7 @@ ORDER = [
     "losses records",
     "models.base tasks.base stats trees snapshots config",
     "tasks.prepared tasks.columns",
-    "models optimizer step feed progress logbook properties tasks",
+    "models optimizer step population feed progress logbook properties tasks",
     "workdir answers fit runs estimands verdict selection",
     "teaching report",
     "checks measuring",

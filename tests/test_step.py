@@ -10,18 +10,9 @@ import pytest
 from kdib.losses import from_config
 from kdib.models.base import Model, Outputs, nothing, table
 from kdib.optimizer import make_optimizer, with_learning_rate
-from kdib.step import (
-    Architecture,
-    Population,
-    bucketed_order,
-    checked_names,
-    cut,
-    epoch_order,
-    healthy,
-    init_state,
-    train_chunk,
-    train_step,
-)
+from kdib.population import Population, bucketed_order, checked_names, epoch_order, healthy, train_chunk
+from kdib.step import Architecture, init_state, train_step
+from kdib.tasks.base import cut
 
 N, D, K, BATCH = 24, 3, 2, 4
 

@@ -10,7 +10,7 @@ import jax
 import pytest
 from miniature import CONFIG, prints, tiny
 
-from kdib import step, study, tasks
+from kdib import population, study, tasks
 from kdib.checks import check_task
 from kdib.config import parse
 from kdib.main import load_config
@@ -118,8 +118,8 @@ def test_rows_written_before_a_crash_are_not_written_again(copy):
 
 
 def test_every_architecture_and_loss_is_traced_once(tmp_path, monkeypatch):
-    traces, advance = [], step._advance
-    monkeypatch.setattr(step, "_advance", lambda *of, **knobs: (traces.append(1), advance(*of, **knobs))[1])
+    traces, advance = [], population._advance
+    monkeypatch.setattr(population, "_advance", lambda *of, **knobs: (traces.append(1), advance(*of, **knobs))[1])
     config = tiny("full,smoke", seeds=1)
     config["train"]["group_size"] = 1  # the number of runs in a group shapes the program too
     study.run(config, tmp_path)

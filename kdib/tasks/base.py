@@ -73,6 +73,12 @@ def _rows(column: Any, rows: Any) -> np.ndarray:
     return np.concatenate([anew[piece] for anew, piece in zip(mapped, pieces, strict=True)])
 
 
+def cut(inputs: Mapping[str, Any], length: int) -> dict[str, Any]:
+    """Arrays [N, L, ...] of a value for each of the L tokens, cut to the first `length`; the others as they are."""
+    full = inputs["tokens"].shape[1]
+    return {n: v[:, :length] if v.ndim > 1 and v.shape[1] == full else v for n, v in inputs.items()}
+
+
 class Task(NamedTuple):
     """Everything a study needs to know of its task.
 

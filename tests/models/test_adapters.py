@@ -18,9 +18,10 @@ from kdib.losses import from_config
 from kdib.models.base import Outputs, from_linen, nothing, split
 from kdib.models.nnx_adapter import from_nnx
 from kdib.optimizer import make_optimizer, with_learning_rate
+from kdib.population import Population, healthy, train_chunk
 from kdib.records import Records, Row, RunSpec
 from kdib.snapshots import SnapshotIndex
-from kdib.step import Architecture, Population, healthy, init_state, predict, train_chunk
+from kdib.step import Architecture, init_state, predict
 from kdib.trees import fingerprint
 
 D, K, N, SIZE = 4, 2, 32, 8

@@ -13,7 +13,8 @@ from kdib.models import build, convnet
 from kdib.models.base import nothing
 from kdib.models.convolution import convolve
 from kdib.optimizer import make_optimizer
-from kdib.step import Architecture, Population, healthy, init_state, train_chunk
+from kdib.population import Population, healthy, train_chunk
+from kdib.step import Architecture, init_state
 
 
 def by_xla(x, w, stride=1, pad=0):

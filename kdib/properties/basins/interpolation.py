@@ -16,7 +16,7 @@ import optax
 from kdib.losses import Mean
 from kdib.models.base import Batch, Model
 from kdib.properties.translation import fitting_chunk
-from kdib.step import cut
+from kdib.tasks.base import cut
 
 STRIDE = 8  # sentences are cut to a multiple of this many tokens
 

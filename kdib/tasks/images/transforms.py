@@ -1,23 +1,15 @@
-"""Shifts, rotations, scalings, crops, colours, mixup: pure functions of images, as probes and as augmentation.
+"""Shifts, rotations, scalings, shears, crops, colours: pure functions of images, to probe with and to augment by.
 
-A probe takes its parameters and draws nothing: `shift(image, dy, dx)`, `rotate(image, degrees)`. An augmentation takes
-a key and the width of what it draws: `AUGMENTATIONS["rotate"](key, image, degrees=15.0)`. Parameters of probes may be
-traced, so that `jax.vmap` gives every image its own; knobs of augmentations are Python numbers, and a ValueError names
-what they may be (`KNOBS`).
+They take their parameters and draw nothing: `shift(image, dy, dx)`, `rotate(image, degrees)`. Parameters may be traced,
+so that `jax.vmap` gives every image its own. `views.py` draws them.
 
 Images are [H, W, C]; `shift` and `shift_subpixel` also take leading axes, which share the offset. Rows count downwards:
 +dy moves the picture down, +dx to the right. Zeros come in from outside, and interpolation is bilinear between the
 centres of pixels, of which those outside are zero (`mode="grid-constant"` of scipy.ndimage).
 """
 
-import functools
-from collections.abc import Callable, Mapping
-from typing import Any
-
 import jax
 import jax.numpy as jnp
-
-from kdib.ranges import AT_LEAST_0, AT_LEAST_1, COUNT, POSITIVE, SHARE, Range, check
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
@@ -149,144 +141,9 @@ def _turned(image: jax.Array, turns: jax.Array | float) -> jax.Array:
     return largest[..., None] - chroma[..., None] * jnp.clip(jnp.minimum(away, 4 - away), 0, 1)
 
 
-KNOBS: Mapping[str, Range] = {  # one meaning in every augmentation that has it
-    "pixels": COUNT,
-    "degrees": AT_LEAST_0,
-    "factor": AT_LEAST_1,
-    "amount": AT_LEAST_0,
-    "area": Range(0, 1, above=True),
-    "aspect": AT_LEAST_1,
-    "brightness": AT_LEAST_0,
-    "contrast": AT_LEAST_0,
-    "saturation": AT_LEAST_0,
-    "hue": Range(0, 0.5),
-    "probability": SHARE,
-    "alpha": POSITIVE,
-}
-
-
-def check_knobs(where: str, knobs: Mapping[str, float]) -> None:
-    """Raises ValueError for a knob of an augmentation that is out of its range."""
-    for knob, value in knobs.items():
-        check(f"{where}: {knob}", value, KNOBS[knob])
-
-
-def _checked(augmentation: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(augmentation)
-    def change(*args, **knobs):
-        check_knobs(augmentation.__name__.removeprefix("random_"), knobs)
-        return augmentation(*args, **knobs)
-
-    return change
-
-
-@_checked
-def mixup(
-    key: jax.Array, images_NxHxWxC: jax.Array, labels_NxK: jax.Array, *, alpha: float = 0.2
-) -> tuple[jax.Array, jax.Array]:
-    """Each image and its label as w of its own and 1 - w of another's, one w ~ Beta(alpha, alpha) a batch.
-
-    Args:
-      key: draws w and who is mixed with whom.
-      images_NxHxWxC: [N, H, W, C] floats.
-      labels_NxK: [N, K], one-hot or probabilities.
-      alpha: > 0; towards 0 nothing is mixed, at 1 w is uniform.
-
-    Reference: Zhang, Cisse, Dauphin, Lopez-Paz, mixup: Beyond Empirical Risk Minimization, ICLR (2018).
-    """
-    for_weight, for_order = jax.random.split(key)
-    weight = jax.random.beta(for_weight, alpha, alpha)
-    order_N = jax.random.permutation(for_order, len(images_NxHxWxC))
-    mixed = [weight * values + (1 - weight) * values[order_N] for values in (images_NxHxWxC, labels_NxK)]
-    return mixed[0], mixed[1]
-
-
-@_checked
-def random_shift(key: jax.Array, image: jax.Array, *, pixels: int = 2) -> jax.Array:
-    """Whole offsets, uniform in [-pixels, pixels] on each axis."""
-    dy, dx = jax.random.randint(key, (2,), -int(pixels), int(pixels) + 1)
-    return shift(image, dy, dx, reach=int(pixels))
-
-
-@_checked
-def random_rotate(key: jax.Array, image: jax.Array, *, degrees: float = 15.0) -> jax.Array:
-    """An angle uniform in [-degrees, degrees]."""
-    return rotate(image, _uniform(key, degrees))
-
-
-@_checked
-def random_scale(key: jax.Array, image: jax.Array, *, factor: float = 1.2) -> jax.Array:
-    """A factor between 1 / factor and factor, its logarithm uniform."""
-    return scale(image, jnp.exp(_uniform(key, 1.0) * jnp.log(factor)))
-
-
-@_checked
-def random_shear(key: jax.Array, image: jax.Array, *, amount: float = 0.2) -> jax.Array:
-    """A slant uniform in [-amount, amount]."""
-    return shear(image, _uniform(key, amount))
-
-
-@_checked
-def random_crop_resize(key: jax.Array, image: jax.Array, *, area: float = 0.5, aspect: float = 4 / 3) -> jax.Array:
-    """A box of a share uniform in [area, 1] of the image, its ratio of sides up to `aspect` to either side, anywhere.
-
-    Sides that would exceed the image are cut to it. Reference: torchvision's RandomResizedCrop, which draws again.
-    """
-    rows, columns = image.shape[:2]
-    for_area, for_aspect, for_place = jax.random.split(key, 3)
-    share = jax.random.uniform(for_area, minval=area, maxval=1.0)
-    stretch = jnp.exp(0.5 * _uniform(for_aspect, 1.0) * jnp.log(aspect))
-    height = rows * jnp.minimum(jnp.sqrt(share) * stretch, 1.0)
-    width = columns * jnp.minimum(jnp.sqrt(share) / stretch, 1.0)
-    place_y, place_x = jax.random.uniform(for_place, (2,))
-    return crop_resize(image, place_y * (rows - height), place_x * (columns - width), height, width)
-
-
-@_checked
-def random_colour_jitter(
-    key: jax.Array,
-    image: jax.Array,
-    *,
-    brightness: float = 0.2,
-    contrast: float = 0.2,
-    saturation: float = 0.2,
-    hue: float = 0.05,
-) -> jax.Array:
-    """Factors uniform in [1 - knob, 1 + knob], from 0 on; the hue turned by a share of a turn in [-hue, hue].
-
-    The hue's knob is a quarter of the others, as in SimCLR (Chen, Kornblith, Norouzi, Hinton, 2020).
-    """
-    *keys, for_hue = jax.random.split(key, 4)
-    knobs = zip(keys, (brightness, contrast, saturation), strict=True)
-    dark, flat, grey = (jnp.maximum(1 + _uniform(k, knob), 0) for k, knob in knobs)
-    return colour_jitter(image, dark, flat, grey, _uniform(for_hue, hue))
-
-
-@_checked
-def random_flip(key: jax.Array, image: jax.Array, *, probability: float = 0.5) -> jax.Array:
-    """Left and right exchanged with this probability; digits and letters do not survive it."""
-    return jnp.where(jax.random.bernoulli(key, float(probability)), image[:, ::-1], image)
-
-
-# (key, image [H, W, C] of floats in [0, 1], **knobs) -> image; jax.vmap over keys and images for a batch.
-AUGMENTATIONS: dict[str, Callable[..., jax.Array]] = {
-    "shift": random_shift,
-    "rotate": random_rotate,
-    "scale": random_scale,
-    "shear": random_shear,
-    "crop_resize": random_crop_resize,
-    "colour_jitter": random_colour_jitter,
-    "flip": random_flip,
-}
-
-
 def _clip(offset: jax.Array | int, reach: int) -> jax.Array:
     # Of an unsigned type -dy would wrap around.
     return jnp.clip(jnp.asarray(offset, jnp.int32), -reach, reach)
-
-
-def _uniform(key: jax.Array, knob: float) -> jax.Array:
-    return jax.random.uniform(key, minval=-knob, maxval=knob)
 
 
 def _luma(image: jax.Array) -> jax.Array:
