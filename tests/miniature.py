@@ -4,7 +4,7 @@ import pathlib
 
 from kdib.main import load_config
 from kdib.snapshots import SnapshotIndex
-from kdib.tasks.agreement import corpus, grammar
+from kdib.tasks.agreement import formats, grammar
 
 CONFIG = pathlib.Path(__file__).parent.parent / "configs" / "lstm_to_transformer.py"
 
@@ -28,7 +28,7 @@ def prints(workdir):
 
 def table(path, n):
     """`n` generated sentences as a table in the columns of Linzen et al."""
-    columns = ("sentence", *corpus.NEEDED)
+    columns = ("sentence", *formats.NEEDED)
     examples, lines = grammar.sample(n, seed=0, n_intervening=1, n_attractors=1), ["\t".join(columns)]
     for i, words in enumerate(examples.sentences):
         verb = int(examples.verb_index[i])

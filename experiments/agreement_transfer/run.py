@@ -6,7 +6,7 @@
     python experiments/agreement_transfer/run.py --report-only
 
 FOLDER holds docs/{git,python,linux,postgresql}.tsv.gz, ud/, speeches/ and linzen_testset/ in the formats of
-kdib/tasks/agreement/corpus.py. The studies are `:full` of configs/lstm_to_transformer.py with the changes below,
+kdib/tasks/agreement/formats.py. The studies are `:full` of configs/lstm_to_transformer.py with the changes below,
 resume when called again, and leave their rows in results/. `--report-only` writes the README's tables and the figures
 from them.
 """

@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from kdib.tasks.agreement import corpus
+from kdib.tasks.agreement import corpus, formats
 from kdib.tasks.agreement.encoding import UNCOUNTED, UNMARKED, Examples
 
 KEYS = {
@@ -152,7 +152,7 @@ def test_a_malformed_row_is_named(tmp_path, change, column, message):
         corpus.read(path)
 
 
-@pytest.mark.parametrize("column", [*corpus.NEEDED])
+@pytest.mark.parametrize("column", [*formats.NEEDED])
 def test_a_missing_column_is_named(tmp_path, column):
     path = table(tmp_path / "agr.tsv", KEYS, columns=[name for name in LINZEN_COLUMNS if name != column])
     with pytest.raises(ValueError, match=rf"agr\.tsv, line 1, column {column}: found \['sentence'"):
@@ -160,7 +160,7 @@ def test_a_missing_column_is_named(tmp_path, column):
 
 
 def test_a_table_without_sentences_is_refused(tmp_path):
-    path = table(tmp_path / "agr.tsv", KEYS, columns=corpus.NEEDED)
+    path = table(tmp_path / "agr.tsv", KEYS, columns=formats.NEEDED)
     with pytest.raises(ValueError, match=r"line 1, column orig_sentence: .*orig_sentence or sentence"):
         corpus.read(path)
 
@@ -277,7 +277,7 @@ def test_the_published_test_set(linzen):
     assert linzen.size == 7_489 - 4
     assert Counter(linzen.n_diff.tolist()) == {0: 1_972 - 2, 1: 1_957, 2: 1_943, 3: 1_287 - 2, 4: 330}
     assert (linzen.n_intervening == UNCOUNTED).all()
-    tag_labels = [corpus.LABELS.get(tags[verb]) for tags, verb in zip(linzen.tags, linzen.verb_index, strict=True)]
+    tag_labels = [formats.LABELS.get(tags[verb]) for tags, verb in zip(linzen.tags, linzen.verb_index, strict=True)]
     tagged = [(tag, label) for tag, label in zip(tag_labels, linzen.label, strict=True) if tag is not None]
     assert len(tagged) == 7_168 and all(tag == label for tag, label in tagged)
 

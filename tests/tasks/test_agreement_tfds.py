@@ -15,14 +15,14 @@ import tensorflow_datasets as tfds
 from test_prepared import framed
 
 from kdib.tasks import prepared
-from kdib.tasks.agreement import corpus
+from kdib.tasks.agreement import corpus, formats
 from kdib.tasks.agreement import sets as sets_module
 from kdib.tasks.agreement import task as agreement
 from kdib.tasks.agreement import tfds as agreement_tfds
 from kdib.tasks.agreement.encoding import Examples
 from kdib.tasks.agreement.task import CorpusSettings
 
-COLUMNS = ("orig_sentence", *corpus.NEEDED, "verb_alt")
+COLUMNS = ("orig_sentence", *formats.NEEDED, "verb_alt")
 PLURAL = "the keys{} to the Café{} are here\tDT NNS IN DT NN VBP RB\tVBP\t6\t1\t1\t4\tis"
 SINGULAR = "the key{} to the café{} is here\tDT NN IN DT NN VBZ RB\tVBZ\t6\t1\t0\t4\tare"
 
