@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from kdib import losses, models, tasks
-from kdib.config import Fit, Study, known, parse
+from kdib.config import Fit, Study, parse
+from kdib.fields import known
 from kdib.fit import is_finished
 from kdib.properties import of_task
 from kdib.properties.base import Property

@@ -1,13 +1,11 @@
 """A study's configuration as frozen dataclasses: every name checked at once, before anything runs."""
 
 import dataclasses
-import difflib
 import math
-import types
-import typing
 from collections.abc import Mapping
 from typing import Any
 
+from kdib.fields import flatten, from_mapping, known
 from kdib.ranges import AT_LEAST_0, COUNT, POSITIVE, SOME, Range, check
 
 
@@ -135,7 +133,7 @@ def parse(config: Mapping[str, Any]) -> Study:
     Raises:
       ValueError: in one line, for a missing or unknown field, a wrong type, or a name that nothing defines.
     """
-    study = build(Study, config, "config")
+    study = from_mapping(Study, config, "config")
     for name, fit in study.fits.items():
         _check_fit(name, fit, study)
     for role, name in dataclasses.asdict(study.roles).items():
@@ -181,32 +179,6 @@ def _check_published(published: Mapping[str, Any]) -> None:
         raise ValueError("config.published lacks 'source', where its numbers are from")
 
 
-def build(cls: type, values: Mapping[str, Any], where: str) -> Any:
-    """A dataclass from a mapping, nested ones included; unknown and missing fields are named, types are checked."""
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{where} must be a mapping with the fields of {cls.__name__}, got {values!r}")
-    hints, fields = typing.get_type_hints(cls), {field.name: field for field in dataclasses.fields(cls)}
-    for name in values:
-        known(f"{where}.{name}", name, fields)
-    required = [
-        name
-        for name, field in fields.items()
-        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-    ]
-    missing = [name for name in required if name not in values]
-    if missing:
-        raise ValueError(f"{where} lacks {', '.join(missing)}")
-    return cls(**{name: _convert(hints[name], value, f"{where}.{name}") for name, value in values.items()})
-
-
-def known(where: str, name: str, names) -> None:
-    """Raises a one-line ValueError that lists the known names if `name` is not among them."""
-    if name not in names:
-        close = difflib.get_close_matches(str(name), list(names), n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"{where}: {name!r} is unknown.{hint} Known: {', '.join(names)}")
-
-
 def topological(fits: Mapping[str, Fit]) -> list[str]:
     """The fits in an order in which every teacher comes first, otherwise as declared."""
     order: list[str] = []
@@ -243,17 +215,6 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         and name.split(".")[0] not in may_change
         and before.get(name, "absent") != after.get(name, "absent")
     ]
-
-
-def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}."""
-    if not isinstance(value, Mapping):
-        return {prefix: list(value) if isinstance(value, tuple) else value}
-    return {
-        path: leaf
-        for name, item in value.items()
-        for path, leaf in flatten(item, f"{prefix}.{name}" if prefix else str(name)).items()
-    }
 
 
 def as_dict(study: Study) -> dict[str, Any]:
@@ -318,26 +279,3 @@ def _check_lessons(where: str, fit: Fit) -> None:
             f"{where}.augment: stored answers are those to the examples as they are, not to what the student sees; "
             "use answers='live'"
         )
-
-
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(hint):
-        return build(typing.cast(type, hint), value, where)
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is tuple:
-        if isinstance(value, str) or not isinstance(value, list | tuple):
-            raise ValueError(f"{where} must be a tuple, got {value!r}")
-        if arguments[-1] is not Ellipsis and len(value) != len(arguments):
-            raise ValueError(f"{where} must have {len(arguments)} values, got {value!r}")
-        return tuple(_convert(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-    if origin is not None and issubclass(origin, Mapping):
-        if not isinstance(value, Mapping):
-            raise ValueError(f"{where} must be a mapping, got {value!r}")
-        return {key: _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
-    if hint is Any or isinstance(hint, types.GenericAlias):
-        return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise ValueError(f"{where} must be {hint.__name__}, got {value!r}")
-    return value

@@ -16,7 +16,8 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from kdib.config import known, parse
+from kdib.config import parse
+from kdib.fields import known
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The study's file, with variants after a colon.")
 flags.DEFINE_string("workdir", None, "Where the study lives; made if absent.")

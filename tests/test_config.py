@@ -5,10 +5,10 @@ import pathlib
 
 import pytest
 
-from kdib import config as config_lib
 from kdib import tasks
 from kdib.checks import check_names
-from kdib.config import Fit, difference, flatten, parse, topological
+from kdib.config import Fit, as_dict, difference, parse, topological
+from kdib.fields import flatten
 from kdib.main import load_config
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
@@ -250,23 +250,23 @@ def test_teachers_come_before_their_students():
 
 
 def test_only_what_no_run_depends_on_may_change():
-    old = config_lib.as_dict(parse(load()))
+    old = as_dict(parse(load()))
     new = load() | {
         "seeds": 5,
         "title": "other",
         "properties": ("accuracy",),
         "published": {"source": "none", "rows": {}},
     }
-    assert difference(old, config_lib.as_dict(parse(new))) == []
+    assert difference(old, as_dict(parse(new))) == []
     new["train"]["steps"] = 7
-    assert difference(old, config_lib.as_dict(parse(new))) == [f"train.steps: {old['train']['steps']} -> 7"]
+    assert difference(old, as_dict(parse(new))) == [f"train.steps: {old['train']['steps']} -> 7"]
 
 
 def test_seeds_may_not_change_under_an_ensemble():
     config = load()
     config["fits"]["self"]["ensemble"] = "mean_logit"
-    old = config_lib.as_dict(parse(config))
-    assert difference(old, config_lib.as_dict(parse(config | {"seeds": 7}))) == [f"seeds: {old['seeds']} -> 7"]
+    old = as_dict(parse(config))
+    assert difference(old, as_dict(parse(config | {"seeds": 7}))) == [f"seeds: {old['seeds']} -> 7"]
 
 
 def test_flatten_keeps_tuples_and_lists_alike():
@@ -275,10 +275,10 @@ def test_flatten_keeps_tuples_and_lists_alike():
 
 def test_a_new_fit_changes_no_other_but_a_changed_one_does():
     config = load()
-    old = config_lib.as_dict(parse(config))
+    old = as_dict(parse(config))
     fit = {**config["fits"]["alone"], "seeds": "reordered"}
     more = config | {"fits": {**config["fits"], "alone_reordered": fit}}
-    assert difference(old, config_lib.as_dict(parse(more))) == []
-    assert difference(config_lib.as_dict(parse(more)), old) != []  # its folder would be there for nothing
+    assert difference(old, as_dict(parse(more))) == []
+    assert difference(as_dict(parse(more)), old) != []  # its folder would be there for nothing
     other = config | {"fits": {**config["fits"], "alone": fit}}
-    assert difference(old, config_lib.as_dict(parse(other))) == ["fits.alone.seeds: main -> reordered"]
+    assert difference(old, as_dict(parse(other))) == ["fits.alone.seeds: main -> reordered"]

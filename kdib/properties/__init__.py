@@ -1,6 +1,6 @@
 """The registry of properties: one file each, by task; the report shows a new one without being touched."""
 
-from kdib.config import known
+from kdib.fields import known
 from kdib.properties import (
     accuracy,
     basins,

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
-from kdib.config import flatten, known
 from kdib.estimands import Cell
+from kdib.fields import flatten, known
 from kdib.properties import of_task
 from kdib.properties.base import Property
 from kdib.report import figures

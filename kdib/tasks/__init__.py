@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from kdib import config as config_lib
+from kdib.fields import from_mapping, known
 from kdib.tasks.agreement import task as agreement
 from kdib.tasks.base import Task
 from kdib.tasks.images import task as images
@@ -22,9 +22,9 @@ def settings(config: Mapping[str, Any]) -> Any:
         if field not in fields:
             raise ValueError(f"config.task lacks {field!r}")
     name, source = fields.pop("name"), fields.pop("source")
-    config_lib.known("config.task.name", name, TASKS)
-    config_lib.known("config.task.source", source, TASKS[name].SOURCES)
-    return config_lib.build(TASKS[name].SOURCES[source], fields, "config.task")
+    known("config.task.name", name, TASKS)
+    known("config.task.source", source, TASKS[name].SOURCES)
+    return from_mapping(TASKS[name].SOURCES[source], fields, "config.task")
 
 
 def build(config: Mapping[str, Any]) -> Task:

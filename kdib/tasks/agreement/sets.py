@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kdib.config import known
+from kdib.fields import known
 from kdib.ranges import COUNT, SEED, SOME, check
 from kdib.tasks.agreement import baselines, corpus, encoding, language
 from kdib.tasks.agreement.encoding import UNCOUNTED, Examples, Vocabulary

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kdib.config import known
+from kdib.fields import known
 from kdib.ranges import SEED, SOME, check
 from kdib.tasks.agreement import corpus, encoding, grammar, stream
 from kdib.tasks.agreement.encoding import Examples, Vocabulary

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kdib.config import known
+from kdib.fields import known
 from kdib.ranges import AT_LEAST_0, COUNT, POSITIVE, SOME, Range, check
 from kdib.tasks.images import filters, transforms
 

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kdib.config import known
+from kdib.fields import known
 from kdib.ranges import AT_LEAST_0, AT_LEAST_1, COUNT, POSITIVE, SHARE, Range, check
 from kdib.tasks.images.transforms import colour_jitter, crop_resize, rotate, scale, shear, shift
 

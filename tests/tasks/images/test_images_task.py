@@ -10,7 +10,7 @@ import pytest
 from test_idx import IMAGES, write
 from test_moved import sliced
 
-from kdib import config as config_lib
+from kdib.fields import from_mapping
 from kdib.tasks.images import files, idx, moved, task
 from kdib.tasks.images.digits import digits
 from kdib.tasks.images.sets import CLOTHES
@@ -152,10 +152,10 @@ def test_real_mnist(data_dir):
 
 @pytest.mark.parametrize("name", task.SOURCES)
 def test_every_source_is_configured_by_its_own_settings(name):
-    settings = config_lib.build(task.SOURCES[name], {"n_validation": 7}, "config.task")
+    settings = from_mapping(task.SOURCES[name], {"n_validation": 7}, "config.task")
     assert settings.source == name and settings.setup == "classification" and settings.n_validation == 7
     with pytest.raises(ValueError, match=r"config\.task\.source: 'source' is unknown"):
-        config_lib.build(task.SOURCES[name], {"source": "x"}, "config.task")
+        from_mapping(task.SOURCES[name], {"source": "x"}, "config.task")
 
 
 # ---- where files are looked for
