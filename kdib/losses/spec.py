@@ -25,15 +25,16 @@ import dataclasses
 import functools
 import inspect
 import numbers
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, get_args, get_origin
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from kdib.losses import divergences, features, relations, schedules
+from kdib.losses.knobs import bind, check_member, knobs_of, lookup, required, scalar
 from kdib.losses.paths import resolve
 from kdib.ranges import Range, check
 
@@ -123,9 +124,9 @@ class Term:
         """
         if isinstance(inputs, str):
             raise ValueError(f"inputs must be paths such as ('student.logits',), got {inputs!r}")
-        leaves, options = _bind("argument", fn, hparams)
-        schedule_leaves, _ = _bind("schedule argument", schedule, schedule_hparams)
-        weight = _number("weight", weight)
+        leaves, options = bind("argument", fn, hparams)
+        schedule_leaves, _ = bind("schedule argument", schedule, schedule_hparams)
+        weight = scalar("weight", weight)
         return cls(weight, leaves, schedule_leaves, fn, tuple(inputs), where, options, schedule)
 
 
@@ -224,7 +225,7 @@ def combine(means: Mapping[str, Mean], spec: LossSpec, *, step: ArrayLike) -> ja
     total = jnp.zeros((), jnp.float32)
     for name, term in spec.items():
         factor = term.weight * term.schedule(step, **term.schedule_hparams)
-        total += factor * _required(means, name).value
+        total += factor * required(means, name).value
     return total
 
 
@@ -257,8 +258,8 @@ def _read(config: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[Term, tupl
     spec = {}
     for name, settings in config.items():
         try:
-            _required(settings, "fn")
-            if _required(settings, "weight") is not None:
+            required(settings, "fn")
+            if required(settings, "weight") is not None:
                 fields = {field: value for field, value in settings.items() if field != "projector"}
                 spec[name] = _projected(name, _term(**fields), settings.get("projector", ""))
         except ValueError as error:
@@ -271,7 +272,7 @@ def _read(config: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[Term, tupl
 def _projected(name: str, term: Term, projector: str) -> tuple[Term, tuple[str, str, str] | None]:
     if projector == "":
         return term, None
-    _member("projector", projector, PROJECTORS)
+    check_member("projector", projector, PROJECTORS)
     if len(term.inputs) < 2:
         raise ValueError(f"a projector needs a student's and a teacher's layer, got the inputs {term.inputs}")
     if name in _CONTEXT or "." in name:
@@ -283,15 +284,15 @@ def _projected(name: str, term: Term, projector: str) -> tuple[Term, tuple[str, 
 
 
 def _term(*, fn: str, weight: ArrayLike, inputs=None, where=None, schedule=None, **hparams) -> Term:
-    loss = _lookup("loss", fn, LOSSES)
+    loss = lookup("loss", fn, LOSSES)
     for field in hparams:
-        _member("field", field, (*_TERM_FIELDS, *_knobs(loss.fn)))
+        check_member("field", field, (*_TERM_FIELDS, *knobs_of(loss.fn)))
     _in_range({"weight": weight, **hparams})
     inputs = loss.inputs if inputs is None else inputs
     if isinstance(inputs, str) or len(inputs) != len(loss.inputs) or not all(isinstance(p, str) for p in inputs):
         raise ValueError(f"inputs must be {len(loss.inputs)} paths such as {loss.inputs}, got {inputs!r}")
     schedule = {"name": "constant"} if schedule is None else schedule
-    factor = _lookup("schedule", _required(schedule, "name"), schedules.SCHEDULES)
+    factor = lookup("schedule", required(schedule, "name"), schedules.SCHEDULES)
     knobs = {field: value for field, value in schedule.items() if field != "name"}
     schedules.check_knobs(knobs)
     return Term.of(
@@ -306,81 +307,6 @@ def _in_range(settings: Mapping[str, Any]) -> None:
             check(field, value, divergences.RANGES.get(field, Range()))
 
 
-def _knobs(fn: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The keyword-only arguments of fn, without `where`: a mask is an array, not a setting."""
-    parameters = inspect.signature(fn, eval_str=True).parameters
-    return {n: p for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY and n != "where"}
-
-
 def _compares_examples(fn: Callable[..., Any]) -> bool:
     where = inspect.signature(fn, eval_str=True).parameters.get("where")
     return where is not None and where.annotation == relations.ExampleMask
-
-
-def _bind(kind: str, fn: Callable[..., Any], given: Mapping[str, Any]):
-    """All keyword arguments of fn: traced ones as float32 leaves, static ones as sorted options."""
-    knobs = _knobs(fn)
-    for name in given:
-        _member(kind, name, knobs)
-    values = {name: knob.default for name, knob in knobs.items()} | dict(given)
-    missing = [name for name, value in values.items() if value is inspect.Parameter.empty]
-    if missing:
-        raise ValueError(f"missing {kind} {', '.join(missing)}; known: {', '.join(sorted(knobs))}")
-    static = sorted(name for name, knob in knobs.items() if _is_static(knob.annotation))
-    leaves = {name: _leaf(name, value, knobs[name]) for name, value in values.items() if name not in static}
-    return leaves, tuple((name, _option(name, values[name], knobs[name].annotation)) for name in static)
-
-
-def _is_static(annotation: Any) -> bool:
-    return annotation in (int, str, bool) or get_origin(annotation) is Literal
-
-
-def _option(name: str, value: Any, annotation: Any) -> Any:
-    if get_origin(annotation) is Literal:
-        _member(name, value, get_args(annotation))
-    elif not isinstance(value, annotation):
-        raise ValueError(f"{name} must be of type {annotation.__name__}, got {value!r}")
-    return value
-
-
-def _leaf(name: str, value: Any, knob: inspect.Parameter) -> jax.Array:
-    if knob.annotation != schedules.Knots:
-        return _number(name, value)
-    knots = _array(name, value, "a list of numbers")
-    if knots.ndim != 1:
-        raise ValueError(f"{name} must be a list of numbers, got {value!r}")
-    return knots
-
-
-def _array(name: str, value: Any, kind: str) -> jax.Array:
-    try:
-        if isinstance(value, str):  # which would be read as a number
-            raise TypeError
-        return jnp.asarray(value, jnp.float32)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} must be {kind}, got {value!r}") from None
-
-
-def _number(name: str, value: Any) -> jax.Array:
-    number = _array(name, value, "a number")
-    if number.shape != ():
-        raise ValueError(f"{name} must be a scalar, got shape {number.shape}; stack whole terms to sweep it")
-    return number
-
-
-def _member(kind: str, name: Any, known: Collection[str]) -> None:
-    if name not in known:
-        raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(sorted(known))}")
-
-
-def _required(table: Mapping[str, Any], name: str) -> Any:
-    if not hasattr(table, "keys"):
-        raise ValueError(f"expected a mapping with {name!r}, got {table!r}")
-    if name not in table:
-        raise ValueError(f"missing {name!r}; there is: {', '.join(table.keys()) or 'nothing'}")
-    return table[name]
-
-
-def _lookup(kind: str, name: str, table: Mapping[str, Any]) -> Any:
-    _member(kind, name, table)
-    return table[name]
