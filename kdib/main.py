@@ -1,10 +1,11 @@
 """Runs a study: `python -m kdib.main --config=configs/lstm_to_transformer.py --workdir=runs/lstm_to_transformer`.
 
 Variants follow a colon and combine: `--config=configs/lstm_to_transformer.py:corpus,smoke`. Fields are overridden by
-`--config.train.steps=800`. The same command on the same workdir goes on where it stopped; on a finished one it redraws
-the report.
+`--config.train.steps=800`, those too that the file leaves to their defaults. The same command on the same workdir goes
+on where it stopped; on a finished one it redraws the report.
 """
 
+import functools
 import importlib.util
 import inspect
 import os
@@ -14,24 +15,23 @@ from pathlib import Path
 from typing import Any
 
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from kdib.config import parse
-from kdib.fields import known
+from kdib.overrides import override
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The study's file, with variants after a colon.")
+flags.DEFINE_string("config", None, "The study's file, with variants after a colon. --config.FIELD=VALUE overrides.")
 flags.DEFINE_string("workdir", None, "Where the study lives; made if absent.")
 FAILED, STOPPED = 2, 143  # 143 is what a shell reports of a process that SIGTERM ended
 CACHE = Path.home() / ".cache" / "kdib" / "xla"
 
 
-def main(argv: list[str]) -> None:
-    """Runs the study of the flags."""
+def main(argv: list[str], *, config: dict[str, Any], command: list[str]) -> None:
+    """Runs the study in the flags' workdir; the whole `command` is said where it goes on."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected: {' '.join(argv[1:])} (write --flag=value)")
     logging.set_verbosity(logging.WARNING)  # Orbax says a dozen lines a snapshot
     use_compilation_cache()
-    config = _CONFIG.value.to_dict()
     from kdib import study
     from kdib.fit import Stopped
     from kdib.snapshots import SnapshotError
@@ -45,7 +45,7 @@ def main(argv: list[str]) -> None:
             raise
         _fail(f"{error} (KDIB_TRACEBACK=1 shows where)")
     except Stopped:
-        print("saved; the same command goes on from here:\n  python -m kdib.main " + shlex.join(sys.argv[1:]))
+        print("saved; the same command goes on from here:\n  python -m kdib.main " + shlex.join(command))
         sys.exit(STOPPED)
     print(f"report: {page}")
 
@@ -71,30 +71,27 @@ def use_devices(n_runs: int) -> None:
         jax.config.update("jax_num_cpu_devices", n_runs)
 
 
-def check_arguments(arguments: list[str]) -> None:
-    """Names that the flags library would answer with a traceback, answered in one line.
+def read_arguments(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """(the configuration with what overrides it, the other arguments).
 
     Raises:
-      ValueError: for an absent file, an unknown variant, or an override of a field that the config does not have.
+      ValueError: in one line, for an absent file, an unknown variant, or an override of a field that no config has.
     """
     values = dict(argument.lstrip("-").split("=", 1) for argument in arguments if "=" in argument)
     if not values.get("config") or not values.get("workdir"):
         raise ValueError("needed: --config=FILE.py[:variant,...] and --workdir=FOLDER")
     path, _, variants = values["config"].partition(":")
     config = load_config(path, variants).to_dict()
-    for name in values:
-        if name.startswith("config."):
-            _check_field(config, name)
-
-
-def _check_field(config: dict, name: str) -> None:
-    """Walks down `config.a.b`; the first part that is not there is answered with what is."""
-    node, path = config, "--config"
-    for part in name.split(".")[1:]:
-        if not isinstance(node, dict):
-            raise ValueError(f"--{name}: {path} has no fields, it is {node!r}")
-        known(f"--{name}", part, node)
-        node, path = node[part], f"{path}.{part}"
+    others = []
+    for argument in arguments:
+        name, assigned, text = argument.lstrip("-").partition("=")
+        if not name.startswith("config."):
+            others.append(argument)
+        elif assigned:
+            override(config, name.removeprefix("config."), text)
+        else:
+            raise ValueError(f"{argument}: write {argument}=VALUE")
+    return config, others
 
 
 def load_config(path: str, variants: str = ""):
@@ -124,9 +121,10 @@ def _fail(message: str) -> None:
 
 
 if __name__ == "__main__":
+    config_, others_ = {}, sys.argv[1:]
     if not {"--help", "-h", "--helpfull", "--helpshort"} & set(sys.argv):
         try:
-            check_arguments(sys.argv[1:])
+            config_, others_ = read_arguments(sys.argv[1:])
         except ValueError as error_:
             _fail(str(error_))
-    app.run(main)
+    app.run(functools.partial(main, config=config_, command=sys.argv[1:]), [sys.argv[0], *others_])

@@ -15,7 +15,7 @@ ORDER = [
     "ranges fields",
     "losses records",
     "models.base tasks.base stats trees snapshots config",
-    "tasks.prepared tasks.columns",
+    "tasks.prepared tasks.columns overrides",
     "models optimizer step population feed progress logbook properties tasks",
     "workdir answers fit runs estimands verdict selection",
     "teaching report",

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from kdib.models.base import Model
 
@@ -22,28 +23,19 @@ class _Skeleton(NamedTuple):
     state: tuple[Path, ...]  # batch statistics and whatever else is neither
 
 
-class _NoKey:
-    """Stands where a random key would: reading it says why there is none."""
-
-    def __getitem__(self, index):
-        raise ValueError(
-            "dropout draws from the `key` of apply(..., train=True, key=key); in evaluation nothing may draw"
-        )
-
-
 @functools.cache
 def from_nnx(make_module: Callable[..., nnx.Module], **fields: Any) -> Model:
     """A flax.nnx module, made by `make_module(**fields, rngs=rngs)`, whose `__call__(batch)` answers Outputs.
 
     Training and evaluation are what `module.train()` and `module.eval()` make of it; `train="statistics"` is evaluation
-    with `use_running_average=False`. Every random stream that the
-    module holds starts anew from the `key` of apply, so that no random state is kept. nnx.Param are the params; all
-    other Variables (such as nnx.BatchStat) are {"state": ...}, updated in training only. Both are dicts with string
-    keys, an index in a list its number. Equal arguments give the same object, so that jit recognises its functions;
-    fields must be hashable. `init` is compiled as a whole.
+    with `use_running_average=False`. Every random stream that the module holds starts anew from the `key` of apply, so
+    that no random state is kept. nnx.Param are the params; all other Variables (such as nnx.BatchStat) are
+    {"state": ...}, updated in training only. Both are dicts with string keys, an index in a list its number. Equal
+    arguments give the same object, so that jit recognises its functions; fields must be hashable. `init` is compiled as
+    a whole.
 
     Raises:
-      ValueError: by `apply`, if the module draws in evaluation or without a key.
+      ValueError: by `apply`, if the module's answer in evaluation depends on what it draws, or in training without key.
     """
     skeleton = _skeleton(functools.partial(make_module, **fields))
 
@@ -54,17 +46,21 @@ def from_nnx(make_module: Callable[..., nnx.Module], **fields: Any) -> Model:
         return {"params": _nest(params), **_model_state(state)}
 
     def apply(params, model_state, batch, *, train, key=None):
-        module = nnx.merge(
-            skeleton.graphs[train],
-            nnx.from_flat_state(_pick(params, skeleton.params)),
-            nnx.from_flat_state(_random(skeleton.rngs, key if train else None)),
-            nnx.from_flat_state(_pick(model_state["state"], skeleton.state) if skeleton.state else []),
-        )
-        outputs = module(batch)
-        if not train:
-            return outputs, model_state
-        moved = dict(_split(module)[3])
-        return outputs, _model_state([(path, moved[path]) for path in skeleton.state])
+        def answer(key):
+            module = nnx.merge(
+                skeleton.graphs[train],
+                nnx.from_flat_state(_pick(params, skeleton.params)),
+                nnx.from_flat_state(_random(skeleton.rngs, key) if skeleton.rngs else []),
+                nnx.from_flat_state(_pick(model_state["state"], skeleton.state) if skeleton.state else []),
+            )
+            outputs = module(batch)
+            moved = dict(_split(module)[3]) if train else {}
+            return outputs, _model_state([(path, moved[path]) for path in skeleton.state]) if train else model_state
+
+        if skeleton.rngs and (train is not True or key is None):
+            key = jax.random.key(0)  # nnx.RNN asks for one and starts from zeros
+            _check_draws(answer, key)
+        return answer(key)
 
     return Model(init=init, apply=apply, fields=tuple(fields.items()))
 
@@ -89,10 +85,18 @@ def _paths(flat: Iterable[tuple[Path, Any]]) -> tuple[Path, ...]:
     return tuple(path for path, _ in flat)
 
 
-def _random(rngs: Iterable[tuple[Path, Any]], key: jax.Array | None) -> list[tuple[Path, Any]]:
+def _check_draws(answer: Callable[[jax.Array], Any], key: jax.Array) -> None:
+    """Raises ValueError if what a network answers depends on the key: that it asks for one says nothing."""
+    jaxpr = jax.make_jaxpr(answer)(key).jaxpr
+    if dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[1][0]:
+        raise ValueError(
+            "dropout draws from the `key` of apply(..., train=True, key=key); in evaluation nothing may draw: does the "
+            "network heed module.eval()?"
+        )
+
+
+def _random(rngs: Iterable[tuple[Path, Any]], key: jax.Array) -> list[tuple[Path, Any]]:
     """The random state of a call: a key of its own for every stream, and nothing drawn yet."""
-    if key is None:
-        return [(path, _NoKey()) for path, _ in rngs]
     leaves = []
     for number, (path, variable) in enumerate(rngs):
         shape = variable.get_value().shape  # of nnx's own vmapped layers: a key each

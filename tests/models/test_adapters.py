@@ -267,6 +267,27 @@ def test_nothing_draws_in_evaluation_and_shared_parts_stay_shared():
         model.apply(*split(variables), DATA, train=False, key=jax.random.key(0))
 
 
+class Recurrent(nnx.Module):
+    """Of flax's own parts, which ask for a key to start from zeros."""
+
+    def __init__(self, cell, *, rngs):
+        self.rnn = nnx.RNN(cell(1, SIZE, rngs=rngs))
+        self.head, self.dropout = nnx.Linear(SIZE, K, rngs=rngs), nnx.Dropout(0.5, rngs=rngs)
+
+    def __call__(self, batch):
+        return Outputs(self.head(self.dropout(self.rnn(batch["x"][..., None])[:, -1])), {})
+
+
+@pytest.mark.parametrize("cell", [nnx.LSTMCell, nnx.OptimizedLSTMCell, nnx.GRUCell, nnx.SimpleCell])
+def test_recurrent_networks_answer_in_evaluation(cell):
+    model = from_nnx(Recurrent, cell=cell)
+    params, state = started(model)
+    answers = [run(model, params, state, train=False, key=jax.random.key(seed))[0].logits for seed in (0, 1)]
+    np.testing.assert_array_equal(*answers)
+    trained = [run(model, params, state, train=True, key=jax.random.key(seed))[0].logits for seed in (0, 1)]
+    assert not np.array_equal(*trained)
+
+
 class Layered(nnx.Module):
     """Layers made by nnx.vmap hold a key each."""
 
