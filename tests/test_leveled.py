@@ -11,8 +11,8 @@ import pytest
 from miniature import prints, tiny
 
 from kdib import fit as fits
-from kdib import study, tasks
-from kdib.answers import answer, matched_temperature, mean_entropy
+from kdib import losses, study, tasks
+from kdib.answers import answer, matched_temperature, mean_entropy, summary
 from kdib.checks import check_losses, check_names, check_teachers
 from kdib.config import parse
 from kdib.fit import Job
@@ -21,7 +21,7 @@ from kdib.models.combinators import RULES
 from kdib.records import RunSpec
 from kdib.runs import generations, main_runs
 from kdib.tasks.images.views import augmentation
-from kdib.teaching import jobs_of, load, open_lab, plan_of
+from kdib.teaching import _validation, jobs_of, load, open_lab, plan_of
 
 pytestmark = pytest.mark.usefixtures("no_page")
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
@@ -211,6 +211,29 @@ def test_every_loss_of_the_features_variant_fits_its_networks(tmp_path):
     }
     with pytest.raises(ValueError, match=r"_type1\.loss='type1': .*no 'x' in 'hidden'"):
         check_losses(lab._replace(study=dataclasses.replace(lab.study, losses=wrong)))
+
+
+def test_the_losses_of_the_study_are_the_posters_total():
+    study_ = runpy.run_path(str(CONFIGS / "leveled_kd.py"))
+    config = study_["get_config"]("features,smoke").to_dict()
+    alpha, tau, s_kl, s_fm = (study_[name] for name in ("ALPHA", "TAU", "S_KL", "S_FM"))
+    totals = {"kd": (alpha, tau, s_kl, None), "type1": (alpha, tau, None, s_fm), "type2": (alpha, tau, s_kl, s_fm)}
+    totals |= {f"alpha_{a:g}".replace(".", "_"): (a, tau, s_kl, None) for a in study_["ALPHAS"] if a != alpha}
+    totals |= {f"tau_{t:g}": (alpha, t, s_kl, None) for t in study_["TAUS"] if t != tau}
+    assert config["losses"].keys() - totals.keys() == {"labels", "smoothing", "kd_smoothed", "unlabelled"}
+    for name, numbers in totals.items():
+        ours, published = losses.from_config(config["losses"][name]), losses.leveled(*numbers)
+        assert jax.tree.structure(ours) == jax.tree.structure(published), name
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), ours, published)
+
+
+def test_a_snapshot_has_the_metrics_of_every_set_that_is_watched(lab):
+    other = lab.task.tests["test"]
+    model, variables = plan_of("alone", lab).arch.model, load(lab.workdir / "fits/alone/seed0", STEPS, lab)
+    found = _validation(model, variables, lab.task._replace(watched={"other": other}))
+    expected = summary(answer(model, variables, other.inputs), other.inputs)
+    assert {name: found[f"other_{name}"] for name in expected} == expected
+    assert found.keys() == {*expected, *(f"other_{name}" for name in expected)}
 
 
 def test_snapshots_alphas_and_temperatures_train_as_one_population(tmp_path):

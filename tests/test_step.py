@@ -10,7 +10,7 @@ import pytest
 from kdib.losses import from_config
 from kdib.models.base import Model, Outputs, nothing, table
 from kdib.optimizer import make_optimizer, with_learning_rate
-from kdib.population import Population, bucketed_order, checked_names, epoch_order, healthy, train_chunk
+from kdib.population import Population, _view_key, bucketed_order, checked_names, epoch_order, healthy, train_chunk
 from kdib.step import Architecture, init_state, train_step
 from kdib.tasks.base import cut
 
@@ -93,6 +93,18 @@ def test_a_table_teaches_like_the_live_teacher(data):
     np.testing.assert_allclose(live.params["model"]["w"], kept.params["model"]["w"], rtol=1e-6)
 
 
+def test_a_live_teacher_answers_in_evaluation_mode(data):
+    def apply(params, model_state, batch, *, train, key):
+        del key
+        return Outputs((-1 if train else 1) * batch["x"] @ params["w"], {}), model_state
+
+    two_faced = Model(LINEAR.init, apply)
+    teacher = {"params": {"w": jnp.ones((D, K)) * jnp.array([[1.0, -1.0]])}}
+    archs = [Architecture(LINEAR, model, (), SGD) for model in (two_faced, LINEAR)]
+    steps = [train_step(start(data, a, 0, teacher), data, teacher, from_config(KD), arch=a)[0] for a in archs]
+    np.testing.assert_array_equal(*(step.params["model"]["w"] for step in steps))
+
+
 def test_a_head_is_trained_with_the_student_and_reaches_the_loss(data):
     def apply(params, model_state, context, *, train, key):
         return Outputs(context["student"].hidden["x"] @ params["v"], {}), model_state
@@ -129,6 +141,31 @@ def test_a_chunk_is_its_steps_and_however_cut_the_same_bits(data):
         losses.append(float(one["loss"].value))
     np.testing.assert_allclose(whole.state.params["model"]["w"][0], state.params["model"]["w"], rtol=1e-5)
     np.testing.assert_allclose(metrics["loss"].sum[0] / metrics["loss"].count[0], np.mean(losses), rtol=1e-5)
+
+
+def blurred(key, batch):
+    """Noise of its own for every example."""
+    keys_B = jax.vmap(lambda example: jax.random.fold_in(key, example))(batch["id"])
+    return {**batch, "x": batch["x"] + jax.vmap(lambda own: jax.random.normal(own, (D,)))(keys_B)}
+
+
+def test_student_and_live_teacher_see_the_view_of_the_run_and_the_epoch(data):
+    teacher = {"params": {"w": jnp.arange(D * K, dtype=jnp.float32).reshape(D, K)}}
+    arch, plain = (Architecture(LINEAR, LINEAR, (), SGD, augment) for augment in (blurred, None))
+    runs = population_of([start(data, arch, seed, teacher) for seed in range(2)])
+    for first, last in ((0, 4), (4, 6), (6, 8)):  # six steps an epoch
+        runs, _ = chunk(runs, data, arch, KD, first, last, teacher)
+    for seed in range(2):
+        state, views = start(data, plain, seed, teacher), []
+        for step in range(8):
+            epoch, i = divmod(step, N // BATCH)
+            rows = epoch_order(state.key, epoch, N)[i * BATCH : (i + 1) * BATCH]
+            batch = jax.tree.map(lambda leaf, rows=rows: leaf[rows], data)
+            views.append(blurred(_view_key(state.key, jnp.int32(epoch)), batch))
+            state, _ = train_step(state, views[-1], teacher, from_config(KD), arch=plain)
+        np.testing.assert_allclose(runs.state.params["model"]["w"][seed], state.params["model"]["w"], rtol=1e-5)
+    key = runs.state.key[0]
+    assert not np.array_equal(*(blurred(_view_key(key, jnp.int32(epoch)), data)["x"] for epoch in (0, 1)))
 
 
 def test_runs_of_a_population_do_not_touch_each_other(data):
