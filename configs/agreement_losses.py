@@ -29,7 +29,7 @@ from ml_collections import ConfigDict
 
 BASE = runpy.run_path(str(Path(__file__).parent / "lstm_to_transformer.py"))
 fields, fit = BASE["_fields"], BASE["_fit"]
-VARIANTS = ("language", "corpus", "smoke")
+VARIANTS = ("language", "corpus", "stream", "smoke")
 TEACHER, STUDENT = "student.hidden.teacher_train_logits", "student.hidden.student_logits"  # of an online pair
 
 

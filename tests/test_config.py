@@ -227,6 +227,24 @@ def test_every_network_of_the_grid_learns_from_every_one_and_no_two_are_alike(va
             assert (config["fits"][fit]["model"], config["fits"][fit]["teacher"]) == (student, teacher)
 
 
+PUBLISHED = {  # (variants, metric, student): {column: value}, from the paper's tables and its public sheets
+    ("", "mu-accuracy", "transformer"): {"alone": 0.954, "lstm": 0.960, "transformer": 0.956},
+    ("", "mu-accuracy", "lstm"): {"alone": 0.977, "ut_seq": 0.974, "transformer": 0.968},
+    ("", "ece", "ut_seq"): {"alone": 0.037, "lstm": 0.034, "transformer_seq": 0.053},
+    ("", "A-accuracy", "ut_seq"): {"alone": 0.807, "lstm": 0.845, "ut_seq": 0.804},
+    ("language", "A-accuracy", "lstm"): {"alone": 0.9350, "lstm": 0.9275, "small_transformer": 0.9257},
+    ("language", "A-accuracy", "transformer"): {"alone": 0.9127, "lstm": 0.9296, "transformer": 0.8956},
+    ("language", "A-accuracy", "small_transformer"): {"small_lstm": 0.9233, "transformer": 0.8827},
+}
+
+
+@pytest.mark.parametrize("variants, metric, student", PUBLISHED)
+def test_the_published_tables_are_those_of_the_paper(variants, metric, student):
+    row = load(variants, "agreement_grid")["published"]["grid"][metric][student]
+    expected = PUBLISHED[variants, metric, student]
+    assert {column: row[column] for column in expected} == expected
+
+
 def test_a_missing_field_is_named():
     config = load()
     del config["train"]["steps"]

@@ -254,6 +254,24 @@ def test_published_sizes():
     assert {**transformer, "network": "ut_seq", "width": 256} == PRESETS["ut_seq_published"]
 
 
+@pytest.mark.parametrize(
+    ("name", "width", "rates"),
+    [("lm_lstm_published", 1024, (0.2, 0.5, 0.5)), ("lm_small_lstm_published", 512, (0.2, 0.3, 0.3))],
+)
+def test_published_sizes_of_recurrent_language_models(name, width, rates):
+    fields = ("embedding_size", "hidden_size", "layers", "input_dropout", "dropout", "recurrent_dropout")
+    assert tuple(PRESETS[name][field] for field in fields) == (width, width, 2, *rates)
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "rates"),
+    [("lm_transformer_published", 512, (0.4, 0.2, 0.6)), ("lm_small_transformer_published", 256, (0.2, 0.2, 0.3))],
+)
+def test_published_sizes_of_transformer_language_models(name, width, rates):
+    fields = ("network", "width", "layers", "heads", "dropout", "embedding_dropout", "attention_dropout")
+    assert tuple(PRESETS[name][field] for field in fields) == ("transformer_seq", width, 6, 8, *rates)
+
+
 def test_names_are_known_without_jax():
     code = "import sys, kdib.models; kdib.models.known_fields('lstm_small'); sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

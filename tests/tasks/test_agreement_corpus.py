@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from kdib.tasks.agreement import corpus, formats
+from kdib.tasks.agreement import corpus, formats, sets
 from kdib.tasks.agreement.encoding import UNCOUNTED, UNMARKED, Examples
 
 KEYS = {
@@ -188,8 +188,11 @@ def test_a_file_that_is_not_gzip_or_not_utf8_is_named(tmp_path):
 
 
 def test_a_folder_without_a_corpus_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="without any"):
-        corpus.read(tmp_path)
+    for opened in (corpus.read, corpus.require):  # the latter before anything is built
+        with pytest.raises(FileNotFoundError, match="without any"):
+            opened(str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"config.task.train: .*without any.*source='grammar'"):
+        sets.paths(sets.CorpusSettings(train=(str(tmp_path),)))
 
 
 ALIGNED_MALFORMED = {

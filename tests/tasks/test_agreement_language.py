@@ -13,7 +13,7 @@ from kdib.models import build
 from kdib.models.base import Model, Outputs
 from kdib.properties import perplexity
 from kdib.records import Subject
-from kdib.tasks.agreement import corpus, encoding, language
+from kdib.tasks.agreement import corpus, encoding, language, sets
 from kdib.tasks.agreement import task as task_module
 from kdib.tasks.agreement.encoding import BEGIN, END, Examples
 from kdib.tasks.agreement.task import CorpusSettings, GrammarSettings
@@ -218,6 +218,21 @@ def test_minimal_pairs_are_read(tmp_path):
     assert found.verb_index.tolist() == [2, 2]
     groups = encoding.groups(found)
     assert (groups["mu"] == 0).all() and (groups["attractors"] == -1).all() and (groups["distance"] == -1).all()
+
+
+def test_another_verb_after_the_same_words_is_another_choice(tmp_path):
+    def pair(good, bad):
+        words = {"sentence_good": f"Some dogs {good}.", "one_prefix_word_good": good, "one_prefix_word_bad": bad}
+        return PAIR | words
+
+    pairs = [pair("run", "runs"), pair("bark", "barks"), pair("run", "runs"), pair("sleep", "sleeps")]
+    pairs.append(pair("sleeps", "sleep"))  # with both numbers: there is no right answer
+    read = corpus.read(write_pairs(tmp_path / "pairs.jsonl", *pairs))
+    found, counts = sets.clean(read, 20, whole=True, is_asked=True)
+    assert [words[2] for words in found.sentences] == ["run", "bark"]
+    assert (counts["repeated"], counts["ambiguous"]) == (1, 2)
+    for whole, is_asked in ((True, False), (False, True)):  # where it is an input to learn from, or the whole question
+        assert sets.clean(read, 20, whole=whole, is_asked=is_asked)[0].size == 0
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,13 @@ PLURAL = "the keys{} to the Café{} are here\tDT NNS IN DT NN VBP RB\tVBP\t6\t1\
 SINGULAR = "the key{} to the café{} is here\tDT NN IN DT NN VBZ RB\tVBZ\t6\t1\t0\t4\tare"
 
 
+def in_small_blocks(monkeypatch):
+    from kdib.tasks.agreement import builder
+
+    monkeypatch.setattr(builder, "BLOCK", 7)
+    monkeypatch.setattr(corpus, "read", None)  # a text that does not fit into memory is never read at once
+
+
 def table(path, n=60):
     rows = [(PLURAL, SINGULAR)[i % 2].format(i % 8, i // 8) for i in range(n)]
     path.write_text("\n".join(["\t".join(COLUMNS), *rows]) + "\n", encoding="utf-8")
@@ -89,6 +96,14 @@ def test_a_prepared_table_is_read_back(toy):
     assert_same(examples, corpus.read(path))
     assert examples.sentences[0] == ("the", "keys0", "to", "the", "café0", "are", "here")
     assert_same(corpus.read(name(sets)), examples)  # from the kept arrays
+
+
+def test_a_set_is_prepared_block_by_block(toy, tmp_path, monkeypatch):
+    whole = corpus.read(name(toy[1]))
+    with monkeypatch.context() as patch:
+        in_small_blocks(patch)
+        agreement_tfds.prepare(toy[0], tmp_path / "sets")
+    assert_same(corpus.read(name(tmp_path / "sets")), whole)
 
 
 @pytest.mark.parametrize("path", ["speeches/speeches.tsv", "ud/ewt.tsv", "linzen_testset"])

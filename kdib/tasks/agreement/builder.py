@@ -3,7 +3,8 @@
 It has a file of its own since TFDS registers a class once, and `python -m` would run that of its module twice.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import tensorflow_datasets as tfds
 from kdib.tasks.agreement import corpus
 from kdib.tasks.agreement.encoding import Examples
 
+BLOCK = 10_000  # sentences in memory at a time
 SPLIT = "train"  # as in every set of TFDS that is not divided; a study divides the sentences itself
 FIELDS = ("sentence", *Examples._fields[1:])
 WORDS = ("sentence", "tags")  # words with a space between them, as in the tables
@@ -48,9 +50,10 @@ class KdibAgreement(tfds.core.GeneratorBasedBuilder):
         del dl_manager  # nothing is downloaded
         if self.path is None:
             raise ValueError(f"{self.name}: found no path, expected that of a corpus")
-        return {SPLIT: self._generate_examples(corpus.read(self.path))}
+        return {SPLIT: self._generate_examples(corpus.blocks(self.path, BLOCK))}
 
-    def _generate_examples(self, examples: Examples) -> Iterator[tuple[int, dict[str, Any]]]:
-        for i, row in enumerate(zip(*examples, strict=True)):
+    def _generate_examples(self, blocks: Iterable[Examples]) -> Iterator[tuple[int, dict[str, Any]]]:
+        rows = chain.from_iterable(zip(*block, strict=True) for block in blocks)
+        for i, row in enumerate(rows):
             example = dict(zip(FIELDS, row, strict=True))
             yield i, example | {name: " ".join(example[name]) for name in WORDS}

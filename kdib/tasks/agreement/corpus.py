@@ -72,6 +72,8 @@ def require(path: str) -> None:
         _tfds().find(path)
     elif not path or not Path(path).exists():
         raise FileNotFoundError(f"no file or folder {path!r}")
+    else:
+        _files(Path(path))
 
 
 def _tfds() -> ModuleType:
@@ -114,16 +116,19 @@ def marked(examples: Examples) -> tuple[Examples, int]:
     return take(examples, rows), examples.size - len(rows)
 
 
-def unique(examples: Examples) -> tuple[Examples, dict[str, int]]:
-    """Every prefix once, and how many sentences went: repetitions, and all of the `ambiguous` prefixes.
+def unique(
+    examples: Examples, key: Callable[[Examples, int], Hashable] = Examples.prefix
+) -> tuple[Examples, dict[str, int]]:
+    """Every input once, and how many sentences went: repetitions, and all of the `ambiguous` inputs.
 
-    A prefix that is attested with both numbers ("the sheep ...") has no right answer, and to keep its first
-    occurrence would let the order of the file decide; so it is left out of training and test alike.
+    An input that is attested with both numbers ("the sheep ...") has no right answer, and to keep its first
+    occurrence would let the order of the file decide; so it is left out of training and test alike. Inputs are one
+    whose `key(examples, i)` is: by default the words before the verb.
     """
-    rows_by_prefix = defaultdict(list)
+    rows_by_input = defaultdict(list)
     for i in range(examples.size):
-        rows_by_prefix[examples.prefix(i)].append(i)
-    clear = [rows for rows in rows_by_prefix.values() if len(set(examples.label[rows])) == 1]
+        rows_by_input[key(examples, i)].append(i)
+    clear = [rows for rows in rows_by_input.values() if len(set(examples.label[rows])) == 1]
     kept, n_clear = [rows[0] for rows in clear], sum(map(len, clear))
     return take(examples, kept), {"repeated": n_clear - len(kept), "ambiguous": examples.size - n_clear}
 

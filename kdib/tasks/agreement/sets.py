@@ -15,8 +15,9 @@ from kdib.tasks.agreement.encoding import UNCOUNTED, Examples, Vocabulary
 from kdib.tasks.base import Dataset, Task
 
 REMEDIES = (
-    "give the path of a Linzen-style .tsv or .tsv.gz, of a folder of them, of a folder of .text, .pos and .gold "
-    "files, or 'tfds:kdib_agreement@FOLDER' for a prepared set; the published corpus is agr_50_mostcommon_10K.tsv "
+    "give the path of a Linzen-style .tsv or .tsv.gz, of BLiMP's .jsonl, of a folder of either, of a folder of .text, "
+    ".pos and .gold files, or 'tfds:kdib_agreement@FOLDER' for a prepared set; the published corpus is "
+    "agr_50_mostcommon_10K.tsv "
     "of Linzen, Dupoux & Goldberg 2016 (github.com/TalLinzen/rnn_agreement describes it; its first URL, "
     "tallinzen.net/media/rnn_agreement, is gone since 2024, mirrors are best effort); or set "
     "source='grammar', which needs no file"
@@ -88,16 +89,24 @@ def _require(setting: str, path: str) -> None:
         raise type(error)(f"config.task.{setting}: {error}; {REMEDIES}") from None
 
 
-def clean(examples: Examples, max_length: int, *, whole: bool) -> tuple[Examples, dict[str, int]]:
+def clean(
+    examples: Examples, max_length: int, *, whole: bool, is_asked: bool = False
+) -> tuple[Examples, dict[str, int]]:
     """Every input once, but for what is ambiguous, unmarked or too long; and how many sentences were read and went.
 
     An input is the words before the verb, of a language model too: so the two set-ups train on the same sentences, and
-    of those that begin alike a language model sees the first only.
+    of those that begin alike a language model sees the first only. Where it `is_asked` alone, in a test set of its own,
+    another verb after the same words is another item.
     """
     marked, unmarked = corpus.marked(examples)
-    once, counts = corpus.unique(marked)
+    once, counts = corpus.unique(marked, _item if whole and is_asked else Examples.prefix)
     fitting = encoding.fitting(once, max_length, whole=whole)
     return fitting, {"read": examples.size, "unmarked": unmarked, **counts, "too_long": once.size - fitting.size}
+
+
+def _item(examples: Examples, i: int) -> tuple[tuple[str, ...], frozenset[str]]:
+    """The words before the verb, and the forms between which a language model chooses."""
+    return examples.prefix(i), frozenset((examples.sentences[i][examples.verb_index[i]], examples.verb_alternative[i]))
 
 
 def check_left(sets: Mapping[str, Examples], removed: Mapping[str, Mapping[str, int]]) -> None:

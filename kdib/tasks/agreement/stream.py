@@ -223,7 +223,7 @@ def _other(
     path: str, settings: StreamSettings, keys_M: np.ndarray, part_M: np.ndarray
 ) -> tuple[Examples, dict[str, int]]:
     """A set out of distribution without what training or validation have; and what was removed."""
-    fitting, counts = sets.clean(corpus.read(path), settings.max_length, whole=settings.whole)
+    fitting, counts = sets.clean(corpus.read(path), settings.max_length, whole=settings.whole, is_asked=True)
     keys = keys_of(fitting, settings.seed) >> 1
     known_N = np.zeros(len(keys), bool)
     for start in range(0, len(keys_M), CHUNK):

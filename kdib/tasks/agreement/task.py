@@ -122,7 +122,7 @@ def _read(settings: CorpusSettings, paths: Mapping[str, str]) -> tuple[dict[str,
     sets: dict[str, Examples] = dict(zip(names, parts, strict=False))
     removed = {"training_text": counts} | {name: {} for name in names[1:]}
     for name, path in paths.items():
-        sets[name], removed[name] = clean(corpus.read(path), settings.max_length, whole=whole)
+        sets[name], removed[name] = clean(corpus.read(path), settings.max_length, whole=whole, is_asked=True)
     rng = np.random.default_rng(settings.seed)
     return {name: _capped(examples, settings.max_per_set, rng) for name, examples in sets.items()}, removed
 
