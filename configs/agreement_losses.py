@@ -16,7 +16,8 @@ The controls have no LSTM, or not its knowledge: `label_smoothed` at the entropy
 (labels and a penalty on low entropy), `shuffled_soft` (the teacher's answers, permuted within a class),
 `peer_ensemble` (all seeds of the Transformer's peer as one teacher), `alone_long` (the teacher's steps added).
 
-`:language` is the other set-up, of language models: without stored answers and what needs them, with `top_k`, the
+`:language` is the other set-up, of language models: without stored answers and what needs them, with `similarity`
+between all words of a batch, as published, and with `top_k`, the
 teacher's five likeliest words, which among two classes would be hard_label.
 
 Time on 2 CPU cores: not timed on an idle machine. Expected numbers: experiments/agreement_losses.
@@ -94,13 +95,13 @@ def _controls(config: ConfigDict) -> None:
 
 
 def _language(config: ConfigDict) -> None:
-    """Without what needs stored answers, or one row of features a sentence."""
+    """Without what needs stored answers."""
     config.title = config.title.replace("agreement", "agreement, language models")
     config.task.setup = "language_model"
     config.models.transformer.preset = config.models.transformer.preset.replace("transformer", "transformer_seq")
-    for name in ("label_smoothed", "shuffled_soft", "similarity"):
+    for name in ("label_smoothed", "shuffled_soft"):
         del config.fits[name]
-    del config.losses.smoothing, config.losses.similarity
+    del config.losses.smoothing
     config.losses.top_k = fields(kl=fields(fn="top_k_kl", weight=1.0, k=5, temperature=1.0))
     config.fits.top_k = fit("transformer", "top_k", teacher="teacher")
     for own in config.fits.values():

@@ -4,8 +4,9 @@ A value belongs to an example but depends on the whole batch: micro-batches, whi
 the loss of the whole. No gradient reaches the teacher.
 
 `where` [N] takes examples out of every comparison: the others get what they get without them, and what those that are
-left out get means nothing. It is an `ExampleMask`: a `Term` hands its own mask to an argument `where` that is annotated
-so, and blanks the examples that it leaves out to zeros besides.
+left out get means nothing. With `where` [N, L] and features [N, L, ...] every position is an example, as the words of
+a language model are. It is an `ExampleMask`: a `Term` hands its own mask to an argument `where` that is annotated so,
+and blanks the examples that it leaves out to zeros besides.
 """
 
 from typing import Annotated, Literal, get_args
@@ -16,7 +17,7 @@ from jax.typing import ArrayLike
 
 from kdib.losses.features import flatten, power_of_two, unit_rows
 
-ExampleMask = Annotated[ArrayLike | None, "boolean [N], of examples and not of classes"]
+ExampleMask = Annotated[ArrayLike | None, "boolean [N] or [N, L], of examples and not of classes"]
 Form = Literal["cosine_rows", "tung_mori"]
 
 _NEAR = 1e-6  # squared distances are differences of squares: below this part of them there is only rounding
@@ -57,10 +58,10 @@ def similarity_preserving(
       student_features: [N, ...], any float type; all axes but the first are flattened.
       teacher_features: [N, ...] likewise, of any width of its own.
       form: "cosine_rows" (Abnar et al.) or "tung_mori".
-      where: optional boolean [N], which examples are compared.
+      where: optional boolean [N] or [N, L], which examples are compared.
 
     Returns:
-      [N] float32.
+      [N] float32, or [N, L].
 
     Raises:
       ValueError: if the shapes do not fit or the form is unknown.
@@ -69,16 +70,15 @@ def similarity_preserving(
     released code (https://arxiv.org/abs/2006.00555); Tung and Mori, "Similarity-Preserving Knowledge Distillation",
     2019, section 3 (https://arxiv.org/abs/1907.09682).
     """
-    _check(student_features, teacher_features, where)
-    student_NxD = _kept(student_features, where)
-    teacher_NxD = _kept(jax.lax.stop_gradient(teacher_features), where)
+    shape = _check(student_features, teacher_features, where)
+    student_NxD, teacher_NxD, mask_N = _examples(student_features, teacher_features, where)
     match form:
         case "cosine_rows":
             student_NxN, teacher_NxN = (_similarities(unit_rows(x_NxD)) for x_NxD in (student_NxD, teacher_NxD))
-            return 1 - jnp.sum(student_NxN * teacher_NxN, axis=-1)
+            return (1 - jnp.sum(student_NxN * teacher_NxN, axis=-1)).reshape(shape)
         case "tung_mori":
             student_NxN, teacher_NxN = (_similarities(_scaled(x_NxD)) for x_NxD in (student_NxD, teacher_NxD))
-            return jnp.sum((student_NxN - teacher_NxN) ** 2, axis=-1) / _count(_mask(student_NxD, where))
+            return (jnp.sum((student_NxN - teacher_NxN) ** 2, axis=-1) / _count(mask_N)).reshape(shape)
         case _:
             raise ValueError(f"unknown form {form!r}; known: {', '.join(get_args(Form))}")
 
@@ -104,10 +104,10 @@ def relational_distance(
     Args:
       student_features: [N, ...], any float type; all axes but the first are flattened.
       teacher_features: [N, ...] likewise, of any width of its own.
-      where: optional boolean [N], which examples are compared.
+      where: optional boolean [N] or [N, L], which examples are compared.
 
     Returns:
-      [N] float32.
+      [N] float32, or [N, L].
 
     Raises:
       ValueError: if the shapes do not fit.
@@ -115,9 +115,11 @@ def relational_distance(
     Reference: Park, Kim, Lu and Cho, "Relational Knowledge Distillation", 2019, section 3.2.1, RKD-D
     (https://arxiv.org/abs/1904.05068).
     """
-    student_NxD, teacher_NxD, mask_N, pair_NxN = _compared(student_features, teacher_features, where)
+    shape = _check(student_features, teacher_features, where)
+    student_NxD, teacher_NxD, mask_N = _examples(student_features, teacher_features, where)
+    pair_NxN = _others(mask_N)
     difference_NxN = _distances(student_NxD, mask_N, pair_NxN) - _distances(teacher_NxD, mask_N, pair_NxN)
-    return jnp.sum(_huber(difference_NxN), axis=-1) / _count(pair_NxN, axis=-1)
+    return (jnp.sum(_huber(difference_NxN), axis=-1) / _count(pair_NxN, axis=-1)).reshape(shape)
 
 
 def relational_angle(
@@ -140,10 +142,10 @@ def relational_angle(
     Args:
       student_features: [N, ...], any float type; all axes but the first are flattened.
       teacher_features: [N, ...] likewise, of any width of its own.
-      where: optional boolean [N], which examples are compared.
+      where: optional boolean [N] or [N, L], which examples are compared.
 
     Returns:
-      [N] float32.
+      [N] float32, or [N, L].
 
     Raises:
       ValueError: if the shapes do not fit.
@@ -151,41 +153,45 @@ def relational_angle(
     Reference: Park, Kim, Lu and Cho, "Relational Knowledge Distillation", 2019, section 3.2.2, RKD-A
     (https://arxiv.org/abs/1904.05068).
     """
-    student_NxD, teacher_NxD, _, other_NxN = _compared(student_features, teacher_features, where)
+    shape = _check(student_features, teacher_features, where)
+    student_NxD, teacher_NxD, mask_N = _examples(student_features, teacher_features, where)
+    other_NxN = _others(mask_N)
     triple_NxNxN = other_NxN[:, :, None] & other_NxN[:, None, :] & other_NxN[None, :, :]
     difference_NxNxN = jnp.where(triple_NxNxN, _angles(student_NxD) - _angles(teacher_NxD), 0.0)
-    return jnp.sum(_huber(difference_NxNxN), axis=(1, 2)) / _count(triple_NxNxN, axis=(1, 2))
+    return (jnp.sum(_huber(difference_NxNxN), axis=(1, 2)) / _count(triple_NxNxN, axis=(1, 2))).reshape(shape)
 
 
-def _compared(student_features, teacher_features, where) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Both layers [N, D], the teacher's without gradient; which examples are kept [N]; which pairs differ [N, N]."""
-    _check(student_features, teacher_features, where)
-    student_NxD = _kept(student_features, where)
-    teacher_NxD = _kept(jax.lax.stop_gradient(teacher_features), where)
-    mask_N = _mask(student_NxD, where)
-    other_NxN = mask_N[:, None] & mask_N[None, :] & ~jnp.eye(len(mask_N), dtype=bool)
-    return student_NxD, teacher_NxD, mask_N, other_NxN
-
-
-def _check(student, teacher, where) -> None:
+def _check(student, teacher, where) -> tuple[int, ...]:
+    """The shape of the examples; raises ValueError unless it leads that of both layers."""
     shapes = jnp.shape(student), jnp.shape(teacher)
+    shape = shapes[0][:1] if where is None else jnp.shape(where)
     if min(map(len, shapes)) < 2 or shapes[0][0] != shapes[1][0]:
         raise ValueError(
             "student_features and teacher_features must be [N, ...] with one number of examples, "
             f"got {shapes[0]} and {shapes[1]}"
         )
-    if where is not None and jnp.shape(where) != shapes[0][:1]:
-        raise ValueError(f"where must have the shape of the examples, {shapes[0][:1]}, got {jnp.shape(where)}")
+    if not shape or any(of[: len(shape)] != shape or len(of) == len(shape) for of in shapes):
+        raise ValueError(
+            f"where must have the shape of the examples, with which those of the layers begin, {shapes[0]} and "
+            f"{shapes[1]}; got {shape}"
+        )
+    return shape
 
 
-def _mask(x_NxD: jax.Array, where: ArrayLike | None) -> jax.Array:
-    return jnp.ones(len(x_NxD), bool) if where is None else jnp.asarray(where, bool)
+def _examples(student, teacher, where) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Both layers [N, D] in float32, the teacher's without gradient, zeros where left out; which are kept [N]."""
+    axes = 1 if where is None else jnp.ndim(where)
+    student_NxD, teacher_NxD = (
+        flatten(jnp.reshape(x, (-1, *jnp.shape(x)[axes:]))) for x in (student, jax.lax.stop_gradient(teacher))
+    )
+    mask_N = jnp.ones(len(student_NxD), bool) if where is None else jnp.asarray(where, bool).reshape(-1)
+    keep_Nx1 = mask_N[:, None]
+    return jnp.where(keep_Nx1, student_NxD, 0.0), jnp.where(keep_Nx1, teacher_NxD, 0.0), mask_N
 
 
-def _kept(features: ArrayLike, where: ArrayLike | None) -> jax.Array:
-    """[N, ...] -> [N, D] in float32, with zeros for an example that is left out."""
-    x_NxD = flatten(features)
-    return x_NxD if where is None else jnp.where(_mask(x_NxD, where)[:, None], x_NxD, 0.0)
+def _others(mask_N: jax.Array) -> jax.Array:
+    """Which pairs [N, N] are two kept examples."""
+    return mask_N[:, None] & mask_N[None, :] & ~jnp.eye(len(mask_N), dtype=bool)
 
 
 def _count(mask: jax.Array, axis: int | tuple[int, ...] | None = None) -> jax.Array:

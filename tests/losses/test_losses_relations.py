@@ -63,6 +63,19 @@ def test_distances_and_angles_do_not_see_a_shift_and_similarities_do():
 
 
 @relations
+def test_with_a_mask_of_positions_every_position_is_an_example(relation):
+    """As of the words of a batch of sentences."""
+    student, teacher = STUDENT.reshape(2, 3, D), TEACHER.reshape(2, 3, E)
+    mask = jnp.array([[True, True, False], [True, False, True]])
+    found, grad = jax.value_and_grad(lambda x: jnp.where(mask, relation(x, teacher, where=mask), 0).sum())(student)
+    kept = jnp.flatnonzero(mask)
+    values = relation(student, teacher, where=mask)
+    assert values.shape == mask.shape
+    np.testing.assert_allclose(values[mask], relation(STUDENT[kept], TEACHER[kept]), rtol=1e-5, atol=1e-7)
+    assert np.isfinite(found) and not np.asarray(grad)[~mask].any() and np.asarray(grad)[mask].any()
+
+
+@relations
 def test_a_relation_of_one_example_or_none_is_finite(relation):
     masks = (np.arange(N) == 2, np.zeros(N, bool))
     value_and_grad = jax.jit(jax.value_and_grad(lambda x, where: relation(x, TEACHER, where=where).sum()))
@@ -114,5 +127,5 @@ def test_shapes_that_do_not_fit_are_both_shown(teacher):
         losses.similarity_preserving(STUDENT, jnp.zeros(teacher))
     with pytest.raises(ValueError, match="unknown form 'tung'; known: cosine_rows, tung_mori"):
         losses.similarity_preserving(STUDENT, TEACHER, form="tung")
-    with pytest.raises(ValueError, match=r"\(6,\), got \(6, 1\)"):
+    with pytest.raises(ValueError, match=r"\(6, 5\) and \(6, 3\); got \(6, 1\)"):
         losses.similarity_preserving(STUDENT, TEACHER, where=jnp.ones((N, 1), bool))
