@@ -46,7 +46,7 @@ def get_config(variants: str = "") -> ConfigDict:
     config = BASE["get_config"](data).unlock()
     config.title = f"Leveled distillation on {config.task.source}"
     config.published = BASE["NOTHING"]
-    config.properties = ("translation", "accuracy", "calibration", "fidelity")
+    config.properties = ("translation", "accuracy", "calibration", "fidelity", "translation_fidelity")
     config.train.snapshots.steps = ()  # the first and the last, of all but the teacher
     long = _sizes(config, "2" if "features" in chosen else "1", data, smoke="smoke" in chosen)
     config.losses = fields(labels=BASE["BASE"]["get_config"]().losses.labels, kd=_total())

@@ -16,6 +16,7 @@ FITS = ("cnn", "peer", "alone", "self", "distilled", *STUDENTS)
 # (accuracy in distribution, what one pixel of a shift takes away)
 SKILL = {"cnn": (0.985, 0.02), "peer": (0.95, 0.06), "alone": (0.951, 0.06), "self": (0.955, 0.055),
          "distilled": (0.965, 0.045)}  # fmt: skip
+MADE = {"shifted": "MNIST-C-style: test, moved", "elsewhere": "no set of this study"}
 SETS = {"test": 0.0, "shifted": 0.25, "noisy": 0.12}  # what a set takes away
 CHOSEN = {  # by validation, whatever the test sets say
     "accuracy": [("student_400", 0), ("student_400", 1), ("student_50", 2)],
@@ -126,7 +127,7 @@ def write(workdir: pathlib.Path, *, n_seeds: int = 3) -> list[Row]:
     everyone = subjects(n_seeds)
     found = list(rows(everyone))
     write_json(workdir / "config.json", config(n_seeds))
-    write_json(workdir / "task.json", {"sets": {name: {"size": 500} for name in ("train", *SETS)}})
+    write_json(workdir / "task.json", {"sets": {name: {"size": 500} for name in ("train", *SETS)}, "made": MADE})
     Records(workdir / "subjects.jsonl", Subject).append(everyone)
     Records(workdir / "rows.jsonl", Row).append(found)
     lines = [

@@ -91,6 +91,7 @@ def test_the_page_is_whole(study):
     assert "Read this first" not in page.text and not re.search(r"\bnan\b", page.text)
     assert "Examples." not in page.text  # pictures have no sentences to show
     assert not any(row[0]["text"].startswith("Corruptions, shifted") for row in page.rows)  # measured on test only
+    assert "Shifted is MNIST-C-style: test, moved." in page.text and "Elsewhere is" not in page.text
 
 
 def test_the_curve_table_holds_the_means_in_order_of_x(study):

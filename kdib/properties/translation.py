@@ -17,7 +17,7 @@ both give one answer, and "mean_agreement" at coords (), its mean over radii 1..
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,7 @@ from kdib.tasks.base import gather
 from kdib.tasks.images.transforms import shift
 
 RADIUS = 5
+Fill = Literal["zero", "circular"]
 N_IMAGES = 500
 BUDGET = 16 * 2**20  # bytes that the largest step of a chunk of offsets may read and write
 
@@ -44,7 +45,12 @@ def offset_grid(radius: int) -> np.ndarray:
 
 
 def translation_grid(
-    metric_fn: Callable[[jax.Array], Any], images_NxHxWxC: jax.Array, offsets_Ox2: Any, *, chunk: int | None = None
+    metric_fn: Callable[[jax.Array], Any],
+    images_NxHxWxC: jax.Array,
+    offsets_Ox2: Any,
+    *,
+    chunk: int | None = None,
+    fill: Fill = "zero",
 ) -> Any:
     """A metric of the images at every offset, as one compiled program whose memory does not grow with the offsets.
 
@@ -54,23 +60,26 @@ def translation_grid(
       metric_fn: images [N, H, W, C] -> pytree of arrays [...]. Arrays it closes over become constants of the program;
         calls within your own jit take them as arguments. Pass the same function again to use what was compiled.
       images_NxHxWxC: [N, H, W, C] of any dtype; the metric sees the same.
-      offsets_Ox2: [O, 2] whole (dy, dx), O > 0; +dy moves the picture down, +dx to the right, and zeros come in.
+      offsets_Ox2: [O, 2] whole (dy, dx), O > 0; +dy moves the picture down, +dx to the right.
       chunk: None takes as many as BUDGET holds of the largest step of metric_fn, at least 1: 1 for an MLP of
         width 2000 and 1,000 images. More of them cost memory.
+      fill: what comes in where the picture left: "zero", or "circular", what went out on the other side.
 
     Returns:
       metric_fn's pytree with a leading axis: [O, ...].
 
     Raises:
-      ValueError: for fractions among the offsets, a chunk below 1, or other shapes.
+      ValueError: for fractions among the offsets, a chunk below 1, another fill, or other shapes.
     """
+    if fill not in get_args(Fill):
+        raise ValueError(f"unknown fill {fill!r}; known: {', '.join(get_args(Fill))}")
     images, offsets = jnp.asarray(images_NxHxWxC), _whole(offsets_Ox2)
     if images.ndim != 4 or offsets.ndim != 2 or offsets.shape[1] != 2 or not len(offsets):
         raise ValueError(f"expected images [N, H, W, C] and offsets [O, 2], got {images.shape} and {offsets.shape}")
     chunk = fitting_chunk(metric_fn, images) if chunk is None else chunk
     if chunk < 1:
         raise ValueError(f"expected chunk >= 1, got {chunk}")
-    return _grid(metric_fn, images, offsets, min(chunk, len(offsets)))
+    return _grid(metric_fn, images, offsets, min(chunk, len(offsets)), fill)
 
 
 def fitting_chunk(metric_fn: Callable[[jax.Array], Any], images_NxHxWxC: jax.Array) -> int:
@@ -87,7 +96,14 @@ class Shifted(NamedTuple):
     norm_N: np.ndarray
 
 
-def shifted(model: Model, variables: Variables, batch: Mapping[str, np.ndarray], offsets_Ox2: np.ndarray) -> Shifted:
+def shifted(
+    model: Model,
+    variables: Variables,
+    batch: Mapping[str, np.ndarray],
+    offsets_Ox2: np.ndarray,
+    *,
+    fill: Fill = "zero",
+) -> Shifted:
     """The answers of a network to moved images, its devices dividing the images.
 
     Args:
@@ -95,13 +111,15 @@ def shifted(model: Model, variables: Variables, batch: Mapping[str, np.ndarray],
       variables: of the network.
       batch: columns [N, ...], of which "image" [N, H, W, C] is moved.
       offsets_Ox2: [O, 2] whole (dy, dx).
+      fill: as of `translation_grid`. A network with circular padding, a mean over all positions and no downsampling
+        answers alike to every circular shift.
 
     Raises:
       FloatingPointError: if a logit is not finite.
     """
     devices = jax.local_devices()[: math.gcd(len(batch["image"]), jax.local_device_count())]
     mesh = Mesh(np.array(devices), ("runs",))
-    answers = Shifted(*jax.device_get(_shifted(variables, dict(batch), offsets_Ox2, model=model, mesh=mesh)))
+    answers = Shifted(*jax.device_get(_shifted(variables, dict(batch), offsets_Ox2, model=model, mesh=mesh, fill=fill)))
     if not (np.isfinite(answers.change_OxN).all() and np.isfinite(answers.norm_N).all()):
         raise FloatingPointError("logits of moved images are not finite")
     return answers
@@ -175,8 +193,8 @@ def _images(evidence: Evidence) -> tuple[str, dict[str, np.ndarray]]:
     return split, gather(dataset.inputs, evenly(dataset.size, N_IMAGES))
 
 
-@functools.partial(jax.jit, static_argnames=("model", "mesh"))
-def _shifted(variables: Variables, batch: Batch, offsets_Ox2: jax.Array, *, model: Model, mesh: Mesh):
+@functools.partial(jax.jit, static_argnames=("model", "mesh", "fill"))
+def _shifted(variables: Variables, batch: Batch, offsets_Ox2: jax.Array, *, model: Model, mesh: Mesh, fill: Fill):
     def local(variables, batch, offsets):
         def centred(images):
             logits = predict(variables, {**batch, "image": images}, model=model).logits
@@ -187,7 +205,7 @@ def _shifted(variables: Variables, batch: Batch, offsets_Ox2: jax.Array, *, mode
             return moved_NxK.argmax(axis=-1), jnp.linalg.norm(moved_NxK - still_NxK, axis=-1)
 
         still_NxK = centred(batch["image"])
-        return *translation_grid(against_still, batch["image"], offsets), jnp.linalg.norm(still_NxK, axis=-1)
+        return *translation_grid(against_still, batch["image"], offsets, fill=fill), jnp.linalg.norm(still_NxK, axis=-1)
 
     specs = PartitionSpec(), PartitionSpec("runs"), PartitionSpec()
     out_specs = PartitionSpec(None, "runs"), PartitionSpec(None, "runs"), PartitionSpec("runs")
@@ -195,13 +213,15 @@ def _shifted(variables: Variables, batch: Batch, offsets_Ox2: jax.Array, *, mode
     return ask(variables, batch, offsets_Ox2)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
-def _grid(metric_fn, images: jax.Array, offsets: jax.Array, chunk: int):
+@functools.partial(jax.jit, static_argnums=(0, 3, 4))
+def _grid(metric_fn, images: jax.Array, offsets: jax.Array, chunk: int, fill: Fill):
     n_offsets = len(offsets)
     # Whole chunks: a remainder would be compiled apart, and what is evaluated twice is cut off.
     offsets = offsets[jnp.arange(-(-n_offsets // chunk) * chunk) % n_offsets]
 
     def one(offset):
+        if fill == "circular":
+            return metric_fn(jnp.roll(images, offset, axis=(1, 2)))
         return metric_fn(shift(images, offset[0], offset[1]))
 
     if chunk == 1:  # an offset of one's own is a slice, under vmap a gather

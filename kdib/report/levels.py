@@ -25,6 +25,8 @@ def level_blocks(view: View, prop: Property) -> list[Block]:
         return [Text("Nothing was measured.", "note")]
     name = metric_name(view.primary(prop))
     caption = f"{capital(name)} on every test set: means with {intervals(view)}; {MARKS[prop.kind]}."
+    made = view.material.facts.get("made", {})  # of the examples of another set
+    caption += "".join(f" {capital(split)} is {made[split]}." for split in dots if split in made)
     alt = f"{capital(name)} on {', '.join(dots)}. " + "; ".join(
         f"{dot.label} {dot.mean:.3f}" for dot in dots[next(iter(dots))]
     )

@@ -46,6 +46,18 @@ def test_linear_is_a_product_with_the_last_axis(student, teacher):
     np.testing.assert_allclose(outputs.logits, np.asarray(seen["student"].hidden["s"]) @ kernel + bias, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("student", "teacher"), [((N, 3), (N, 2, 4, 5)), ((N, 4, 4, 2), (N, 7)), ((N, 4, 2), (N, 8, 2))]
+)
+def test_linear_between_other_shapes_is_a_product_with_all_values(student, teacher):
+    seen = context(student, teacher)
+    params, outputs, _ = run(projector("linear", *PATHS), seen)
+    kernel, bias = (np.asarray(params["linear"][name]) for name in ("kernel", "bias"))
+    assert kernel.shape == (np.prod(student[1:]), np.prod(teacher[1:]))
+    expected = np.asarray(seen["student"].hidden["s"]).reshape(N, -1) @ kernel + bias
+    np.testing.assert_allclose(outputs.logits, expected.reshape(teacher), atol=1e-5)
+
+
 def test_conv_is_a_convolution_with_batch_norm_and_relu():
     seen = context(*MAPS)
     head = projector("conv", *PATHS)
@@ -80,7 +92,7 @@ def test_no_gradient_reaches_the_teacher_and_one_reaches_the_student():
     np.testing.assert_array_equal(found["teacher"].hidden["t"], 0)
 
 
-def test_runs_draw_and_learn_side_by_side_as_alone():
+def test_runs_draw_side_by_side_as_alone():
     head = projector("conv", *PATHS)
     seen = context(*MAPS)
     keys = jax.random.split(KEY, 2)
@@ -93,8 +105,8 @@ def test_runs_draw_and_learn_side_by_side_as_alone():
 ERRORS = {
     "vectors for conv": ("conv", (N, 3), (N, 7), r"needs maps \[N, H, W, C\], got .*\[4, 3\].*\[4, 7\]; of vectors"),
     "sizes of maps": ("conv", (N, 4, 4, 2), (N, 2, 2, 2), r"student.hidden.s \[4, 4, 4, 2\] and .*t \[4, 2, 2, 2\]"),
-    "map and vector": ("linear", (N, 4, 4, 2), (N, 7), r"last axis only, got .*\[4, 4, 4, 2\].*\[4, 7\]"),
-    "numbers": ("linear", (N,), (N,), r"last axis only, got .*\[4\].*\[4\]"),
+    "numbers": ("linear", (N,), (N,), r"of the same examples, got .*\[4\].*\[4\]"),
+    "other examples": ("linear", (N, 3), (N + 1, 2, 2, 3), r"of the same examples, got .*\[4, 3\].*\[5, 2, 2, 3\]"),
 }
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kdib.models import build
 from kdib.models.base import Model, Outputs
 from kdib.properties import translation
 from kdib.properties.base import Evidence
@@ -47,7 +48,7 @@ def test_one_program_serves_a_function_and_memory_is_flat_in_the_offsets():
         translation_grid(metric, images, offset_grid(2), chunk=5)
     assert len(traces) == 1
     memory = [
-        translation._grid.lower(metric, images, jnp.array(offset_grid(r)), 5).compile().memory_analysis()
+        translation._grid.lower(metric, images, jnp.array(offset_grid(r)), 5, "zero").compile().memory_analysis()
         for r in (1, 5)
     ]
     small, large = (analysis.temp_size_in_bytes for analysis in memory)
@@ -105,6 +106,22 @@ def test_a_circular_cnn_is_exactly_invariant():
     assert (answers.choice_OxN == answers.choice_OxN[0]).all() and answers.norm_N.min() > 0
     further = shifted(circular_cnn(), variables(0), batch, np.array([[8, 0]]))
     assert further.change_OxN.min() > 0  # a part has fallen off
+
+
+def test_a_circular_network_answers_alike_to_every_circular_shift():
+    """The exact one, and the preset, whose sums over all positions are rounded in another order."""
+    noise = np.random.default_rng(5).integers(0, 256, (6, 16, 16, 1), np.uint8)  # up to the edges
+    batch = {"image": noise, "label": np.zeros(6, np.int32)}
+    offsets = np.array([[0, 0], [1, 0], [-3, 5], [8, -8], [16, 31]])
+    exact = shifted(circular_cnn(), variables(0), batch, offsets, fill="circular")
+    np.testing.assert_array_equal(exact.change_OxN, 0)
+    assert shifted(circular_cnn(), variables(0), batch, offsets).change_OxN[1:].min() > 0
+    preset = build("cnn_small", num_classes=10, image_shape=(16, 16, 1), padding="circular", downsampling="none")
+    answers = shifted(preset, preset.init(jax.random.key(0), batch), batch, offsets, fill="circular")
+    assert answers.change_OxN.max() < 1e-5 * answers.norm_N.min()
+    assert (answers.choice_OxN == answers.choice_OxN[0]).all()
+    with pytest.raises(ValueError, match="unknown fill 'mirror'; known: zero, circular"):
+        translation_grid(jnp.sum, IMAGES, offsets, fill="mirror")
 
 
 def flat_model():
