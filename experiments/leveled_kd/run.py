@@ -71,6 +71,10 @@ METRICS = {  # property, metric, group, test set ("": the one in distribution)
     "ECE": ("calibration", "ece", "", ""),
 }
 VALIDATION = "accuracy, validation"
+SHOWN = (  # figures of the README
+    *(f"curve-{name}-translation" for name in ("teacher_step", "alpha", "tau")),
+    "translation-accuracy-test",
+)
 NEAR = 0.01  # accuracies that are matched differ by no more
 
 
@@ -342,7 +346,7 @@ def _feature_claims(values: Mapping[str, Mapping[str, Values]]) -> list[Any]:
 def redraw(name: str) -> None:
     """The report, its figures and the README's tables of a study, from its committed rows alone."""
     with ROWS["unpacked"](HERE / "results" / name) as workdir:
-        ROWS["redraw"](workdir, HERE / "figures" / name)
+        ROWS["redraw"](workdir, HERE / "figures" / name, SHOWN)
         ROWS["fill"](HERE / "README.md", name, tables(workdir, name))
 
 

@@ -114,12 +114,12 @@ def test_hessian_vector_product():
 # --- The fast path ---------------------------------------------------------------------------------------------
 
 
-def program(preset, steps):
+def program(preset, steps, size=8, **fields):
     """What JAX hands to XLA for `train_chunk` on a small batch of pictures; `steps` makes it a program of its own."""
-    data = {"image": jnp.zeros((8, 8, 8, 1), jnp.uint8), "label": jnp.zeros(8, jnp.int32), "id": jnp.arange(8)}
+    data = {"image": jnp.zeros((8, size, size, 1), jnp.uint8), "label": jnp.zeros(8, jnp.int32), "id": jnp.arange(8)}
     schedule = {"name": "constant"}
     tx = make_optimizer("sgd", steps=steps, warmup_steps=0, schedule=schedule, weight_decay=0.0, clip_norm=1.0)
-    arch = Architecture(build(preset, num_classes=3, image_shape=(8, 8, 1)), nothing(), (), tx)
+    arch = Architecture(build(preset, num_classes=3, image_shape=(size, size, 1), **fields), nothing(), (), tx)
     start = lambda key: init_state(key, key, data, {"params": {}}, arch=arch)  # noqa: E731
     one = lambda tree: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), tree)  # noqa: E731
     population = Population(one(jax.eval_shape(start, jax.random.key(0))), jax.eval_shape(lambda: healthy(1)))
@@ -127,9 +127,17 @@ def program(preset, steps):
     return train_chunk.lower(population, {"params": {}}, loss, data, step, step + 1, batch_size=4, arch=arch).as_text()
 
 
-@pytest.mark.parametrize("preset", ["cnn_tiny", "resnet_8"])
-def test_a_training_loop_has_no_convolution_for_xla_to_be_slow_at(preset):
-    text = program(preset, steps=9)
+@pytest.mark.parametrize(
+    ("preset", "size", "fields"),
+    [
+        ("cnn_tiny", 8, {}),
+        ("cnn_tiny", 8, {"padding": "circular", "downsampling": "pool"}),
+        ("cnn_abnar", 16, {"channels": (8, 8, 8), "units": (4, 8, 2)}),
+        ("resnet_8", 8, {}),
+    ],
+)
+def test_a_training_loop_has_no_convolution_for_xla_to_be_slow_at(preset, size, fields):
+    text = program(preset, 9, size, **fields)
     assert "stablehlo.while" in text and "stablehlo.dot_general" in text
     assert "convolution" not in text
 
