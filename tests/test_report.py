@@ -106,6 +106,19 @@ def test_every_section_is_there_in_order(document):
     assert [cell["number"] for cell in document.row("AccuracyA-accuracy")[2:3]] == [0.977]
 
 
+def test_a_published_number_may_be_of_another_test_set_and_of_a_fit_that_is_not_here(workdir, document):
+    rows, _ = Records(workdir / "rows.jsonl", Row).read()
+    found = [
+        row.value for row in rows
+        if (row.property, row.metric, row.group, row.split) == ("calibration", "ece", "", "nonce")
+        and row.subject.startswith("distilled/")
+    ]  # fmt: skip
+    _, fit, theirs, ours = document.row("CalibrationECE, nonce")
+    assert (fit["text"], theirs["number"]) == ("distilled", 0.109)
+    assert ours["number"] == pytest.approx(np.mean(found), rel=1e-9)
+    assert "of a larger study" not in document.text
+
+
 def test_html_is_balanced_and_loads_nothing(document):
     assert document.open == []
     loading = [

@@ -148,20 +148,24 @@ def _published(study: View) -> list[Block]:
         for name, labels in published["rows"].items()
         for label, values in labels.items()
         for fit, value in values.items()
+        if study.material.config["roles"].get(fit, fit) in study.material.fits
     ]
-    caption = f"{source_of(published)} Ours: mean ± half of the 95 % t interval, in distribution."
+    caption = f"{source_of(published)} Ours: mean ± half of the 95 % t interval, in distribution where no set is named."
     return [Table("Published | ours.", caption, ("Metric", "Fit", "Published", "Ours"), rows)]
 
 
 def _published_name(study: View, name: str, label: str) -> Entry:
-    return Entry(study.properties[name].title if name in study.properties else name, small=metric_words(label))
+    label, comma, split = label.partition(", ")
+    title = study.properties[name].title if name in study.properties else name
+    return Entry(title, small=f"{metric_words(label)}{comma}{split}")
 
 
 def _ours(study: View, name: str, label: str, fit: str) -> Entry:
-    """Our mean of what a published row calls `label`: a metric, or the literature's name of a cell."""
+    """Our mean of what a published row calls `label`: "metric" or "metric, test set", in the literature's name, too."""
+    label, _, split = label.partition(", ")
     keys = {alias: key for key, alias in KNOWN_AS.items()}
     metric, group, coords = keys.get(label, (label, "", ()))
-    cell = Cell(name, metric, study.in_distribution, group, coords)
+    cell = Cell(name, metric, split or study.in_distribution, group, coords)
     role_fit = study.material.config["roles"].get(fit, fit)
     return mean_entry(study.summary.get(cell, {}).get(role_fit))
 
