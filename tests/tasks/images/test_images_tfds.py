@@ -1,5 +1,6 @@
 """Prepared sets of pictures: what goes in comes out in either format, without TensorFlow and without a network."""
 
+import io
 import json
 import os
 import shutil
@@ -11,12 +12,13 @@ import time
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from PIL import Image
 from test_idx import write
 
 from kdib.tasks import prepared
 from kdib.tasks.images import files, idx, task
 from kdib.tasks.images import tfds as images_tfds
-from kdib.tasks.images.builder import BUILDERS
+from kdib.tasks.images.builder import BUILDERS, _LocalInfo
 
 TRAIN = "mnist/3.0.1/mnist-train.array_record-00000-of-00001"
 
@@ -71,10 +73,17 @@ def as_tfrecord(sets, folder="mnist/3.0.1", name="mnist", n_shards=2):
 
 
 def encoded_example(builder, image, label):
-    from kdib.tasks.images.builder import _png
-
     features = builder.info.features
-    return features.serialize_example(features.encode_example({"image": _png(image[..., 0]), "label": int(label)}))
+    example = {"id": "", "image": png(image), "label": int(label)}
+    return features.serialize_example(features.encode_example({name: example[name] for name in features}))
+
+
+def png(image):
+    """An encoded picture [H, W, 1 or 3], as a file."""
+    file = io.BytesIO()
+    Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(file, "png")
+    file.seek(0)
+    return file
 
 
 # ---- what goes in comes out
@@ -91,6 +100,41 @@ def test_tfrecord_is_read_in_the_order_of_its_files(toy, sets):
     as_tfrecord(sets)
     assert images_tfds.find("mnist", sets).info.file_format.value == "tfrecord"
     assert_same(source_of(sets), idx.read("mnist", toy[0]))
+
+
+COLOURS = np.random.default_rng(7).integers(0, 256, (12, 32, 32, 3), np.uint8)
+
+
+class Cifar10(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """What TFDS's own builder of this name prepares, of random pictures."""
+
+    name, VERSION = "cifar10", tfds.core.Version("3.0.2")
+
+    def _info(self):
+        image, label = tfds.features.Image(shape=(32, 32, 3)), tfds.features.ClassLabel(num_classes=10)
+        features = tfds.features.FeaturesDict({"id": tfds.features.Text(), "image": image, "label": label})
+        return _LocalInfo(builder=self, features=features, disable_shuffling=True)
+
+    def _split_generators(self, dl_manager):
+        return {split: self._generate_examples() for split in ("train", "test")}
+
+    def _generate_examples(self):
+        for i, image in enumerate(COLOURS):
+            yield i, {"id": f"picture_{i}", "image": png(image), "label": i % 10}
+
+
+def test_pictures_in_colour_are_read_from_either_format(tmp_path):
+    prepare = Cifar10(data_dir=tmp_path, file_format="array_record").download_and_prepare
+    prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+    first = source_of(tmp_path, "cifar10")
+    for images in (first.train, first.test):
+        np.testing.assert_array_equal(images.image, COLOURS, strict=True)
+        np.testing.assert_array_equal(images.label, np.arange(12) % 10)
+    for kept in tmp_path.glob("cifar10/3.0.2/*.npz"):
+        kept.unlink()
+    as_tfrecord(tmp_path, "cifar10/3.0.2", "cifar10")
+    assert images_tfds.find("cifar10", tmp_path).info.file_format.value == "tfrecord"
+    assert_same(source_of(tmp_path, "cifar10"), first)
 
 
 def test_tfds_takes_the_set_for_its_own(toy):
