@@ -157,7 +157,8 @@ def tables(workdir: Path, name: str) -> str:
     """The claims with their verdicts, then every fit's scores, as Markdown."""
     study = ROWS["read"](workdir)
     values = {label: study.by_fit(key[:3], key[3]) for label, key in METRICS.items()}
-    values[VALIDATION] = last_validation(_lines(workdir))
+    seeds, watched = range(study.config["seeds"]), last_validation(_lines(workdir))  # of a grid's seeds, too
+    values[VALIDATION] = {fit: {seed: of[seed] for seed in seeds if seed in of} for fit, of in watched.items()}
     curves = study.config["curves"]
     first = _snapshot_claims(values, study, workdir) if "teacher_step" in curves else _weak_claims(values, workdir)
     tempered = _temperature_claims(values, curves["tau"]["x"]) if "tau" in curves else []
@@ -269,7 +270,8 @@ def _of_one_as_accurate(
     """
     found, (fit, at) = _validation(workdir), wanted
     taught: dict[int, float] = {}
-    for seed in sorted({seed for name, seed, step, _ in found if (name, step) == (fit, at)}):
+    measured = {seed for student in students for seed in own[student]}  # the seeds of a grid of rates are not
+    for seed in sorted({seed for name, seed, step, _ in found if (name, step) == (fit, at)} & measured):
         able = {
             student: abs(found[key] - found[fit, seed, at, "accuracy"])
             for student, step in students.items()
