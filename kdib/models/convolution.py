@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from kdib.models.kernels import over_rows
+
 FEW_CHANNELS = 4  # up to here one product over all shifted copies takes the place of one a filter's row
 
 
@@ -69,7 +71,7 @@ def _by_products(x_NxHxWxC, w_IxJxCxK, stride: int, pad: int):
     if channels <= FEW_CHANNELS:
         pieces = [jnp.concatenate(pieces, axis=-1)]
     w_PxDxK = w_IxJxCxK.reshape(len(pieces), -1, features)
-    return functools.reduce(jnp.add, [piece @ w for piece, w in zip(pieces, w_PxDxK, strict=True)])
+    return functools.reduce(jnp.add, [over_rows(piece, w) for piece, w in zip(pieces, w_PxDxK, strict=True)])
 
 
 def _seen(x: jax.Array, axis: int, tap: int, taps: int, stride: int) -> jax.Array:

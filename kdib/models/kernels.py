@@ -1,4 +1,4 @@
-"""The inner loops that decide the speed of training: an LSTM's layer, a language model's output, dropout."""
+"""What decides the speed of training: products over rows, an LSTM's layer, a language model's output, dropout."""
 
 import math
 
@@ -6,6 +6,20 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+# --- Products ----------------------------------------------------------------------------------------------------
+
+
+def over_rows(x_xD: jax.Array, w_DxF: jax.Array, dimension_numbers=None, precision=None) -> jax.Array:
+    """x @ w, [..., D] -> [..., F], as one product of matrices; as `dot_general` of a Dense it is what that computes.
+
+    The derivative of x @ w sums over all leading axes of x. XLA:CPU copies a factor for it, transposed, and multiplies
+    the slow way where they are more than one; over rows it does neither.
+    """
+    del dimension_numbers  # a Dense says that it contracts x's last axis with w's first
+    y_NxF = jnp.matmul(x_xD.reshape(-1, x_xD.shape[-1]), w_DxF, precision=precision)
+    return y_NxF.reshape(*x_xD.shape[:-1], w_DxF.shape[-1])
+
 
 # --- A layer of an LSTM -----------------------------------------------------------------------------------------
 
@@ -40,43 +54,57 @@ def lstm_layer(input_DxG: jax.Array, recurrent_HxG: jax.Array, bias_G: jax.Array
 def _layer_forward(input_DxG, recurrent_HxG, bias_G, x_TxBxD, keep_BxH):
     w_CxG = jnp.concatenate([input_DxG, recurrent_HxG])  # C = D + H
 
-    def step(carry, x_BxD):
-        h, c = carry
-        gates = lstm_gates(jnp.concatenate([x_BxD, keep_BxH * h], axis=-1) @ w_CxG + bias_G[None])
+    def step(t, state):
+        h, c, *written = state
+        gates = lstm_gates(jnp.concatenate([_at(x_TxBxD, t), keep_BxH * h], axis=-1) @ w_CxG + bias_G[None])
         i, f, g, o = jnp.split(gates, 4, axis=-1)
         c = f * c + i * g
         h = o * jnp.tanh(c)
-        return (h, c), (h, c, gates)
+        return h, c, *(_put(states, new, t) for states, new in zip(written, (h, c, gates), strict=True))
 
-    zero_BxH = jnp.zeros_like(keep_BxH)
-    _, (h_TxBxH, c_TxBxH, gates_TxBxG) = lax.scan(step, (zero_BxH, zero_BxH), x_TxBxD)
+    # What the loops write over: zeros, as a scan has them, would be one constant and a copy of it for every loop.
+    sizes, steps, zero_BxH = (*keep_BxH.shape[1:] * 2, bias_G.size), len(x_TxBxD), jnp.zeros_like(keep_BxH)
+    unwritten = [jnp.broadcast_to(bias_G[i], (steps, len(keep_BxH), size)) for i, size in enumerate(sizes)]
+    _, _, h_TxBxH, c_TxBxH, gates_TxBxG = lax.fori_loop(0, steps, step, (zero_BxH, zero_BxH, *unwritten))
     return h_TxBxH, (w_CxG, x_TxBxD, keep_BxH, h_TxBxH, c_TxBxH, gates_TxBxG)
 
 
 def _layer_backward(saved, dh_TxBxH):
     w_CxG, x_TxBxD, keep_BxH, h_TxBxH, c_TxBxH, gates_TxBxG = saved
-    w_GxC, size = w_CxG.T, x_TxBxD.shape[-1]
+    w_GxC, (steps, _, size) = w_CxG.T, x_TxBxD.shape
     # What does not wait for the step after is made for all steps at once, outside the loop.
     i, f, g, o = jnp.split(gates_TxBxG, 4, axis=-1)
     tanh_c = jnp.tanh(c_TxBxH)
     factors = [g * i * (1 - i), _before(c_TxBxH) * f * (1 - f), i * (1 - g**2), tanh_c * o * (1 - o)]
     factor_TxBxG, into_c_TxBxH = jnp.concatenate(factors, axis=-1), o * (1 - tanh_c**2)
 
-    def step(carry, inputs):
-        dh_later, dc = carry
-        dh, into_c, factor, f = inputs
-        dh = dh + dh_later
-        dc = dc + dh * into_c
-        dx, dh_before = jnp.split((jnp.concatenate([dc, dc, dc, dh], axis=-1) * factor) @ w_GxC, [size], axis=-1)
-        return (keep_BxH * dh_before, dc * f), (dc, dh, dx)
+    def step(n, state):
+        dh_later, dc, dh_TxBxH, dc_TxBxH, dx_TxBxD = state  # what is not done yet holds dh of the outputs, and into_c
+        t = steps - 1 - n
+        dh = _at(dh_TxBxH, t) + dh_later
+        dc = dc + dh * _at(dc_TxBxH, t)
+        dz = jnp.concatenate([dc, dc, dc, dh], axis=-1) * _at(factor_TxBxG, t)
+        dx, dh_before = jnp.split(dz @ w_GxC, [size], axis=-1)
+        written = _put(dh_TxBxH, dh, t), _put(dc_TxBxH, dc, t), _put(dx_TxBxD, dx, t)
+        return keep_BxH * dh_before, dc * _at(f, t), *written
 
-    zero_BxH = jnp.zeros_like(keep_BxH)
-    inputs = (dh_TxBxH, into_c_TxBxH, factor_TxBxG, f)
-    _, (dc, dh, dx_TxBxD) = lax.scan(step, (zero_BxH, zero_BxH), inputs, reverse=True)
+    zero_BxH, unwritten = jnp.zeros_like(keep_BxH), jnp.broadcast_to(w_CxG[0, 0], x_TxBxD.shape)
+    start = (zero_BxH, zero_BxH, dh_TxBxH, into_c_TxBxH, unwritten)
+    _, _, dh, dc, dx_TxBxD = lax.fori_loop(0, steps, step, start)
     dz_TxBxG = jnp.concatenate([dc, dc, dc, dh], axis=-1) * factor_TxBxG  # cheaper made again than kept
     seen_TxBxC = jnp.concatenate([x_TxBxD, keep_BxH[None] * _before(h_TxBxH)], axis=-1)
-    dinput_DxG, drecurrent_HxG = jnp.split(jnp.einsum("tbc,tbg->cg", seen_TxBxC, dz_TxBxG), [size])
-    return dinput_DxG, drecurrent_HxG, dz_TxBxG.sum((0, 1)), dx_TxBxD, jnp.zeros_like(keep_BxH)
+    # Over rows: an einsum contracts its letters in the order of the alphabet, b before t, and both factors are copied.
+    seen_NxC, dz_NxG = (a.reshape(-1, a.shape[-1]) for a in (seen_TxBxC, dz_TxBxG))
+    dinput_DxG, drecurrent_HxG = jnp.split(seen_NxC.T @ dz_NxG, [size])
+    return dinput_DxG, drecurrent_HxG, dz_NxG.sum(0), dx_TxBxD, jnp.zeros_like(keep_BxH)
+
+
+def _at(states_TxBxH, t):
+    return lax.dynamic_index_in_dim(states_TxBxH, t, keepdims=False)
+
+
+def _put(states_TxBxH, new_BxH, t):
+    return lax.dynamic_update_index_in_dim(states_TxBxH, new_BxH, t, 0)
 
 
 def _before(states_TxBxH):

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from kdib.models.base import Batch, Outputs
-from kdib.models.kernels import Dropout, word_products
+from kdib.models.kernels import Dropout, over_rows, word_products
 
 MASKED = -1e30  # finite, so that a row without any real key stays finite too
 
@@ -169,7 +169,7 @@ class Attention(nn.Module):
 
 def dense(features: int, init_scale: float, name: str) -> nn.Dense:
     """A linear layer with normal weights and zero bias."""
-    return nn.Dense(features, kernel_init=nn.initializers.normal(init_scale), name=name)
+    return nn.Dense(features, kernel_init=nn.initializers.normal(init_scale), name=name, dot_general=over_rows)
 
 
 def attention_mask(length_B: jax.Array, size: int, *, causal: bool) -> jax.Array:
