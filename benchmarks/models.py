@@ -54,14 +54,18 @@ def plain_layer(input_DxG, recurrent_HxG, bias_G, x_TxBxD, keep_BxH):
 
 AUTODIFF = (recurrent, "lstm_layer", plain_layer)
 THREEFRY = (kernels, "bernoulli", jax.random.bernoulli)
-LOGITS = (recurrent, "word_products", lambda x_BxLxD, word_VxD: x_BxLxD @ word_VxD.T)
+MATMUL = [(module, "over_rows", lambda x, w, *_, **__: x @ w) for module in (recurrent, transformer)]
 WHOLE = (transformer, "read", lambda x, position: x)
 NONE = {"embedding_dropout": 0.0, "dropout": 0.0, "attention_dropout": 0.0}
 CASES = {
     "lstm, derivative by JAX": Case("lstm_small", {}, (AUTODIFF,)),
     "lstm": Case("lstm_small", {}, (), "lstm, derivative by JAX"),
-    "lstm language model, x @ word.T": Case("lstm_small", {}, (LOGITS,), language=True),
-    "lstm language model": Case("lstm_small", {}, (), "lstm language model, x @ word.T", language=True),
+    "lstm language model, x @ w": Case("lstm_small", {}, (MATMUL[0],), language=True),
+    "lstm language model": Case("lstm_small", {}, (), "lstm language model, x @ w", language=True),
+    "transformer language model, x @ w": Case("transformer_seq_small", {}, (MATMUL[1],), language=True),
+    "transformer language model": Case(
+        "transformer_seq_small", {}, (), "transformer language model, x @ w", language=True
+    ),
     "transformer, threefry dropout": Case("transformer_small", {}, (THREEFRY,)),
     "transformer": Case("transformer_small", {}, (), "transformer, threefry dropout"),
     "transformer, no dropout, whole last block": Case("transformer_small", NONE, (WHOLE,)),

@@ -1,4 +1,4 @@
-"""What decides the speed of training: products over rows, an LSTM's layer, a language model's output, dropout."""
+"""What decides the speed of training: products over rows, an LSTM's layer, dropout."""
 
 import math
 
@@ -113,33 +113,6 @@ def _before(states_TxBxH):
 
 
 lstm_layer.defvjp(_layer_forward, _layer_backward)
-
-
-# --- The tied output of a language model -------------------------------------------------------------------------
-
-
-@jax.custom_vjp
-def word_products(x_BxLxD: jax.Array, word_VxD: jax.Array) -> jax.Array:
-    """The products [B, L, V] of states with every word: x @ word.T.
-
-    XLA:CPU multiplies with the left factor's contracted axis last and copies it where it is not. The gradient of the
-    words as JAX derives it has that of the logits on the left, the largest array of the step; here it is the states'.
-    As of `lstm_layer`, there is no `jax.jvp` of it outside a reverse pass.
-    """
-    return x_BxLxD @ word_VxD.T
-
-
-def _word_products_forward(x_BxLxD, word_VxD):
-    return x_BxLxD @ word_VxD.T, (x_BxLxD, word_VxD)
-
-
-def _word_products_backward(saved, dlogits_BxLxV):
-    x_BxLxD, word_VxD = saved
-    x_NxD, dlogits_NxV = (a.reshape(-1, a.shape[-1]) for a in (x_BxLxD, dlogits_BxLxV))
-    return dlogits_BxLxV @ word_VxD, (x_NxD.T @ dlogits_NxV).T
-
-
-word_products.defvjp(_word_products_forward, _word_products_backward)
 
 
 # --- Dropout ---------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from kdib.models.base import Batch, Outputs
-from kdib.models.kernels import Dropout, lstm_layer, over_rows, word_products
+from kdib.models.kernels import Dropout, lstm_layer, over_rows
 
 
 class LSTM(nn.Module):
@@ -51,7 +51,7 @@ class LSTM(nn.Module):
         if self.num_classes is None:
             x_BxTxD = jnp.where(real_TxB[:, :, None], x_TxBxD, 0).swapaxes(0, 1)
             projected_BxTxE = nn.Dense(self.embedding_size, name="projection", dot_general=over_rows)(x_BxTxD)
-            logits_BxTxV = word_products(Dropout(self.dropout)(projected_BxTxE, train=train), embed.embedding)
+            logits_BxTxV = over_rows(Dropout(self.dropout)(projected_BxTxE, train=train), embed.embedding.T)
             return Outputs(logits_BxTxV.astype(jnp.float32), {**hidden, "penultimate": x_BxTxD})
         last_B = jnp.maximum(length_B - 1, 0)
         penultimate_BxH = x_TxBxD[last_B, jnp.arange(len(last_B))]

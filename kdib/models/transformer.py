@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from kdib.models.base import Batch, Outputs
-from kdib.models.kernels import Dropout, over_rows, word_products
+from kdib.models.kernels import Dropout, over_rows
 
 MASKED = -1e30  # finite, so that a row without any real key stays finite too
 
@@ -111,7 +111,7 @@ class Embedding(nn.Module):
 
     def attend(self, x_BxLxD: jax.Array) -> jax.Array:
         """The products [B, L, V] with every word."""
-        return word_products(x_BxLxD, self.word_VxD)
+        return over_rows(x_BxLxD, self.word_VxD.T)
 
 
 class Block(nn.Module):

@@ -281,6 +281,15 @@ def test_max_pool_equals_reduce_window(shape):
     np.testing.assert_array_equal(max_pool(x, 2), window(x))
     ours, theirs = (jax.grad(lambda x, f=f: jnp.sum(jnp.sin(f(x))))(x) for f in (lambda x: max_pool(x, 2), window))
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    forward = jax.jvp(lambda x: max_pool(x, 2), (x,), (jnp.sin(x),))  # what is differentiated is another form
+    np.testing.assert_allclose(forward[0], window(x))
+    np.testing.assert_allclose(forward[1].sum(), (jnp.sin(window(x))).sum(), rtol=1e-5)
+
+
+def test_equal_largest_values_share_the_gradient_of_pooling():
+    x = jnp.array([[1.0, 3.0], [3.0, 3.0]])[None, :, :, None]
+    gradient = jax.grad(lambda x: 8 * max_pool(x, 2).sum())(x)[0, :, :, 0]
+    assert gradient.tolist() == [[0, 2], [2, 4]]
 
 
 def test_maxout_takes_the_largest_of_every_unit():

@@ -1,4 +1,5 @@
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +7,7 @@ import numpy as np
 import pytest
 
 from kdib.models import build, kernels
-from kdib.models.kernels import Dropout, bernoulli, lstm_layer, word_products
+from kdib.models.kernels import Dropout, bernoulli, lstm_layer, over_rows
 
 VOCAB, L = 40, 9
 SIZES = {"vocab_size": VOCAB, "num_classes": 2, "max_length": L}
@@ -103,14 +104,32 @@ def test_hessian_vector_product(layer_inputs):
     jax.tree.map(compare, product(lstm_layer), product(plain_layer))
 
 
-def test_word_products_equal_the_plain_product():
+def test_products_over_rows_equal_the_plain_product():
     rng = np.random.default_rng(0)
-    x, words, weights = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((2, 3, 5), (7, 5), (2, 3, 7)))
-    plain = lambda x, words: x @ words.T  # noqa: E731
-    loss = lambda product: lambda x, words: jnp.sum(weights * jnp.sin(product(x, words)))  # noqa: E731
-    np.testing.assert_allclose(word_products(x, words), plain(x, words), atol=1e-6)
-    ours, expected = (jax.jit(jax.grad(loss(f), (0, 1)))(x, words) for f in (word_products, plain))
+    x, w = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((2, 3, 5), (5, 7)))
+    loss = lambda product: lambda x, w: jnp.sum(jnp.sin(product(x, w)))  # noqa: E731
+    np.testing.assert_allclose(over_rows(x, w), x @ w, atol=1e-6)
+    ours, expected = (jax.jit(jax.grad(loss(f), (0, 1)))(x, w) for f in (over_rows, jnp.matmul))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours, expected)
+    assert over_rows(x[:0], w).shape == (0, 3, 7)
+
+
+@pytest.mark.parametrize("preset", ["lstm_tiny", "transformer_tiny"])
+@pytest.mark.parametrize("num_classes", [2, None])
+def test_no_derivative_sums_over_two_axes_of_a_product(preset, num_classes):
+    """XLA:CPU multiplies slowly there, and copies a factor: see `over_rows`."""
+    if num_classes is None:
+        preset = preset.replace("transformer", "transformer_seq")
+    model = build(preset, vocab_size=VOCAB, num_classes=num_classes, max_length=L, layers=2)
+    params = model.init(jax.random.key(0), BATCH)["params"]
+
+    def loss(params):
+        return model.apply(params, {}, BATCH, train=False, key=None)[0].logits.sum()
+
+    text = jax.jit(jax.grad(loss)).lower(params).as_text()
+    products = re.findall(r"contracting_dims = \[([^\]]*)\] x", text)
+    assert len(products) > 5
+    assert {dims for dims in products if "," in dims} == set()
 
 
 def test_causal_by_gradients():
