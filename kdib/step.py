@@ -84,10 +84,21 @@ def gradients(state: TrainState, batch: Batch, teacher_variables: Variables, los
     metrics = {
         **means,
         "loss": Mean.of(value[None]),
-        "accuracy": Mean.of(logits_BxK.argmax(-1) == batch["label"], where=batch.get("mask")),
+        "accuracy": Mean.of(_hits(logits_BxK, batch["label"]), where=batch.get("mask")),
         "gradient_norm": Mean.of(_norm_after(value, grads)[None]),
     }
     return grads, model_state, metrics
+
+
+def _hits(logits_xK: jax.Array, labels_x: jax.Array) -> jax.Array:
+    """logits.argmax(-1) == labels, [...]: no class has more than the label's, and none before it as much.
+
+    XLA:CPU's argmax over a vocabulary takes eight times as long: a twelfth of a language model's step.
+    """
+    own_xx1 = jnp.take_along_axis(logits_xK, labels_x[..., None], axis=-1)
+    before_xK = jax.lax.broadcasted_iota(labels_x.dtype, logits_xK.shape, logits_xK.ndim - 1) < labels_x[..., None]
+    beaten_xK = ~(logits_xK <= own_xx1) | (before_xK & (logits_xK == own_xx1))
+    return ~beaten_xK.any(-1)
 
 
 def _norm_after(loss: jax.Array, grads) -> jax.Array:

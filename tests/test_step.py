@@ -11,7 +11,7 @@ from kdib.losses import from_config
 from kdib.models.base import Model, Outputs, nothing, table
 from kdib.optimizer import make_optimizer, with_learning_rate
 from kdib.population import Population, _view_key, bucketed_order, checked_names, epoch_order, healthy, train_chunk
-from kdib.step import Architecture, init_state, train_step
+from kdib.step import Architecture, _hits, init_state, train_step
 from kdib.tasks.base import cut
 
 N, D, K, BATCH = 24, 3, 2, 4
@@ -80,6 +80,17 @@ def test_one_step_of_sgd_is_the_closed_form(data):
     np.testing.assert_allclose(metrics["gradient_norm"].value, np.linalg.norm(gradient), rtol=2e-5)
     np.testing.assert_allclose(metrics["accuracy"].value, (logits.argmax(-1) == data["label"]).mean())
     assert int(new.step) == 1
+
+
+def test_accuracy_is_argmax_with_ties_and_without_numbers():
+    logits = np.random.default_rng(0).integers(0, 3, (50, 4, 5)).astype(np.float32)  # few values: ties in most rows
+    logits[0, :, 2] = np.nan
+    labels = np.tile(np.arange(5, dtype=np.int32), (50, 4, 1))
+    for k in range(5):
+        hits = _hits(jnp.asarray(logits), jnp.asarray(labels[:, :, k]))
+        expected = logits.argmax(-1) == k
+        expected[0] = False  # numpy finds the nan, and a step with one has no accuracy
+        np.testing.assert_array_equal(hits, expected)
 
 
 def test_a_table_teaches_like_the_live_teacher(data):

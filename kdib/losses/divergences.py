@@ -340,8 +340,10 @@ def _log_softmax(logits: ArrayLike, *, axis, where, temperature: ArrayLike = 1.0
 def _finite(logits: ArrayLike, *, axis, where) -> jax.Array:
     """Float32 logits with the classes last, [..., K], and _LOG_ZERO for a class of probability zero; nan stays nan."""
     logits_xK = jnp.moveaxis(jnp.asarray(logits).astype(jnp.float32), axis, -1)
-    mask_xK = _class_mask(where, jnp.shape(logits), axis)
-    return jnp.where(mask_xK, jnp.maximum(logits_xK, _LOG_ZERO), _LOG_ZERO)
+    impossible_xK = logits_xK < _LOG_ZERO
+    if where is not None:  # a mask of ones would be written out: a language model's logits are the step's largest array
+        impossible_xK |= ~_class_mask(where, jnp.shape(logits), axis)
+    return jnp.where(impossible_xK, _LOG_ZERO, logits_xK)
 
 
 def _class_mask(where, shape, axis) -> jax.Array:

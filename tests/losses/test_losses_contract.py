@@ -147,7 +147,8 @@ def test_bfloat16_in_float32_out(row):
     actual = row.call(low, low_second)
     assert actual.dtype == jnp.float32
     high = [x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x for x in (low, low_second)]
-    np.testing.assert_array_equal(actual, row.call(*high))
+    # Two programs, so not the same last bits; computed in bfloat16 the third digit would differ.
+    np.testing.assert_allclose(actual, row.call(*high), rtol=2e-6)
 
 
 @rows()
