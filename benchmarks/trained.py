@@ -14,7 +14,7 @@ from kdib.losses import from_config
 from kdib.models import build
 from kdib.models.base import Model, nothing
 from kdib.optimizer import make_optimizer, with_learning_rate
-from kdib.population import Population, divided, healthy, train_chunk
+from kdib.population import Population, divided, draw_order, healthy, train_chunk
 from kdib.step import Architecture, init_state
 
 LABELS = {"ce": {"fn": "cross_entropy", "weight": 1.0}}
@@ -64,27 +64,28 @@ class Trained:
         self.population, self.variables, self.loss = jax.device_put(
             (Population(states, healthy(runs)), stack(own), stack(loss)), layout
         )
+        self.order = draw_order(self.population.state.key, jnp.int32(0), self.data, batch_size=BATCH, edges=self.edges)
 
     def milliseconds(self, steps: int) -> float:
         """Wall time a step of `steps` in one call, within an epoch."""
         if self.at + steps > self.steps_per_epoch:
             self.at = 0
         begin = time.perf_counter()
-        self.population, report = train_chunk(
-            self.population,
-            self.variables,
-            self.loss,
-            self.data,
-            jnp.int32(self.at),
-            jnp.int32(self.at + steps),
-            self.answers,
-            batch_size=BATCH,
-            arch=self.arch,
-            edges=self.edges,
-        )
+        self.population, report = train_chunk(*self._arrays(self.at, self.at + steps), **self._static())
         jax.block_until_ready((self.population, report))
         self.at += steps
         return 1000 * (time.perf_counter() - begin) / steps
+
+    def lowered(self):
+        """What `milliseconds` calls, before it is compiled."""
+        return train_chunk.lower(*self._arrays(0, 1), **self._static())
+
+    def _arrays(self, start: int, stop: int):
+        span = jnp.int32(start), jnp.int32(stop)
+        return self.population, self.variables, self.loss, self.data, self.order, *span, self.answers
+
+    def _static(self):
+        return {"arch": self.arch, "edges": self.edges}
 
 
 def parameters(tree: Any) -> int:

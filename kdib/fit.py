@@ -18,7 +18,7 @@ from kdib.logbook import Logbook
 from kdib.losses import LossSpec
 from kdib.models.base import Variables
 from kdib.optimizer import with_learning_rate
-from kdib.population import Population, checked_names, divided, healthy, train_chunk
+from kdib.population import Population, checked_names, divided, draw_order, healthy, train_chunk
 from kdib.progress import Progress
 from kdib.records import RunSpec, write_json
 from kdib.snapshots import SnapshotError, SnapshotIndex
@@ -158,20 +158,18 @@ def _train_group(jobs: Sequence[Job], files: Sequence[_Files], stack_, plan: Pla
     pending = None
     progress.start_group([(job.run.fit, job.run.name) for job in jobs], first_step)
     phases, teacher_variables = None, None
+    epoch, order = None, None
+    steps = steps_per_window(len(plan.data["label"]), plan.recipe.batch_size, plan.recipe.window)
+    batches = {"batch_size": plan.recipe.batch_size, "edges": plan.edges}
     for start, stop in _chunks(first_step, jobs, plan):
         if phases != (phases := _phases(start, jobs, plan)):  # held on the devices for as long as they teach
             teacher_variables = jax.device_put(_teachers(phases, jobs, tables), runs)
+        data = feed.at(start)
+        if epoch != (epoch := start // steps):
+            order = draw_order(population.state.key, jnp.int32(epoch), data, **batches)
+        span = jnp.int32(start), jnp.int32(stop)
         population, report = train_chunk(
-            population,
-            teacher_variables,
-            loss,
-            feed.at(start),
-            jnp.int32(start),
-            jnp.int32(stop),
-            answers,
-            batch_size=plan.recipe.batch_size,
-            arch=plan.arch,
-            edges=plan.edges,
+            population, teacher_variables, loss, data, order, *span, answers, arch=plan.arch, edges=plan.edges
         )
         if pending:  # the previous chunk's metrics are fetched while this one runs
             _log(*pending, jobs, files, plan, progress, logbook)

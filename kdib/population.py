@@ -30,6 +30,13 @@ class Population(NamedTuple):
     health: Health
 
 
+class Order(NamedTuple):
+    """The batches of an epoch: `rows` [R, b, B] int32, and the `bucket` [R, b] int32 of each, 0 without buckets."""
+
+    rows: jax.Array
+    bucket: jax.Array
+
+
 def checked_names(metrics: Mapping[str, Any]) -> list[str]:
     """What must be finite for a run to go on: every metric of its steps, and the parameters that they leave."""
     return sorted([*metrics, "parameters"])
@@ -79,7 +86,7 @@ def bucketed_order(
     which examples share a batch, and which batch comes first among its bucket's, is the run's own.
 
     Returns:
-      rows [N // B * B] int32, and the bucket [N // B] int32 of each batch of B consecutive rows: that of its longest.
+      rows [N // B, B] int32, and the bucket [N // B] int32 of each batch: that of its longest.
     """
     n_batches = length_N.shape[0] // batch_size
     shared = jax.random.fold_in(jax.random.key(ORDER_STREAM), epoch)
@@ -89,24 +96,46 @@ def bucketed_order(
     by_bucket = mine[jnp.argsort(bucket[mine], stable=True)]
     turn = jax.random.permutation(jax.random.fold_in(shared, 1), n_batches)
     rows_bxB = kept[by_bucket].reshape(n_batches, batch_size)[turn]
-    return rows_bxB.reshape(-1), bucket[by_bucket].reshape(n_batches, batch_size)[turn, -1].astype(jnp.int32)
+    return rows_bxB, bucket[by_bucket].reshape(n_batches, batch_size)[turn, -1].astype(jnp.int32)
 
 
-@functools.partial(jax.jit, static_argnames=("batch_size", "arch", "edges"), donate_argnames=("population",))
+@functools.partial(jax.jit, static_argnames=("batch_size", "edges"))
+def draw_order(
+    key_R: jax.Array, epoch: jax.Array, data: Mapping[str, jax.Array], *, batch_size: int, edges: tuple[int, ...] = ()
+) -> Order:
+    """The Order of every run in `epoch`, by the keys of their states. Once an epoch: it sorts all examples.
+
+    What a whole number of batches leaves out is left out. With `edges` the batches are those of `bucketed_order`.
+    """
+    n_batches = data["label"].shape[0] // batch_size
+
+    def drawn(key, epoch, data):
+        if edges:
+            return Order(*bucketed_order(key, epoch, data["length"], edges=edges, batch_size=batch_size))
+        rows_N = epoch_order(key, epoch, data["label"].shape[0])[: n_batches * batch_size]
+        return Order(rows_N.reshape(n_batches, batch_size), jnp.zeros(n_batches, jnp.int32))
+
+    runs = divided(key_R.shape[0])
+    each_run = jax.vmap(drawn, in_axes=(0, None, None))
+    specs = {"in_specs": (runs.spec, PartitionSpec(), PartitionSpec()), "out_specs": runs.spec}
+    return jax.shard_map(each_run, mesh=runs.mesh, check_vma=False, **specs)(key_R, epoch, dict(data))
+
+
+@functools.partial(jax.jit, static_argnames=("arch", "edges"), donate_argnames=("population",))
 def train_chunk(
     population: Population,
     teacher_variables: Variables,
     loss: LossSpec,
     data: Mapping[str, jax.Array],
+    order: Order,
     start: jax.Array,
     stop: jax.Array,
     answers: jax.Array | None = None,
     *,
-    batch_size: int,
     arch: Architecture,
     edges: tuple[int, ...] = (),
 ) -> tuple[Population, tuple[dict[str, Mean], Health]]:
-    """Takes R runs from step `start` to step `stop`, which must lie in one epoch; one compilation for every length.
+    """Takes R runs from step `start` to step `stop`, in the epoch of `order`; one compilation for every length.
 
     The runs are divided over the devices of `runs_mesh(R)`, which do not talk to each other: a CPU of several cores
     is several devices if JAX is told so. The runs share `data`, arrays [N, ...], and the `answers` [T, N, K] of a
@@ -114,33 +143,27 @@ def train_chunk(
     where; the others go on. Parameters that overflow from a finite gradient show in the loss of the next step, or here
     after the last: looking at them in every step would cost as much as the update does. Metrics are merged over the
     steps, with a leading axis of R, and leave out what a frozen run would have added. Metrics and Health may be fetched
-    after the next call: unlike the population they are not donated. With `edges` the batches are those of
-    `bucketed_order`, cut to the edge of their bucket: short sentences are not trained on their padding, and the one
-    program holds one step a bucket.
+    after the next call: unlike the population they are not donated. With `edges` a batch is cut to the edge of its
+    bucket: short sentences are not trained on their padding, and the one program holds one step a bucket.
     """
     runs = divided(population.health.step.shape[0])
     every, each = PartitionSpec(), runs.spec
     advance = jax.shard_map(
-        functools.partial(_advance, batch_size=batch_size, arch=arch, edges=edges),
+        functools.partial(_advance, arch=arch, edges=edges),
         mesh=runs.mesh,
-        in_specs=(each, each, each, every, every, every, every),
+        in_specs=(each, each, each, every, each, every, every, every),
         out_specs=each,
         check_vma=False,  # the loop's sums start as constants
     )
-    return advance(population, teacher_variables, loss, data, start, stop, answers)
+    return advance(population, teacher_variables, loss, data, order, start, stop, answers)
 
 
 def _advance(
-    population: Population, teacher_variables, loss: LossSpec, data, start, stop, answers, *, batch_size, arch, edges
+    population: Population, teacher_variables, loss: LossSpec, data, order, start, stop, answers, *, arch, edges
 ):
     """The runs of one device."""
-    n_examples = data["label"].shape[0]
-    epoch, first = start // (n_examples // batch_size), start % (n_examples // batch_size)
-    if edges:
-        ordered = functools.partial(bucketed_order, length_N=data["length"], edges=edges, batch_size=batch_size)
-        order_RxN, bucket_Rxb = jax.vmap(lambda key: ordered(key, epoch))(population.state.key)
-    else:
-        order_RxN = jax.vmap(lambda key: epoch_order(key, epoch, n_examples))(population.state.key)
+    n_runs, n_batches, _ = order.rows.shape
+    epoch, first = start // n_batches, start % n_batches
     shared = {} if answers is None else {"answers": answers}
 
     def learn(population, sums, batch, own, loss):
@@ -157,12 +180,12 @@ def _advance(
     branches = [functools.partial(at_length, cut(data, length)) for length in lengths]
 
     def body(i, carry):
-        rows_RxB = jax.lax.dynamic_slice_in_dim(order_RxN, (first + i) * batch_size, batch_size, axis=1)
+        rows_RxB = order.rows[:, first + i]
         if not edges:
             return at_length(data, carry, rows_RxB)
-        return jax.lax.switch(bucket_Rxb[0, first + i], branches, carry, rows_RxB)
+        return jax.lax.switch(order.bucket[0, first + i], branches, carry, rows_RxB)
 
-    zeros_R = jnp.zeros(order_RxN.shape[0])
+    zeros_R = jnp.zeros(n_runs)
     sums = {name: Mean(zeros_R, zeros_R) for name in (*loss, *METRICS)}
     population, sums = jax.lax.fori_loop(0, stop - start, body, (population, sums))
     population = _each(functools.partial(_checked, names=checked_names(sums)))(population)

@@ -10,7 +10,16 @@ import pytest
 from kdib.losses import from_config
 from kdib.models.base import Model, Outputs, nothing, table
 from kdib.optimizer import make_optimizer, with_learning_rate
-from kdib.population import Population, _view_key, bucketed_order, checked_names, epoch_order, healthy, train_chunk
+from kdib.population import (
+    Population,
+    _view_key,
+    bucketed_order,
+    checked_names,
+    draw_order,
+    epoch_order,
+    healthy,
+    train_chunk,
+)
 from kdib.step import Architecture, _hits, init_state, train_step
 from kdib.tasks.base import cut
 
@@ -54,15 +63,15 @@ def stacked(tree, n):
 
 
 def chunk(population, data, arch, loss, first, last, teacher_variables=None, edges=()):
-    n = len(population.health.step)
+    n, epoch = len(population.health.step), jnp.int32(first // (len(data["label"]) // BATCH))
     return train_chunk(
         population,
         stacked(teacher_variables or {"params": {}}, n),
         stacked(from_config(loss), n),
         data,
+        draw_order(population.state.key, epoch, data, batch_size=BATCH, edges=edges),
         jnp.int32(first),
         jnp.int32(last),
-        batch_size=BATCH,
         arch=arch,
         edges=edges,
     )
@@ -257,11 +266,12 @@ def test_buckets_hold_like_lengths_in_the_order_of_the_run(sentences, edges):
     (rows, bucket), (other, other_bucket), (later, _) = (
         order(jax.random.key(seed), jnp.int32(epoch)) for seed, epoch in ((0, 0), (1, 0), (0, 1))
     )
-    assert len(set(rows.tolist())) == len(rows) == 24
-    assert set(rows.tolist()) == set(other.tolist()) != set(later.tolist())  # what is left out changes by epoch
+    rows_of = [set(drawn.ravel().tolist()) for drawn in (rows, other, later)]
+    assert len(rows_of[0]) == rows.size == 24
+    assert rows_of[0] == rows_of[1] != rows_of[2]  # what is left out changes by epoch
     assert rows.tolist() != other.tolist() and bucket.tolist() == other_bucket.tolist()
     bounds = np.array([0, *edges, 8])
-    longest = np.asarray(length)[np.asarray(rows)].reshape(-1, BATCH).max(1)
+    longest = np.asarray(length)[np.asarray(rows)].max(1)
     assert (longest <= bounds[bucket + 1]).all() and (longest > bounds[bucket]).all()
     assert bucket.tolist() != sorted(bucket.tolist()) or len(set(bucket.tolist())) == 1
 
@@ -274,7 +284,7 @@ def test_a_chunk_in_buckets_is_its_steps_on_cut_batches(sentences):
         state = states[r]
         rows, bucket = bucketed_order(state.key, 0, sentences["length"], edges=(2, 5), batch_size=BATCH)
         for at in range(1, 6):
-            batch = {k: v[rows[at * BATCH : (at + 1) * BATCH]] for k, v in sentences.items()}
+            batch = {k: v[rows[at]] for k, v in sentences.items()}
             state, _ = train_step(state, batch, {"params": {}}, from_config(LABELS), arch=arch)  # on all its padding
         np.testing.assert_allclose(last.state.params["model"]["w"][r], state.params["model"]["w"], atol=1e-6)
         longest = max([2, 5, 8][b] for b in bucket[1:6])

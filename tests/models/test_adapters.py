@@ -18,7 +18,7 @@ from kdib.losses import from_config
 from kdib.models.base import Outputs, from_linen, nothing, split
 from kdib.models.nnx_adapter import from_nnx
 from kdib.optimizer import make_optimizer, with_learning_rate
-from kdib.population import Population, healthy, train_chunk
+from kdib.population import Population, draw_order, healthy, train_chunk
 from kdib.records import Records, Row, RunSpec
 from kdib.snapshots import SnapshotIndex
 from kdib.step import Architecture, init_state, predict
@@ -191,9 +191,9 @@ def test_a_student_learns_from_a_teacher_of_the_other_kind(net):
             stack(teacher, teacher),
             stack(from_config(KD), from_config(KD)),
             DATA,
+            draw_order(population.state.key, jnp.int32(first), DATA, batch_size=SIZE),
             jnp.int32(first),
             jnp.int32(first + 4),
-            batch_size=SIZE,
             arch=arch,
         )
         losses.append(metrics["kl"].sum / metrics["kl"].count)

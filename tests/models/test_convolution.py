@@ -13,7 +13,7 @@ from kdib.models import build, convnet
 from kdib.models.base import nothing
 from kdib.models.convolution import convolve
 from kdib.optimizer import make_optimizer
-from kdib.population import Population, healthy, train_chunk
+from kdib.population import Population, draw_order, healthy, train_chunk
 from kdib.step import Architecture, init_state
 
 
@@ -124,7 +124,8 @@ def program(preset, steps, size=8, **fields):
     one = lambda tree: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), tree)  # noqa: E731
     population = Population(one(jax.eval_shape(start, jax.random.key(0))), jax.eval_shape(lambda: healthy(1)))
     loss, step = one(from_config({"ce": {"fn": "cross_entropy", "weight": 1.0}})), jnp.int32(0)
-    return train_chunk.lower(population, {"params": {}}, loss, data, step, step + 1, batch_size=4, arch=arch).as_text()
+    order = jax.eval_shape(functools.partial(draw_order, batch_size=4), population.state.key, step, data)
+    return train_chunk.lower(population, {"params": {}}, loss, data, order, step, step + 1, arch=arch).as_text()
 
 
 @pytest.mark.parametrize(
