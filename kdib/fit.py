@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -158,15 +158,10 @@ def _train_group(jobs: Sequence[Job], files: Sequence[_Files], stack_, plan: Pla
     pending = None
     progress.start_group([(job.run.fit, job.run.name) for job in jobs], first_step)
     phases, teacher_variables = None, None
-    epoch, order = None, None
-    steps = steps_per_window(len(plan.data["label"]), plan.recipe.batch_size, plan.recipe.window)
-    batches = {"batch_size": plan.recipe.batch_size, "edges": plan.edges}
-    for start, stop in _chunks(first_step, jobs, plan):
+    keys = jax.device_put(jnp.copy(population.state.key), runs)  # the population's own are given away
+    for start, stop, data, order in _ordered(_chunks(first_step, jobs, plan), keys, feed, plan):
         if phases != (phases := _phases(start, jobs, plan)):  # held on the devices for as long as they teach
             teacher_variables = jax.device_put(_teachers(phases, jobs, tables), runs)
-        data = feed.at(start)
-        if epoch != (epoch := start // steps):
-            order = draw_order(population.state.key, jnp.int32(epoch), data, **batches)
         span = jnp.int32(start), jnp.int32(stop)
         population, report = train_chunk(
             population, teacher_variables, loss, data, order, *span, answers, arch=plan.arch, edges=plan.edges
@@ -183,6 +178,17 @@ def _train_group(jobs: Sequence[Job], files: Sequence[_Files], stack_, plan: Pla
         if stopping:
             progress.note("stopped as asked; everything up to here is saved")
             raise Stopped
+
+
+def _ordered(chunks: Iterable[tuple[int, int]], keys: jax.Array, feed: Whole | Windows, plan: Plan):
+    """(start, stop, data, order) of every call; what is sorted is sorted once an epoch or window."""
+    batches = {"batch_size": plan.recipe.batch_size, "edges": plan.edges}
+    steps, epoch = steps_per_window(len(plan.data["label"]), plan.recipe.batch_size, plan.recipe.window), None
+    for start, stop in chunks:
+        data = feed.at(start)
+        if epoch != (epoch := start // steps):
+            order = draw_order(keys, jnp.int32(epoch), data, **batches)
+        yield start, stop, data, order
 
 
 def _tables(jobs: Sequence[Job]) -> list[np.ndarray]:

@@ -143,8 +143,9 @@ def train_chunk(
     where; the others go on. Parameters that overflow from a finite gradient show in the loss of the next step, or here
     after the last: looking at them in every step would cost as much as the update does. Metrics are merged over the
     steps, with a leading axis of R, and leave out what a frozen run would have added. Metrics and Health may be fetched
-    after the next call: unlike the population they are not donated. With `edges` a batch is cut to the edge of its
-    bucket: short sentences are not trained on their padding, and the one program holds one step a bucket.
+    after the next call: unlike the population they are not donated. With `edges`, which must be those
+    of `order`, a batch is cut to the edge of its bucket: short sentences are not trained on their padding, and the one
+    program holds one step a bucket.
     """
     runs = divided(population.health.step.shape[0])
     every, each = PartitionSpec(), runs.spec
