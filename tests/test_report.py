@@ -306,6 +306,25 @@ def test_a_start_at_chance_does_not_flatten_learning_curves():
     assert np.isfinite(empty.get_ylim()).all()
 
 
+def test_of_many_fits_the_roles_and_what_lies_apart_are_in_colour():
+    from kdib.report.canvas import Style
+    from kdib.report.figures import IN_COLOUR, Band, Panel, lines
+
+    x = np.arange(3.0)
+    levels = {f"fit{i}": np.full(3, i / 1000) for i in range(20)} | {"apart": np.array([0.0, 0.5, np.nan])}
+    bands = {fit: Band(x, level, level, level) for fit, level in levels.items()}
+    look = {fit: Style("black", "o", "-") for fit in bands}
+
+    def legend(bands):
+        figure = lines([Panel("x", bands)], look, ylabel="y", chance=None, first=("fit3", "fit4"))
+        return [text.get_text() for text in figure.legends[0].get_texts()]
+
+    *coloured, others = legend(bands)
+    assert len(coloured) == IN_COLOUR and {"fit3", "fit4", "apart", "fit19", "fit0"} <= {*coloured}
+    assert others == "13 other fits"
+    assert legend({fit: bands[fit] for fit in coloured}) == coloured
+
+
 def test_learning_rates_that_were_tried_stand_beside_the_chosen_one(small):
     assert "Learning rates." not in draw(small).text  # no grid
     with (small / "metrics.jsonl").open("a") as file:

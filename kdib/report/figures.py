@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from kdib.report.canvas import GREY, PALE, Box, Style, grid, mark
 
 BASELINE_MARKERS = ("x", "+", "1", "2", "3", "4")
+IN_COLOUR, FAINT = 8, 0.35  # lines that a reader can tell apart; how the others are drawn
 
 
 class Band(NamedTuple):
@@ -51,23 +52,54 @@ class Dot(NamedTuple):
     high: float
 
 
-def lines(panels: Sequence[Panel], look: Mapping[str, Style], *, ylabel: str, chance: float | None) -> Figure:
-    """Mean and interval against x for every fit, on one scale; a panel's title is its x label."""
+def lines(
+    panels: Sequence[Panel], look: Mapping[str, Style], *, ylabel: str, chance: float | None, first: Sequence[str] = ()
+) -> Figure:
+    """Mean and interval against x for every fit, on one scale; a panel's title is its x label.
+
+    Of more than IN_COLOUR fits those are in colour that `in_colour` chooses; the means of the others are grey lines.
+    """
+    names = in_order(look, [fit for panel in panels for fit in panel.bands])
+    coloured = in_colour(panels, names, first)
 
     def draw(axes: Axes, panel: Panel) -> None:
         axes.set_xlabel(panel.title, va="center")
         _baselines(axes, panel, chance)
-        for fit, band in _dodged(panel.bands).items():
+        for fit in panel.bands.keys() - {*coloured}:
+            mark(axes.plot(*panel.bands[fit][:2], color=GREY, alpha=FAINT, lw=0.9, zorder=1), look[fit])
+        for fit, band in _dodged({fit: band for fit, band in panel.bands.items() if fit in coloured}).items():
             _band(axes, band, look[fit])
         _ticks_at_values(axes, [band.x for band in panel.bands.values()])
 
-    names = in_order(look, [fit for panel in panels for fit in panel.bands])
     baselines = dict.fromkeys(name for panel in panels for name in panel.baselines)
-    handles = [handle(fit, look[fit]) for fit in names]
+    handles = [handle(fit, look[fit]) for fit in coloured]
+    if others := len(names) - len(coloured):
+        handles.append(Line2D([], [], color=GREY, alpha=FAINT, lw=1, label=f"{others} other fits"))
     handles += [_mark(name, BASELINE_MARKERS[i % 6]) for i, name in enumerate(baselines)]
     if chance is not None:
         handles.append(Line2D([], [], color=GREY, lw=1, ls=":", label="chance"))
     return grid(panels, draw, xlabel=None, ylabel=ylabel, handles=handles, columns=3, box=Box(top=0.12))
+
+
+def in_colour(panels: Sequence[Panel], names: Sequence[str], first: Sequence[str]) -> list[str]:
+    """At most IN_COLOUR fits: those of `first`, then again and again the one farthest from all that are chosen."""
+    if len(names) <= IN_COLOUR:
+        return list(names)
+    chosen = [name for name in names if name in first][:IN_COLOUR]
+    while len(chosen) < IN_COLOUR:
+        rest = [name for name in names if name not in chosen]
+        chosen.append(max(rest, key=lambda name: min((_distance(panels, name, c) for c in chosen), default=0.0)))
+    return [name for name in names if name in chosen]
+
+
+def _distance(panels: Sequence[Panel], a: str, b: str) -> float:
+    """The largest difference of two fits' means at one x."""
+    largest = 0.0
+    for bands in (panel.bands for panel in panels if {a, b} <= panel.bands.keys()):
+        _, at_a, at_b = np.intersect1d(bands[a].x, bands[b].x, return_indices=True)
+        differences = np.abs(bands[a].mean[at_a] - bands[b].mean[at_b])
+        largest = max(largest, float(np.max(differences, initial=0.0, where=np.isfinite(differences))))
+    return largest
 
 
 def reliability(panels: Sequence[Panel], look: Mapping[str, Style], *, xlabel: str, ylabel: str) -> Figure:

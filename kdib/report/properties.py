@@ -76,12 +76,15 @@ def _lines(view: View, prop: Property, curves: Sequence[Curve], split: str) -> P
         for curve in curves
     ]
     chance = _chance(view, split) if curves[0].metric == BALANCED else None
-    figure = figures.lines(panels, view.look, ylabel=curves[0].ylabel, chance=chance)
+    roles = tuple(view.material.config["roles"].values())
+    figure = figures.lines(panels, view.look, ylabel=curves[0].ylabel, chance=chance, first=roles)
     what = f"{capital(curves[0].ylabel)} on {split} by {listed([curve.xlabel for curve in curves])}"
     caption = (
         f"{what}: means with {intervals(view)}; points are moved sideways so that intervals can be told apart."
         + " Groups that are too small are left out here and named in the table." * (curves[0].metric == BALANCED)
     )
+    if len({fit for panel in panels for fit in panel.bands}) > figures.IN_COLOUR:
+        caption += f" In colour: the fits of the roles, and up to {figures.IN_COLOUR} in all those farthest from them."
     caption += LIKENESS_NOTE * _is_of_couples(view, prop, curves[0], split)
     return view.picture(figure, f"{prop.name}-{curves[0].metric}-{split}", _alt(what, panels), caption)
 
