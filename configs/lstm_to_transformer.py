@@ -11,7 +11,7 @@ smallest, width 32 and one layer, is the default. Steps are 800, one epoch, wher
 gap is +0.69 [+0.68, +0.71]. One layer can represent more than it learns here: trained on attractors in equal shares,
 the Transformer alone has 0.82. The LSTM embeds words in 64 numbers; its lead is not of that (agreement_transfer (c)).
 
-Time on 2 CPU cores, with nothing compiled yet: 3 min 37 s; `:smoke` 1 min 28 s. `:full` some 20 minutes, not timed
+Time on 2 CPU cores, with nothing compiled yet: 2 min 31 s; `:smoke` 1 min 13 s. `:full` some 20 minutes, not timed
 on an idle machine. `:online` adds a Transformer whose LSTM teacher learns beside it, `:basins` a second student of
 every teacher and `alone` in another order.
 Expected, 3 seeds, A-accuracy on test: teacher - alone +0.69 [+0.64, +0.73]; distilled - self -0.009 [-0.017, -0.001];
