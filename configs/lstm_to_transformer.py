@@ -14,7 +14,7 @@ the Transformer alone has 0.82. The LSTM embeds words in 64 numbers; its lead is
 Time on 2 CPU cores, with nothing compiled yet: 2 min 31 s; `:smoke` 1 min 13 s. `:full` some 20 minutes, not timed
 on an idle machine. `:online` adds a Transformer whose LSTM teacher learns beside it, `:basins` a second student of
 every teacher and `alone` in another order.
-Expected, 3 seeds, A-accuracy on test: teacher - alone +0.69 [+0.64, +0.73]; distilled - self -0.009 [-0.017, -0.001];
+Expected, 3 seeds, A-accuracy on test: teacher - alone +0.69 [+0.64, +0.73]; distilled - self -0.010 [-0.015, -0.004];
 the transfer score 0.00 [-0.01, 0.01].
 """
 

@@ -74,7 +74,7 @@ def lines(
     baselines = dict.fromkeys(name for panel in panels for name in panel.baselines)
     handles = [handle(fit, look[fit]) for fit in coloured]
     if others := len(names) - len(coloured):
-        handles.append(Line2D([], [], color=GREY, alpha=FAINT, lw=1, label=f"{others} other fits"))
+        handles.append(Line2D([], [], color=GREY, alpha=FAINT, lw=1, label=f"{others} other fit{'s' * (others > 1)}"))
     handles += [_mark(name, BASELINE_MARKERS[i % 6]) for i, name in enumerate(baselines)]
     if chance is not None:
         handles.append(Line2D([], [], color=GREY, lw=1, ls=":", label="chance"))
