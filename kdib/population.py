@@ -31,10 +31,10 @@ class Population(NamedTuple):
 
 
 class Order(NamedTuple):
-    """The batches of an epoch: `rows` [R, b, B] int32, and the `bucket` [R, b] int32 of each, 0 without buckets."""
+    """The batches of an epoch: `rows` [R, b, B] int32, and with buckets the `bucket` [R, b] int32 of each."""
 
     rows: jax.Array
-    bucket: jax.Array
+    bucket: jax.Array | None = None
 
 
 def checked_names(metrics: Mapping[str, Any]) -> list[str]:
@@ -113,7 +113,7 @@ def draw_order(
         if edges:
             return Order(*bucketed_order(key, epoch, data["length"], edges=edges, batch_size=batch_size))
         rows_N = epoch_order(key, epoch, data["label"].shape[0])[: n_batches * batch_size]
-        return Order(rows_N.reshape(n_batches, batch_size), jnp.zeros(n_batches, jnp.int32))
+        return Order(rows_N.reshape(n_batches, batch_size))
 
     runs = divided(key_R.shape[0])
     each_run = jax.vmap(drawn, in_axes=(0, None, None))
@@ -146,7 +146,12 @@ def train_chunk(
     after the next call: unlike the population they are not donated. With `edges`, which must be those
     of `order`, a batch is cut to the edge of its bucket: short sentences are not trained on their padding, and the one
     program holds one step a bucket.
+
+    Raises:
+      ValueError: for `edges` with an order without buckets, whose batches would lose words, or the other way round.
     """
+    if (order.bucket is None) == bool(edges):
+        raise ValueError(f"an order {'without' if edges else 'in'} buckets does not fit edges={edges}")
     runs = divided(population.health.step.shape[0])
     every, each = PartitionSpec(), runs.spec
     advance = jax.shard_map(

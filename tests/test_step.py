@@ -291,6 +291,16 @@ def test_a_chunk_in_buckets_is_its_steps_on_cut_batches(sentences):
         assert last.state.model_state["model"]["longest"][r] == longest
 
 
+@pytest.mark.parametrize(("drawn", "edges"), [((), (2, 5)), ((2, 5), ())])
+def test_an_order_of_other_buckets_is_refused(sentences, drawn, edges):
+    arch = Architecture(bag_of_words(), nothing(), (), SGD)
+    population = population_of([start(sentences, arch)])
+    order = draw_order(population.state.key, jnp.int32(0), sentences, batch_size=BATCH, edges=drawn)
+    trees = stacked({"params": {}}, 1), stacked(from_config(LABELS), 1)
+    with pytest.raises(ValueError, match="buckets does not fit edges"):
+        train_chunk(population, *trees, sentences, order, jnp.int32(0), jnp.int32(1), arch=arch, edges=edges)
+
+
 def test_buckets_are_steps_of_one_program(sentences):
     arch = Architecture(bag_of_words(), nothing(), (), SGD)
     before = train_chunk._cache_size()
