@@ -1,9 +1,12 @@
-"""The README's example of two networks runs, and says of a network and its copy in another order that they are one."""
+"""The README's examples run as they stand."""
 
+import dataclasses
 import pathlib
 import re
 
+import jax.numpy as jnp
 import numpy as np
+import optax
 
 from kdib import models
 from kdib.losses import cross_entropy
@@ -11,7 +14,33 @@ from kdib.losses import cross_entropy
 README = pathlib.Path(__file__).parent.parent / "README.md"
 
 
+def example(word: str) -> str:
+    """The one Python block that contains `word`."""
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    (found,) = [block for block in blocks if word in block]
+    return found
+
+
+def test_a_student_learns_in_a_loop_of_ones_own():
+    """It comes to agree with its teacher, and another temperature does not compile again."""
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(64, 8)).astype("f")
+    taught = images @ rng.normal(size=(8, 3)).astype("f")
+    batch = {"image": images, "teacher_logits": taught, "label": taught.argmax(1)}
+    params, tx = {"w": jnp.zeros((8, 3))}, optax.adam(0.1)
+    given = {"apply": lambda params, x: x @ params["w"], "tx": tx}
+    exec(example("def train_step"), given)
+    opt_state, spec = tx.init(params), given["spec"]
+    for step in range(30):
+        params, opt_state, _ = given["train_step"](params, opt_state, batch, spec, step)
+    assert ((images @ params["w"]).argmax(1) == taught.argmax(1)).mean() > 0.9
+    warmer = spec | {"kl": dataclasses.replace(spec["kl"], hparams={"temperature": jnp.float32(2.0)})}
+    own, other = (given["train_step"](params, opt_state, batch, each, 30)[2]["kl"].value for each in (spec, warmer))
+    assert given["train_step"]._cache_size() == 1 and own != other
+
+
 def test_two_networks_are_compared():
+    """A network and its copy with the units in another order are said to be one."""
     rng = np.random.default_rng(0)
     batch = {"image": rng.random((40, 4, 4, 1)).astype("f")}
     order = rng.permutation(16)
@@ -36,9 +65,7 @@ def test_two_networks_are_compared():
         "alphas": np.linspace(0, 1, 5),
         "loss_fn": lambda params: cross_entropy(outputs(params).logits, labels_N).mean(),
     }
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    (example,) = [block for block in blocks if "interpolation_path" in block]
-    exec(example, given)
+    exec(example("interpolation_path"), given)
     assert np.isclose(given["alike"], 1, atol=1e-5) and abs(given["height"]) < 1e-5
     apart = given["interpolation_path"](given["loss_fn"], params_a, params_b, given["alphas"])
     assert given["barrier"](apart, given["alphas"]).above_chord > 0.05  # before the units are in one order
