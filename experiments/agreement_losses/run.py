@@ -1,11 +1,12 @@
-"""Which loss carries what from an LSTM to a Transformer, and what do the controls do without it?
+"""Which loss transfers what from an LSTM to a Transformer, compared with controls that do without the LSTM?
 
     python experiments/agreement_losses/run.py classification --workdir=runs/losses_classification
     python experiments/agreement_losses/run.py text --data=FOLDER --workdir=runs/losses_text
     python experiments/agreement_losses/run.py --report-only
 
-The studies are configs/agreement_losses.py with the changes below; FOLDER is that of experiments/agreement_transfer.
-They resume when called again and leave their rows in results/. `--report-only` writes the README's tables from them.
+The studies are configs/agreement_losses.py with two changes: every fit gets the best of three learning rates, and LSTM
+and Transformer embed words in equally many numbers. FOLDER is that of experiments/agreement_transfer. A study resumes
+when the command is repeated, and saves its rows in results/. `--report-only` writes the README's tables from these rows.
 """
 
 import json
@@ -20,16 +21,16 @@ from kdib.main import load_config
 HERE = Path(__file__).parent
 CONFIG = HERE.parent.parent / "configs" / "agreement_losses.py"
 STUDIES = {"classification": "", "text": "corpus"}
-RATES = (2e-3, 4e-3, 8e-3)  # for every fit the same, chosen by its validation loss
+RATES = (2e-3, 4e-3, 8e-3)  # the same grid for every fit; its validation loss chooses
 TRANSFER = runpy.run_path(str(HERE.parent / "agreement_transfer" / "run.py"))
 AGREEMENT = ("fidelity", "agreement", "")
 ROWS = runpy.run_path(str(HERE.parent / "rows.py"))
 
 
 def study_config(name: str, data: Path | None) -> dict[str, Any]:
-    """The configuration of a study."""
+    """Return the configuration of a study; `data` is the folder of the text corpora, which "text" needs."""
     config = load_config(str(CONFIG), STUDIES[name]).to_dict()
-    config["models"]["lstm"]["embedding_size"] = config["models"]["transformer"]["width"]  # they differ in no width
+    config["models"]["lstm"]["embedding_size"] = config["models"]["transformer"]["width"]  # the two networks differ in no width
     config["tune"] = {"learning_rates": RATES, "seeds": 1}
     if name == "text":
         if data is None:
@@ -40,7 +41,7 @@ def study_config(name: str, data: Path | None) -> dict[str, Any]:
 
 
 def tables(workdir: Path) -> str:
-    """Every fit's A-accuracy and its differences from the controls; its ECE; how often it agrees with the teacher."""
+    """Return one row per fit: A-accuracy, ECE and agreement with the teacher, with differences from the controls."""
     study = ROWS["read"](workdir)
     accuracy, ece = study.by_fit(ROWS["A_ACCURACY"]), study.by_fit(ROWS["ECE"])
     alike = study.likeness(AGREEMENT, study.config["roles"]["teacher"])
@@ -73,7 +74,7 @@ def _against(values, fit: str, control: str) -> str:
 
 
 def teachers_beside(workdir: Path, target: Path) -> None:
-    """Keeps the A-accuracy of the teachers that learned beside their students, whom no property sees, by seed."""
+    """Save, by seed, the accuracy over attractors of the teachers that learned online, which no property measures."""
     from kdib import tasks
     from kdib.answers import answer
     from kdib.config import parse
@@ -96,13 +97,41 @@ def teachers_beside(workdir: Path, target: Path) -> None:
 
 
 def redraw(name: str) -> None:
-    """The README's table of a study, from its committed rows alone."""
+    """Write the README's tables of a study from its committed rows alone."""
     target = HERE / "results" / name
-    beside = json.loads((target / "teachers_beside.json").read_text())
-    said = (f"that of `{fit}` has {ROWS['plus_minus'](ROWS['spread'](values))}" for fit, values in beside.items())
     with ROWS["unpacked"](target) as workdir:
-        text = f"{tables(workdir)}\n\nThe teachers that learned beside their students: {', '.join(said)} in A-accuracy."
+        text = f"{tables(workdir)}\n\n{_beside(workdir, json.loads((target / 'teachers_beside.json').read_text()))}"
         ROWS["fill"](HERE / "README.md", name, text)
+
+
+def _beside(workdir: Path, online: dict[str, dict[str, float]]) -> str:
+    """Return a table of the online teachers and, in the same metric, the offline teacher, `alone` and `distilled`."""
+    study = ROWS["read"](workdir)
+    offline, alone, student = (_over_attractors(study, fit) for fit in ("teacher", "alone", "distilled"))
+    values = {fit: {int(seed): value for seed, value in of.items()} for fit, of in online.items()}
+    lines = [
+        (f"the LSTM of `{fit}`", ROWS["plus_minus"](ROWS["spread"](of)), ROWS["signed"](ROWS["minus"](of, offline)))
+        for fit, of in values.items()
+    ]
+    for fit, of in {"teacher": offline, "alone": alone, "distilled": student}.items():
+        less = ROWS["signed"](ROWS["minus"](of, offline)) if fit != "teacher" else ""
+        lines.append((f"`{fit}`", ROWS["plus_minus"](ROWS["spread"](of)), less))
+    return ROWS["markdown"](("network", "accuracy over attractors, not balanced", "− teacher [95 %]"), lines)
+
+
+def _over_attractors(study: Any, fit: str) -> dict[int, float]:
+    """Return, by seed, the mean of the accuracies at every number of attractors, as `teachers_beside` computes it."""
+    seeds = {subject.id: subject.seed for subject in study.subjects if subject.fit == fit}
+    found: dict[int, list[float]] = {}
+    wanted = ("accuracy", "accuracy", "attractors", study.tests[0])
+    for row in study.rows:
+        if (
+            row.subject in seeds
+            and (row.property, row.metric, row.group, row.split) == wanted
+            and row.value is not None
+        ):
+            found.setdefault(seeds[row.subject], []).append(row.value)
+    return {seed: float(np.mean(values)) for seed, values in found.items()}
 
 
 if __name__ == "__main__":
