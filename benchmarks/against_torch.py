@@ -1,11 +1,12 @@
-"""A full training step of kdib, several a call as a study runs them, against PyTorch eager in the same process.
+"""Time full training steps of kdib, several per call as in a study, against PyTorch eager in the same process.
 
     GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python benchmarks/against_torch.py
     GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python benchmarks/against_torch.py --runs 3 --only "transformer, dropout"
 
-128 sentences of up to 32 words, width 128, 2 layers: forward, backward, clipping, AdamW. Rounds are interleaved: read
-the ratios, best / median of the faster half of the rounds. Tokens are positions, padding included, for both. With
-`--runs` R runs train in a group divided over R devices, and one after another; torch trains one after another.
+A step is forward, backward, clipping and AdamW on 128 sentences of up to 32 words, at width 128 and 2 layers. Rounds
+are interleaved, so read the ratios: best / median of the faster half of the rounds. Tokens count positions, padding
+included, on both sides. With `--runs` R, the runs of kdib train in a group divided over R devices, and also one after
+another; torch trains them one after another.
 """
 
 import argparse
@@ -29,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=CASES, nargs="*", default=list(CASES))
     parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=5, help="in a call, and in a round")
+    parser.add_argument("--steps", type=int, default=5, help="per call, and per round")
     parser.add_argument("--runs", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(2)
@@ -51,7 +52,7 @@ def main() -> None:
 
 
 def competitors(case: Case, runs: int) -> dict[str, Callable[[int], float]]:
-    """What is timed: each takes a number of steps and answers milliseconds a step (of all runs)."""
+    """Return the timed functions: each takes a number of steps and returns milliseconds per step, summed over runs."""
     data = sentences(N, language=case.language)
     arrays = {name: values for name, values in data.items() if name != "id"}
     begin = time.perf_counter()

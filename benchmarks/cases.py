@@ -1,4 +1,4 @@
-"""What is trained in the benchmarks: sizes, cases and random data. Without jax or torch, so that each can be alone."""
+"""Sizes, cases and random data of the benchmarks on sentences, without jax or torch, so that either can run alone."""
 
 import os
 import statistics
@@ -32,7 +32,7 @@ CASES = {
 
 
 def sentences(n: int, *, language: bool, shortest: int = 5) -> dict[str, np.ndarray]:
-    """Random words, right-padded; lengths are even between `shortest` and LENGTH."""
+    """Draw random words, right-padded, with lengths uniform between `shortest` and LENGTH."""
     rng = np.random.default_rng(0)
     length_N = rng.integers(shortest, LENGTH + 1, n).astype(np.int32)
     real_NxL = np.arange(LENGTH) < length_N[:, None]
@@ -44,10 +44,10 @@ def sentences(n: int, *, language: bool, shortest: int = 5) -> dict[str, np.ndar
 
 
 def undisturbed(times: Sequence[float]) -> float:
-    """The median of the faster half of the rounds: a machine that others use too makes times longer, never shorter."""
+    """Return the median of the faster half of the rounds: other work on the machine can only make times longer."""
     return statistics.median(sorted(times)[: (len(times) + 1) // 2])
 
 
 def pages() -> str:
-    """Whether malloc was told to use huge pages, which is set before the process starts."""
+    """Say whether malloc was told to use huge pages, which is set before the process starts."""
     return f"huge pages {'on' if 'hugetlb=1' in os.environ.get('GLIBC_TUNABLES', '') else 'off'}"

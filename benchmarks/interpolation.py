@@ -1,12 +1,12 @@
-"""Between two networks: the seconds and the memory of a path, beside a loop in PyTorch.
+"""Measure time and memory of a path between two networks, against a loop in PyTorch.
 
     python benchmarks/interpolation.py
 
-The loss and the error of MLP_1 (784-2000-1000-100-10) at 51 points between two sets of random weights, on 10,000
-images 28 x 28, 500 at a time. Each form is compiled, or warmed up by one point, before it is timed; rounds of the two
-take turns, best of them. The bar is 60 s on two cores. CPU seconds, summed over threads, are what a busy machine
-changes least; threads that wait for each other count. Peak memory is that of a process of its own, at two numbers of
-points, and at a tenth of the images.
+The path has the loss and the error of MLP_1 (784-2000-1000-100-10) at 51 points between two sets of random weights, on
+10,000 images of 28 x 28, 500 at a time. Each form is compiled, or warmed up by one point, before it is timed. Rounds of
+the two forms alternate, and the best counts; the limit is 60 s on two cores. CPU seconds are summed over threads,
+waiting threads included; a busy machine changes them least. Peak memory is that of a separate process, at two numbers
+of points and at a tenth of the images.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def case(n_images: int):
-    """(model, two sets of parameters, columns [N, ...])."""
+    """Return (model, two sets of parameters, columns [N, ...])."""
     model = build("mlp_1", num_classes=10, image_shape=(28, 28, 1))
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (n_images, 28, 28, 1)).astype(np.uint8)
@@ -75,7 +75,7 @@ def case(n_images: int):
 
 
 def ours(model: Model, ends, data, alphas):
-    """A function that computes the path, as one program."""
+    """Return a function that computes the path as one program."""
     batches = jax.device_put(batched(data, BATCH))
 
     @jax.jit
@@ -86,7 +86,7 @@ def ours(model: Model, ends, data, alphas):
 
 
 def in_torch(ends, data, alphas):
-    """A function that computes the losses [A] in a plain loop; None without PyTorch."""
+    """Return a function that computes the losses [A] in a plain loop; None without PyTorch."""
     try:
         import torch
     except ImportError as error:
@@ -120,14 +120,14 @@ def in_torch(ends, data, alphas):
 
 
 def timed(run) -> tuple[float, float]:
-    """Seconds of one call, by the clock and of CPU."""
+    """Return wall-clock and CPU seconds of one call."""
     begin, cpu = time.perf_counter(), time.process_time()
     run()
     return time.perf_counter() - begin, time.process_time() - cpu
 
 
 def peak_megabytes(images: int, points: int) -> str:
-    """Of a process of its own, compilation included; one that the system ended is said."""
+    """Return the peak memory of a separate process, compilation included, or how the process ended."""
     command = [sys.executable, __file__, "--memory", "--images", str(images), "--points", str(points)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip() if done.returncode == 0 else f"(ended with {done.returncode})"

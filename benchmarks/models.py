@@ -1,10 +1,10 @@
-"""Milliseconds of a full training step (forward, backward, AdamW) of every network, and what its fast forms give.
+"""Time full training steps (forward, backward, AdamW) of every network, with and without its fast forms.
 
     GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python benchmarks/models.py --width 64
 
 Every case is timed twice: one jitted step called from Python, and twenty steps inside one `lax.fori_loop`. Cases are
-interleaved, because machines are noisy: read the ratios. Printed: best / median over the rounds, and the median's
-ratio to the case's own plain form.
+interleaved because machines are noisy, so read the ratios. The table shows best / median over the rounds, and the ratio
+of the plain form's median to the case's.
 """
 
 import argparse
@@ -29,17 +29,17 @@ BATCH, LENGTH, VOCAB, STEPS = 64, 32, 1000, 20
 
 
 class Case(NamedTuple):
-    """A preset, and what is replaced in the modules while it is traced."""
+    """A preset, and the functions that are replaced in modules while it is traced."""
 
     preset: str
     overrides: dict[str, float]
     replace: tuple[tuple[Any, str, Callable], ...] = ()
     baseline: str | None = None
-    language: bool = False  # a language model: every word is predicted
+    language: bool = False  # a language model, which predicts every word
 
 
 def plain_layer(input_DxG, recurrent_HxG, bias_G, x_TxBxD, keep_BxH):
-    """The LSTM's layer differentiated by JAX, all inputs projected at once."""
+    """Compute the LSTM's layer with JAX's derivative and all inputs projected at once."""
 
     def step(carry, z):
         h, c = carry
@@ -102,7 +102,7 @@ def main() -> None:
 
 
 def compiled(case: Case, width: int) -> Iterator[Callable[[], float]]:
-    """Two functions that train for STEPS steps and answer milliseconds a step."""
+    """Yield two functions that train for STEPS steps and return milliseconds per step."""
     sizes = {"embedding_size": width, "hidden_size": width} if case.preset.startswith("lstm") else {"width": width}
     classes = None if case.language else 2
     model = build(case.preset, vocab_size=VOCAB, num_classes=classes, max_length=LENGTH, **sizes, **case.overrides)
@@ -125,7 +125,7 @@ def compiled(case: Case, width: int) -> Iterator[Callable[[], float]]:
 
 
 def training_step(model: Model, tx: optax.GradientTransformation, data: dict[str, jax.Array]) -> Callable:
-    """(params, opt_state, key) -> the same after one step on the one batch."""
+    """Return a function from (params, opt_state, key) to the same after one step on the batch `data`."""
 
     def step(state):
         params, opt_state, key = state
@@ -143,7 +143,7 @@ def training_step(model: Model, tx: optax.GradientTransformation, data: dict[str
 
 
 def batch(language: bool) -> dict[str, jax.Array]:
-    """Random words, lengths between 5 and LENGTH, and random labels: one a sentence, or one a word."""
+    """Draw random words, lengths between 5 and LENGTH, and random labels: one per sentence, or one per word."""
     rng = np.random.default_rng(0)
     tokens_BxL = rng.integers(3, VOCAB, (BATCH, LENGTH))
     length_B = rng.integers(5, LENGTH + 1, BATCH)
@@ -155,7 +155,7 @@ def batch(language: bool) -> dict[str, jax.Array]:
 
 @contextmanager
 def replaced(changes: tuple[tuple[Any, str, Callable], ...]) -> Iterator[None]:
-    """Put other functions into modules while something is traced."""
+    """Replace functions in modules while something is traced."""
     patches = [mock.patch.object(module, name, function) for module, name, function in changes]
     for patch in patches:
         patch.start()
@@ -167,7 +167,7 @@ def replaced(changes: tuple[tuple[Any, str, Callable], ...]) -> Iterator[None]:
 
 
 def milliseconds(form: Callable, state: Any) -> float:
-    """Wall time of one call."""
+    """Return the wall time of one call in milliseconds."""
     start = time.perf_counter()
     jax.block_until_ready(form(state))
     return 1000 * (time.perf_counter() - start)

@@ -1,4 +1,4 @@
-"""What is timed on pictures: networks and random 28 x 28 pictures, the same for kdib and torch."""
+"""Cases of the benchmarks on images: networks and random 28 x 28 images, the same for kdib and torch."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ N, CLASSES, SHAPE = 40 * BATCH, 10, (28, 28, 1)
 
 
 class Case(NamedTuple):
-    """A preset, its downsampling ("" of an MLP), and where its targets come from: "" (labels), "live" or "stored"."""
+    """A preset, its downsampling ("" for an MLP), and where its targets come from: "" (labels), "live" or "stored"."""
 
     preset: str
     downsampling: str = ""
@@ -30,12 +30,12 @@ CASES = {
 
 
 def pictures() -> dict[str, np.ndarray]:
-    """Random ones."""
+    """Draw random images and labels."""
     rng = np.random.default_rng(0)
     image, label = rng.integers(0, 256, (N, *SHAPE), np.uint8), rng.integers(0, CLASSES, N).astype(np.int32)
     return {"image": image, "label": label, "id": np.arange(N, dtype=np.int32)}
 
 
 def network(case: Case):
-    """The network of kdib."""
+    """Build kdib's network."""
     return build(case.preset, num_classes=CLASSES, image_shape=SHAPE, **({"downsampling": case.downsampling or None}))

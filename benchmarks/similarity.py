@@ -1,12 +1,12 @@
-"""Similarity of all networks of a study with each other: seconds, memory, and the ratio to couples one at a time.
+"""Measure time and memory of comparing all networks of a study with each other, against one pair at a time.
 
     python benchmarks/similarity.py
 
-40 networks (half 128 wide, half 256) of 5 seeds on 2,000 examples of one test set, three layers each: all rows of the
-property, and those of training paths with 8 snapshots a run on 500 examples, as a study has them. Activations are
-drawn, so that no network is timed. Baseline: each couple from its activations, by numpy and scipy as formulas read
-(centred matrices of examples, pdist, orthogonal_procrustes), on some of the couples, times their number. Then
-linear CKA of a stream, whose memory must not grow, and of a layer of 25,088 features.
+There are 40 networks (half 128 wide, half 256) of 5 seeds, 2,000 examples of one test set and three layers each. Timed
+are all rows of the property, and those of training paths with 8 snapshots per run on 500 examples, as in a study.
+Activations are random, so that no network is timed. The baseline computes some pairs from their activations with numpy
+and scipy, as the formulas are written (centred matrices of examples, pdist, orthogonal_procrustes), scaled up to all.
+Then follow linear CKA of a stream, whose memory must not grow, and of a layer of 25,088 features.
 """
 
 import argparse
@@ -50,22 +50,22 @@ def main() -> None:
 
 
 def clock() -> np.ndarray:
-    """Seconds now, and those of CPU that all threads of this process have had: the machine may be shared."""
+    """Return wall-clock seconds, and CPU seconds of all threads of this process, since the machine may be shared."""
     return np.array([time.perf_counter(), time.process_time()])
 
 
 def peak() -> int:
-    """MB of this process so far."""
+    """Return the peak memory of this process so far, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
 def networks() -> list[Subject]:
-    """The last snapshots."""
+    """Return the last snapshot of every run."""
     return [Subject(f"{fit}/seed{s}@{4000}", fit, s, f"seed{s}", 4000, fit) for fit in FITS for s in range(SEEDS)]
 
 
 def draw(n: int, subject: Subject, split: str) -> dict[str, np.ndarray]:
-    """Three layers of a network [n, D]: a common part of rank 20, and noise of its own."""
+    """Draw three layers [n, D] of a network: a part of rank 20 that all networks share, and independent noise."""
     del split
     width = 128 if FITS.index(subject.fit) % 2 else 256
     common = np.random.default_rng(0).normal(size=(n, 20)).astype(np.float32)
@@ -78,24 +78,24 @@ def draw(n: int, subject: Subject, split: str) -> dict[str, np.ndarray]:
 
 
 def evidence(n: int) -> Evidence:
-    """Every two networks."""
+    """Return the evidence with all pairs of networks."""
     pairs = [(b, a) for a, b in itertools.combinations(networks(), 2)]
     sets = {"test": Dataset({"label": np.zeros(n, np.int32)}, {})}
     return Evidence(sets, lambda *_: np.zeros(0), pairs, hidden=functools.partial(draw, n), fits={"teacher": "teacher"})
 
 
 def similarity_rows(n: int) -> tuple[np.ndarray, str]:
-    """All rows of the property; the drawing of activations is taken off."""
+    """Time all rows of the property, minus the time to draw activations."""
     begin = clock()
     rows = sum(1 for _ in similarity.PROPERTY.measure([], evidence(n)))
     spent, begin = clock() - begin, clock()
-    for subject in networks() * 2:  # once for couples, once for layers
+    for subject in networks() * 2:  # once for pairs, once for layers
         draw(n, subject, "test")
     return spent - (clock() - begin), f"{rows} rows"
 
 
 def path_rows(n: int) -> tuple[np.ndarray, str]:
-    """All rows of the training paths."""
+    """Time all rows of the training paths, minus the time to draw activations."""
     steps = [0, *(2**k * 4000 // 2 ** (SNAPSHOTS - 2) for k in range(SNAPSHOTS - 1))]
 
     def snapshots(subject: Subject) -> list[Subject]:
@@ -112,7 +112,7 @@ def path_rows(n: int) -> tuple[np.ndarray, str]:
 
 
 def one_by_one(n: int) -> tuple[np.ndarray, str]:
-    """The three numbers of couples, each from the activations."""
+    """Time the three measures of some pairs, each from the activations, scaled up to all pairs."""
     from scipy.linalg import orthogonal_procrustes
     from scipy.spatial.distance import pdist
 
@@ -134,19 +134,19 @@ def one_by_one(n: int) -> tuple[np.ndarray, str]:
     spent = (clock() - begin) / len(some) * len(couples)
     return (
         spent,
-        f"baseline, {len(some)} of {len(couples)} couples, times {len(couples) / len(some):.0f}; without layers",
+        f"baseline, {len(some)} of {len(couples)} pairs, times {len(couples) / len(some):.0f}; without layers",
     )
 
 
 def _song(k: np.ndarray, kernel: np.ndarray) -> float:
-    """Unbiased HSIC of kernels without diagonal."""
+    """Return the unbiased HSIC of kernels with a zero diagonal."""
     n = len(k)
     sums = k.sum() * kernel.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * k.sum(axis=0) @ kernel.sum(axis=0)
     return (np.sum(k * kernel) + sums) / (n * (n - 3))
 
 
 def wide_layer(n: int) -> tuple[np.ndarray, str]:
-    """Linear CKA of two layers of 25,088 features, from matrices of examples."""
+    """Time linear CKA of two layers of 25,088 features, from matrices of examples."""
     rng = np.random.default_rng(0)
     x, y = (rng.standard_normal((n, 25_088), np.float32) for _ in range(2))
     begin = clock()
@@ -155,7 +155,7 @@ def wide_layer(n: int) -> tuple[np.ndarray, str]:
 
 
 def stream(n: int) -> tuple[np.ndarray, str]:
-    """Linear CKA of 256 features with 256, in batches."""
+    """Time linear CKA of 256 features with 256, in batches."""
     rng, begin = np.random.default_rng(0), clock()
     xy = xx = yy = None
     for _ in range(n // BATCH):

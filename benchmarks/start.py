@@ -1,10 +1,11 @@
-"""From the start of a process to its first training step, and the most memory that it held, beside PyTorch eager.
+"""Measure the time from process start to the first training step, and peak memory, against PyTorch eager.
 
     python benchmarks/start.py
     python benchmarks/start.py --only "transformer, dropout" --steps 50
 
-Every line is a process of its own: imports, random data, compilation or none, the first step; then `--steps` more for
-the peak of memory. kdib runs twice, from an empty cache of compiled programs and from the one that the first has left.
+Every line of the table is a separate process: imports, random data, compilation if needed, the first step, then
+`--steps` more steps for the peak memory. kdib runs twice: with an empty cache of compiled programs, and with the cache
+that the first run has left.
 """
 
 import argparse
@@ -23,7 +24,7 @@ SIDES = {"kdib, nothing compiled": "kdib", "kdib, compiled before": "kdib", "tor
 
 
 def main() -> None:
-    """Print the table, or be one of its processes."""
+    """Print the table, or run as one of its processes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=KNOWN, nargs="*", default=["lstm", "transformer, dropout", "cnn_1, pool"])
     parser.add_argument("--steps", type=int, default=20)
@@ -42,7 +43,7 @@ def main() -> None:
 
 
 def in_a_process(side: str, name: str, steps: int, cache: str) -> tuple[float, float]:
-    """Seconds to the first step, and megabytes."""
+    """Return seconds to the first step, and peak memory in MB, of a separate process."""
     command = [sys.executable, __file__, "--side", side, "--only", name, "--steps", str(steps)]
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     command += ["--began", str(time.time())]
@@ -52,7 +53,7 @@ def in_a_process(side: str, name: str, steps: int, cache: str) -> tuple[float, f
 
 
 def measure(side: str, name: str, steps: int, began: float) -> None:
-    """Prints what `in_a_process` reads."""
+    """Print the two numbers that `in_a_process` reads."""
     step = _kdib_step(name) if side == "kdib" else _torch_step(name)
     step(1)
     first = time.time() - began

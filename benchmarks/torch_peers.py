@@ -1,4 +1,4 @@
-"""The networks of kdib.models in plain PyTorch, and their training steps, as one would write them in eager mode."""
+"""The networks of kdib.models in plain PyTorch, and their training steps in idiomatic eager mode."""
 
 import time
 from collections.abc import Callable
@@ -13,7 +13,7 @@ CLIP_NORM, LEARNING_RATE, WEIGHT_DECAY = 1.0, 1e-3, 1e-2
 
 
 class LSTM(nn.Module):
-    """The peer of kdib.models.recurrent.LSTM: a classifier (`classes`), or a language model with a tied output."""
+    """The counterpart of kdib.models.recurrent.LSTM: a classifier (`classes`), or a language model with tied output."""
 
     def __init__(self, vocab: int, classes: int | None, width: int, layers: int, dropout: float):
         super().__init__()
@@ -24,7 +24,7 @@ class LSTM(nn.Module):
         self.out = nn.Linear(width, classes or width)
 
     def forward(self, tokens, length):
-        """Logits [B, K] at the last word, or [B, L, V]."""
+        """Return logits [B, K] at the last word, or [B, L, V]."""
         states, _ = self.lstm(self.dropout(self.embedding(tokens)))
         if self.classes is None:
             return self.dropout(self.out(self.dropout(states))) @ self.embedding.weight.T
@@ -32,7 +32,7 @@ class LSTM(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm attention and MLP; with `read` the queries are that one position only."""
+    """Pre-norm attention and MLP; with `read` only that position is a query."""
 
     def __init__(self, width: int, heads: int, dropout: float):
         super().__init__()
@@ -61,9 +61,9 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """The peer of kdib.models.transformer.Transformer: a classifier that reads a CLS, or a causal language model.
+    """The counterpart of kdib.models.transformer.Transformer: a classifier with CLS token, or a causal language model.
 
-    `read_one` evaluates the last block of the classifier where it is read, as kdib does; the idiomatic form does not.
+    `read_one` evaluates the classifier's last block only at the CLS token, as kdib does; the idiomatic form does not.
     """
 
     def __init__(self, vocab, classes, width, layers, dropout, *, max_length, heads=4, read_one=False):
@@ -79,7 +79,7 @@ class Transformer(nn.Module):
                 nn.init.normal_(weight, std=0.05)
 
     def forward(self, tokens, length):
-        """Logits [B, K] at the CLS, or [B, L, V]."""
+        """Return logits [B, K] at the CLS token, or [B, L, V]."""
         x = self.embedding(tokens) + self.position[: tokens.shape[1]]
         if self.classes is not None:
             x = torch.cat([self.cls.expand(len(x), -1, -1), x], 1)
@@ -97,7 +97,7 @@ class Transformer(nn.Module):
 
 
 def of(case: Case, read_one: bool = False) -> nn.Module:
-    """The network of a case; `read_one` as in Transformer."""
+    """Build the network of a case; `read_one` as in Transformer."""
     classes = None if case.language else 2
     if case.network == "lstm":
         return LSTM(VOCAB, classes, WIDTH, LAYERS, case.dropout)
@@ -105,9 +105,9 @@ def of(case: Case, read_one: bool = False) -> nn.Module:
 
 
 def training_step(network: nn.Module, data: dict[str, np.ndarray], batch_size: int, teacher=None) -> Callable:
-    """One full step, batch after batch of `data`: forward, backward, clip, AdamW.
+    """Return a full step, batch after batch of `data`: forward, backward, clip, AdamW.
 
-    `teacher` is None (labels), a network that answers live in evaluation mode, or stored logits [N, ..., K].
+    `teacher` is None (labels), a network that is evaluated at every step, or stored logits [N, ..., K].
     """
     arrays = {name: torch.from_numpy(values).long() for name, values in data.items()}
     optimizer = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
@@ -139,7 +139,7 @@ def _targets(teacher, batch, rows):
 
 
 def _loss(logits, batch, targets):
-    """The mean over examples, or over the real tokens of a language model."""
+    """Return the mean over examples, or over the real tokens of a language model."""
     if targets is not None:
         log_probs, wanted = F.log_softmax(logits, -1), F.log_softmax(targets, -1)
         divergence = F.kl_div(log_probs, wanted, reduction="none", log_target=True).sum(-1)
@@ -149,7 +149,7 @@ def _loss(logits, batch, targets):
 
 
 def milliseconds(step: Callable, steps: int) -> float:
-    """Wall time a step."""
+    """Return the wall time per step, in milliseconds."""
     start = time.perf_counter()
     for _ in range(steps):
         loss = step()

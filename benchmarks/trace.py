@@ -1,13 +1,13 @@
-"""Where the time of a training step goes: every operation of the compiled program, by JAX's profiler.
+"""Show where the time of a training step goes, by operation of the compiled program, with JAX's profiler.
 
     GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python benchmarks/trace.py "cnn_1, pool"
     python benchmarks/trace.py "lstm language model" --operations 60
 
-Cases are those of `against_torch.py` and `vision.py`. Printed, longest first: milliseconds a step, summed over threads,
-how often a step runs the operation, its shape, and what it is in the source. Tracing itself takes time, operations that
-run beside each other share the cores, and a product that XLA hands to Eigen's threads counts only until it is handed
-over: read it to find what is odd, then measure a change with the other scripts. What was odd so far: a transposed copy
-of a factor, a norm added up in windows, an argmax, a mask of ones that is written out.
+Cases are those of `against_torch.py` and `vision.py`. Each line, longest first, shows milliseconds per step summed over
+threads, how often a step runs the operation, its shape, and its name in the source. Tracing itself takes time,
+concurrent operations share the cores, and a product that XLA passes to Eigen's threads counts only until it is passed
+on. Use the table to find anomalies, then measure a change with the other scripts. Anomalies found so far: a transposed
+copy of a factor, a norm summed in windows, an argmax, a mask of ones that is written out.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import jax
 import picture_cases
 import trained
 
-STEPS, CALLS = 5, 4  # in a call, and calls that are traced
+STEPS, CALLS = 5, 4  # steps per call, and traced calls
 
 
 def main() -> None:
@@ -34,13 +34,13 @@ def main() -> None:
     group = population(known[args.case])
     source = operations(group.lowered().compile().as_text())
     spent, ran, step = traced(group)
-    print(f"{args.case}: {step:.1f} ms a step while traced")
+    print(f"{args.case}: {step:.1f} ms per step while traced")
     for name, ms in spent.most_common(args.operations):
         print(f"{ms:8.2f} ms {ran[name]:7.1f} x  {name:32}{'  '.join(source.get(name, ()))}")
 
 
 def population(case) -> trained.Trained:
-    """One run, compiled and warm."""
+    """Return one run, compiled and warmed up."""
     if isinstance(case, cases.Case):
         group = trained.Trained(trained.network(case), cases.sentences(cases.N, language=case.language))
     else:
@@ -50,7 +50,7 @@ def population(case) -> trained.Trained:
 
 
 def traced(group: trained.Trained) -> tuple[collections.Counter, collections.Counter, float]:
-    """Milliseconds a step and times a step of every operation, and milliseconds a step in all."""
+    """Return milliseconds and executions per step of every operation, and the total milliseconds per step."""
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             steps = [group.milliseconds(STEPS) for _ in range(CALLS)]
@@ -64,7 +64,7 @@ def traced(group: trained.Trained) -> tuple[collections.Counter, collections.Cou
 
 
 def operations(program: str) -> dict[str, tuple[str, str]]:
-    """{operation: (shape, what it is in the source)} from the text of a compiled program."""
+    """Return {operation: (shape, name in the source)} from the text of a compiled program."""
     found = {}
     for line in program.splitlines():
         if match := re.match(r"\s+(?:ROOT )?%([\w.\-]+) = (\(?\w+\[[\d,]*\])", line):

@@ -1,4 +1,4 @@
-"""A population of kdib under train_chunk, as a study runs it."""
+"""A population of kdib under train_chunk, as in a study."""
 
 import time
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from kdib.losses import from_config
 from kdib.models import build
 from kdib.models.base import Model, nothing
 from kdib.optimizer import make_optimizer, with_learning_rate
-from kdib.population import Population, divided, draw_order, healthy, train_chunk
+from kdib.population import Population, draw_order, healthy, run_sharding, train_chunk
 from kdib.step import Architecture, init_state
 
 LABELS = {"ce": {"fn": "cross_entropy", "weight": 1.0}}
@@ -22,7 +22,7 @@ DISTILLED = {"kl": {"fn": "softened_kl", "weight": 1.0}}
 
 
 def network(case: Case) -> Model:
-    """The network of kdib."""
+    """Build kdib's network."""
     sizes = {"vocab_size": VOCAB, "num_classes": None if case.language else 2, "max_length": LENGTH, "layers": LAYERS}
     if case.network == "lstm":
         rates = {"input_dropout": case.dropout, "dropout": case.dropout}
@@ -32,7 +32,7 @@ def network(case: Case) -> Model:
 
 
 class Trained:
-    """R runs of one network on random data, some steps a call."""
+    """R runs of one network on random data, several steps per call."""
 
     def __init__(self, model: Model, data: Mapping[str, np.ndarray], *, runs: int = 1, teacher=None, edges=()):
         """`teacher` is None, or a Model with its variables."""
@@ -46,8 +46,8 @@ class Trained:
             clip_norm=1.0,
         )
         self.arch, self.edges, self.at = Architecture(model, teacher_model, (), tx), edges, 0
-        layout = divided(runs)
-        self.data = jax.device_put(dict(data), NamedSharding(layout.mesh, PartitionSpec()))
+        sharding = run_sharding(runs)
+        self.data = jax.device_put(dict(data), NamedSharding(sharding.mesh, PartitionSpec()))
         self.steps_per_epoch = len(data["label"]) // BATCH
         loss = from_config(DISTILLED if teacher else LABELS)
         if "mask" in data:
@@ -62,12 +62,12 @@ class Trained:
         states = [state._replace(opt_state=with_learning_rate(state.opt_state, 1e-3)) for state in states]
         states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
         self.population, self.variables, self.loss = jax.device_put(
-            (Population(states, healthy(runs)), stack(own), stack(loss)), layout
+            (Population(states, healthy(runs)), stack(own), stack(loss)), sharding
         )
         self.order = draw_order(self.population.state.key, jnp.int32(0), self.data, batch_size=BATCH, edges=self.edges)
 
     def milliseconds(self, steps: int) -> float:
-        """Wall time a step of `steps` in one call, within an epoch."""
+        """Return the wall time per step, in milliseconds, of `steps` steps in one call within an epoch."""
         if self.at + steps > self.steps_per_epoch:
             self.at = 0
         begin = time.perf_counter()
@@ -77,7 +77,7 @@ class Trained:
         return 1000 * (time.perf_counter() - begin) / steps
 
     def lowered(self):
-        """What `milliseconds` calls, before it is compiled."""
+        """Return the program that `milliseconds` calls, lowered and not yet compiled."""
         return train_chunk.lower(*self._arrays(0, 1), **self._static())
 
     def _arrays(self, start: int, stop: int):
@@ -89,5 +89,5 @@ class Trained:
 
 
 def parameters(tree: Any) -> int:
-    """How many numbers a tree holds."""
+    """Return how many numbers a tree holds."""
     return sum(leaf.size for leaf in jax.tree.leaves(tree))

@@ -1,10 +1,10 @@
-"""Networks on moved images: seconds, share of the matmul peak, memory, and the ratio to scipy with PyTorch.
+"""Measure networks on shifted images: time, share of the matmul peak, memory, and the ratio to scipy with PyTorch.
 
     GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python benchmarks/translation.py
 
-An MLP 2000-1000-100-10 on 441 offsets (up to 10 pixels) of 1,000 images 28 x 28, and a CNN of four 3 x 3 convolutions
-(32, 64, 128, 256 channels, each but the last pooled) on 21. Each form is compiled before it is timed; best of the
-rounds.
+The networks are an MLP 2000-1000-100-10 on 441 offsets (up to 10 pixels) of 1,000 images of 28 x 28, and a CNN of four
+3 x 3 convolutions (32, 64, 128, 256 channels, each but the last pooled) on 21 offsets. Each form is compiled before it
+is timed, and the best round counts.
 """
 
 import argparse
@@ -64,13 +64,13 @@ def main() -> None:
 
 
 def own_peak() -> int:
-    """MB of this program so far. `ru_maxrss` would count what the process was forked from, which is large here."""
+    """Return this program's peak memory in MB; `ru_maxrss` would include the parent process, which is large here."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(status["VmHWM"].split()[0]) // 1024
 
 
 def flop_of_an_image(network: str) -> int:
-    """Of the products of a forward pass: each weight of a convolution is used at every pixel, padding included."""
+    """Count the FLOP of a forward pass's products; a convolution uses each weight at every pixel, padding included."""
     if network == "mlp":
         return 2 * sum(a * b for a, b in itertools.pairwise(SIZES))
     layers = zip(SIDES, itertools.pairwise(CHANNELS), strict=True)
@@ -78,7 +78,7 @@ def flop_of_an_image(network: str) -> int:
 
 
 def weights(network: str) -> list[jax.Array]:
-    """Random ones, of He's size."""
+    """Draw random weights with He's scale."""
     keys = jax.random.split(jax.random.key(1), 8)
     if network == "mlp":
         shapes = list(itertools.pairwise(SIZES))
@@ -88,7 +88,7 @@ def weights(network: str) -> list[jax.Array]:
 
 
 def mlp(layers: list[jax.Array], images: jax.Array) -> jax.Array:
-    """Logits [N, K]."""
+    """Return logits [N, K]."""
     hidden = images.reshape(len(images), -1)
     for layer in layers[:-1]:
         hidden = jax.nn.relu(hidden @ layer)
@@ -96,7 +96,7 @@ def mlp(layers: list[jax.Array], images: jax.Array) -> jax.Array:
 
 
 def cnn(layers: list[jax.Array], images: jax.Array) -> jax.Array:
-    """Logits [N, K]."""
+    """Return logits [N, K]."""
     for i, kernel in enumerate(layers[:-1]):
         images = jax.nn.relu(convolve(images if i == 0 else max_pool(images, 2), kernel, 1, 1))
     return images.mean(axis=(1, 2)) @ layers[-1]
@@ -107,7 +107,7 @@ _COMPILED = {}
 
 
 def grid(network: str, images: jax.Array, offsets: np.ndarray, chunk: int) -> jax.Array:
-    """The answers [O, N]."""
+    """Return the predicted classes [O, N]."""
     if (network, chunk) not in _COMPILED:
         _COMPILED[network, chunk] = jax.jit(
             lambda layers, images, offsets: translation_grid(
@@ -118,14 +118,14 @@ def grid(network: str, images: jax.Array, offsets: np.ndarray, chunk: int) -> ja
 
 
 def matmul_peak(n: int = 2000) -> float:
-    """GFLOP/s of a square product, the best of ten."""
+    """Return the GFLOP/s of a square product, the best of ten."""
     a = jax.random.normal(jax.random.key(0), (n, n))
     product = jax.jit(jnp.matmul)
     return 2 * n**3 / seconds(lambda: product(a, a), 10) / 1e9
 
 
 def seconds(run, rounds: int) -> float:
-    """The best of the rounds, after one that compiles."""
+    """Return the best of the rounds, after one that compiles."""
     jax.block_until_ready(run())
     spent = []
     for _ in range(rounds):
@@ -136,14 +136,14 @@ def seconds(run, rounds: int) -> float:
 
 
 def peak_megabytes(network: str, chunk: int, args: argparse.Namespace) -> str:
-    """Of a process of its own; one that the system ended is said."""
+    """Return the peak memory of a separate process, or how the process ended."""
     command = [sys.executable, __file__, "--images", str(args.images), "--radius", str(args.radius)]
     done = subprocess.run([*command, "--memory", network, str(chunk)], capture_output=True, text=True, check=False)
     return done.stdout.strip() if done.returncode == 0 else f"(ended with {done.returncode})"
 
 
 def against_torch(images: np.ndarray, offsets: np.ndarray, ours: float) -> None:
-    """A plain loop: scipy moves the images, torch answers; on every 21st offset, times their number."""
+    """Print the time of a plain loop (scipy shifts, torch predicts) on every 21st offset, scaled up to all."""
     try:
         import torch
     except ImportError as error:

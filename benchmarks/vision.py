@@ -1,11 +1,11 @@
-"""Training steps of the networks on pictures, several a call as a study runs them, against PyTorch eager.
+"""Time training steps of the image networks, several per call as in a study, against PyTorch eager.
 
     GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python benchmarks/vision.py
     GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python benchmarks/vision.py --populations 4 16 64 --only "cnn_small, stride"
 
-Batches of 128 pictures of 28 x 28: forward, backward, clipping, AdamW. Rounds are interleaved: read the ratios, best /
-median of the faster half of the rounds. With `--populations` R runs of kdib are trained one after another and under one
-vmap, both on one device; torch trains one after another.
+A step is forward, backward, clipping and AdamW on 128 images of 28 x 28. Rounds are interleaved, so read the ratios:
+best / median of the faster half of the rounds. With `--populations` R, the runs of kdib train one after another and
+under one vmap, both on one device; torch trains one after another.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from kdib.models.base import table
 from kdib.population import train_chunk
 
 TEACHER = Case("cnn_1", "pool")
-POPULATION = ("mlp_small", "cnn_small, stride")  # what is timed with --populations if nothing else is asked for
+POPULATION = ("mlp_small", "cnn_small, stride")  # the cases of --populations without --only
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=CASES, nargs="*")
     parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=5, help="in a call, and in a round")
+    parser.add_argument("--steps", type=int, default=5, help="per call, and per round")
     parser.add_argument("--populations", type=int, nargs="*", default=[], help="numbers of runs")
     args = parser.parse_args()
     torch.set_num_threads(2)
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def competitors(case: Case, populations: list[int]) -> dict[str, Callable[[int], float]]:
-    """What is timed: each takes a number of steps and answers milliseconds a run and step."""
+    """Return the timed functions: each takes a number of steps and returns milliseconds per run and step."""
     data, single = pictures(), None
     forms: dict[str, Callable[[int], float]] = {}
     for runs in (1, *populations):
@@ -81,7 +81,7 @@ def competitors(case: Case, populations: list[int]) -> dict[str, Callable[[int],
 
 
 def in_turn(one: Callable[[int], float], runs: int) -> Callable[[int], float]:
-    """The mean over as many calls as there are runs."""
+    """Return a function that gives the mean over as many calls as there are runs."""
     return lambda steps: sum(one(steps) for _ in range(runs)) / runs
 
 
@@ -102,7 +102,7 @@ def _torch_teacher(case: Case):
 
 
 def peer(case: Case) -> nn.Sequential:
-    """The same network in PyTorch."""
+    """Build the same network in PyTorch."""
     fields = PRESETS[case.preset]
     layers: list[nn.Module] = []
     if "widths" in fields:
@@ -120,9 +120,9 @@ def peer(case: Case) -> nn.Sequential:
 
 
 def training_step(net: nn.Module, data, layout, teacher=None) -> Callable[[], torch.Tensor]:
-    """One full step, batch after batch: pictures to fractions, forward, backward, clip, AdamW.
+    """Return a full step, batch after batch: scaling pixels to fractions, forward, backward, clip, AdamW.
 
-    `teacher` is None (labels), a network that answers live in evaluation mode, or stored logits [N, K].
+    `teacher` is None (labels), a network that is evaluated at every step, or stored logits [N, K].
     """
     net = net.to(memory_format=layout).train()
     if isinstance(teacher, nn.Module):

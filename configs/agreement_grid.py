@@ -1,23 +1,27 @@
-"""Every network as every network's teacher: which of sequentiality, memory bottleneck and recursion carries the bias?
+"""Which of sequentiality, memory bottleneck and recursion carries the bias? Every network teaches every other.
 
     python -m kdib.main --config=configs/agreement_grid.py --workdir=runs/agreement_grid
 
-After Abnar, Dehghani & Zuidema (2020): an LSTM (all three), a Universal Transformer-seq (sequentiality, recursion), a
-Transformer-seq (sequentiality) and a bidirectional Transformer (none). All four learn from labels, from each other and
-from another network of their own kind: 16 cells, whose diagonal is self-distillation. Teachers answer beforehand.
+After Abnar, Dehghani & Zuidema (2020). Four networks have different biases: an LSTM (all three), a Universal
+Transformer-seq (sequentiality, recursion), a Transformer-seq (sequentiality) and a bidirectional Transformer (none).
+Each learns from labels, from each of the others, and from another network of its own kind. This gives 16 cells, with
+self-distillation on the diagonal. Teachers' outputs are computed once, before the students train.
 
-`:language` is the other set-up: language models, perplexity, and a forced choice between the verb's forms. A language
-model reads from left to right, so there is no Transformer without sequentiality: an LSTM, a UT-seq and a Transformer;
-`:sizes` has the four of the published table instead, LSTM and Transformer in two sizes each, of a laptop (presets
-`lm_*_published` have the published ones). They ask their teachers live, since a stored answer would be a vocabulary at
-every word. `:corpus` and `:stream` read text as in configs/lstm_to_transformer.py, whose recipe, sizes and data these
-are.
+Data and recipe are those of configs/lstm_to_transformer.py, whose docstring defines A-accuracy. Every network has two
+layers, and words and units are 32 wide (64 in `:language`). `:corpus` and `:stream` read text as they do there.
 
-Time on 2 CPU cores: half an hour with other work beside it, not timed on an idle machine; `:smoke` 3 minutes with
-nothing compiled yet. Nine of the fifteen fits of `:language` took 63 minutes, with other work beside them. Expected, 3
-seeds, A-accuracy on test: lstm 0.93, the others 0.28 to 0.34 from any teacher, the LSTM 0.30 to 0.32 from any of
-them; of `:language`, that every student is where its own teacher is (after four times as many steps LSTMs know
-agreement, and their students more of it); all pairs, with a rate of their own, in experiments/agreement_grid.
+`:language` trains language models instead, which are measured by perplexity and by a forced choice between the two
+forms of the verb. Language models read from left to right, so every Transformer is sequential; the three networks are
+an LSTM, a UT-seq and a causal Transformer. `:sizes` has the four networks of the published table, an LSTM and a
+Transformer in two sizes each, at laptop sizes (the presets `lm_*_published` have the published sizes). Language models
+query their teachers at every step, because stored outputs would need one vocabulary-sized vector per word.
+
+Time on 2 CPU cores: half an hour on a busy machine (not timed on an idle one); `:smoke` 3 minutes with nothing
+compiled yet. Nine of the fifteen fits of `:language` took 63 minutes on a busy machine.
+Expected A-accuracy on the test set, 3 seeds: the LSTM 0.93, the other networks 0.28 to 0.34 from any teacher, and the
+LSTM 0.30 to 0.32 from any of them. In `:language` every student performs like its own teacher. After four times as
+many steps two of three LSTMs have learned agreement, and their students more of it. experiments/agreement_grid reports
+all pairs, with a learning rate tuned for every fit of the classifiers.
 """
 
 import runpy
@@ -40,7 +44,7 @@ SIZES = {
 
 
 def get_config(variants: str = "") -> ConfigDict:
-    """The study; `variants` is a comma-separated choice of VARIANTS."""
+    """Return the study; `variants` is a comma-separated choice of VARIANTS."""
     chosen = [name for name in variants.split(",") if name]
     for name in chosen:
         if name not in VARIANTS:
@@ -58,13 +62,13 @@ def get_config(variants: str = "") -> ConfigDict:
 
 
 def _learn_from_each_other(config: ConfigDict, networks: dict[str, str], size: str, *, answers: str) -> None:
-    """`x` and `x_peer` learn from labels; `x_from_y` from `y`, or from the peer where it is itself."""
+    """Add fits `x` and `x_peer` on labels, and `x_from_y` on the outputs of `y` (of `x_peer` if y is x)."""
     config.title = "Which architecture teaches which: agreement, every pair"
     config.models, config.fits, config.grid = fields(), fields(), fields()
     config.properties = ("accuracy", "calibration", "fidelity")
     for name, network in networks.items():
         config.models[name] = model(f"{network}_{size}", size="hidden_size" if network == "lstm" else "width")
-        if size == "small":  # two layers, for with one there is nothing to share
+        if size == "small":  # with one layer a UT-seq has no weights to share
             config.models[name].update(_as_wide(network, 32) | {"layers": 2})
     for name in networks:
         config.fits[name] = fit(name, "labels")
@@ -82,18 +86,18 @@ def _learn_from_each_other(config: ConfigDict, networks: dict[str, str], size: s
 
 
 def _as_wide(network: str, size: int) -> dict[str, int]:
-    """Words and units in `size` numbers, in every network, so that the pairs differ in no width."""
+    """Return `size` as the width of words and units, so that no two networks differ in width."""
     return {"embedding_size": size, "hidden_size": size} if network == "lstm" else {"width": size}
 
 
 def _language(config: ConfigDict) -> None:
-    """Language models: every word counts in the loss, padding does not."""
+    """Turn the networks into language models, with a loss over all words except padding."""
     config.title = "Which language model teaches which: agreement, every pair"
     config.task.setup = "language_model"
     for loss in config.losses.values():
         for term in loss.values():
             term.where = "batch.mask"
-    for name in LANGUAGE.keys() & config.models.keys():  # the small ones keep their 32 (smoke: 16)
+    for name in LANGUAGE.keys() & config.models.keys():  # the small ones stay at 32 (smoke: 16)
         size = 64 if config.models[name].preset.endswith("small") else 32
         config.models[name].update(_as_wide(name, size))
     config.properties = ("accuracy", "perplexity", "calibration", "fidelity")
@@ -103,19 +107,18 @@ def _language(config: ConfigDict) -> None:
 
 
 def _learnable(config: ConfigDict, *, generated: bool) -> None:
-    """A recipe by which a language model learns agreement; the rate by the validation perplexity of one LSTM."""
+    """Set a recipe by which language models learn agreement; one LSTM's validation perplexity chose the rate."""
     config.train.update(steps=2_000 if generated else 1_000, learning_rate=4e-3)
     for name, fields_of in config.models.items() if generated else ():
         rates = (
             ("dropout", "input_dropout") if "lstm" in name else ("dropout", "embedding_dropout", "attention_dropout")
         )
-        fields_of.update(
-            dict.fromkeys(rates, 0.0)
-        )  # with dropout an LSTM is at chance after 4,000 steps, validation too
+        # With dropout an LSTM is at chance after 4,000 steps, on the validation set too.
+        fields_of.update(dict.fromkeys(rates, 0.0))
 
 
 def _grid(names: tuple[str, ...], rows: dict[str, tuple[float, ...]]) -> dict[str, dict[str, float]]:
-    """{student: values in the order alone, *names} -> {student: {column: value}}."""
+    """Convert {student: values in the order alone, *names} to {student: {column: value}}."""
     return {student: dict(zip(("alone", *names), values, strict=True)) for student, values in rows.items()}
 
 

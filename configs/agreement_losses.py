@@ -1,26 +1,29 @@
-"""Which loss carries what? One LSTM teaches the same Transformer by every loss on its answers, beside every control.
+"""Which loss transfers what? One LSTM teaches the same Transformer by every loss on its outputs, beside every control.
 
     python -m kdib.main --config=configs/agreement_losses.py --workdir=runs/agreement_losses
 
-Data, networks and recipe are those of configs/lstm_to_transformer.py, whose four roles are here too: `distilled` is
-forward KL at temperature 1, against the teacher's stored answers, and no label. The other students of the same
-teacher differ from it in one thing each:
+Data, networks and recipe are those of configs/lstm_to_transformer.py, and so are its four roles. `distilled` minimizes
+the forward KL at temperature 1 against the teacher's stored outputs, without labels. Each of the other students of the
+same teacher differs from `distilled` in one thing:
 
     reverse_kl, jensen_shannon   the direction of the divergence
-    tempered                     temperature 5, which is the published one for MNIST
-    hard_label                   only which class the teacher finds likelier
-    similarity                   .9 KL, .1 `similarity_preserving` on the last hidden layer (weights as published)
-    online, mutual               the teacher learns beside the student; in `mutual` from the student too
+    tempered                     temperature 5, the published value for MNIST
+    hard_label                   only the class that the teacher finds likelier
+    similarity                   .9 KL, .1 `similarity_preserving` on the last hidden layer (published weights)
+    online, mutual               the teacher trains beside the student; in `mutual` it also learns from the student
 
-The controls have no LSTM, or not its knowledge: `label_smoothed` at the entropy of the teacher's answers, `confident`
-(labels and a penalty on low entropy), `shuffled_soft` (the teacher's answers, permuted within a class),
-`peer_ensemble` (all seeds of the Transformer's peer as one teacher), `alone_long` (the teacher's steps added).
+The controls have no LSTM teacher, or not its knowledge: `label_smoothed` at the entropy of the teacher's outputs,
+`confident` (labels and a penalty on low entropy), `shuffled_soft` (the teacher's outputs, permuted within a class),
+`peer_ensemble` (all seeds of the Transformer's peer as one teacher) and `alone_long` (labels, for the steps of teacher
+and student together).
 
-`:language` is the other set-up, of language models: without stored answers and what needs them, with `similarity`
-between all words of a batch, as published, and with `top_k`, the
-teacher's five likeliest words, which among two classes would be hard_label.
+`:language` trains language models. It leaves out what needs stored outputs, applies `similarity` between all words of
+a batch, as published, and adds `top_k`: the teacher's five likeliest words, which between two classes would be
+hard_label. `:corpus` and `:stream` read text.
 
-Time on 2 CPU cores: not timed on an idle machine. Expected numbers: experiments/agreement_losses.
+Time on 2 CPU cores: not timed on an idle machine.
+Expected numbers: experiments/agreement_losses, where the LSTM's embeddings are as wide as the Transformer's and every
+fit has a tuned learning rate. `:language` was not measured.
 """
 
 import runpy
@@ -31,11 +34,11 @@ from ml_collections import ConfigDict
 BASE = runpy.run_path(str(Path(__file__).parent / "lstm_to_transformer.py"))
 fields, fit = BASE["_fields"], BASE["_fit"]
 VARIANTS = ("language", "corpus", "stream", "smoke")
-TEACHER, STUDENT = "student.hidden.teacher_train_logits", "student.hidden.student_logits"  # of an online pair
+TEACHER, STUDENT = "student.hidden.teacher_train_logits", "student.hidden.student_logits"  # in an online pair
 
 
 def get_config(variants: str = "") -> ConfigDict:
-    """The study; `variants` is a comma-separated choice of VARIANTS."""
+    """Return the study; `variants` is a comma-separated choice of VARIANTS."""
     chosen = [name for name in variants.split(",") if name]
     for name in chosen:
         if name not in VARIANTS:
@@ -95,7 +98,7 @@ def _controls(config: ConfigDict) -> None:
 
 
 def _language(config: ConfigDict) -> None:
-    """Without what needs stored answers."""
+    """Train language models, without the fits that need stored outputs."""
     config.title = config.title.replace("agreement", "agreement, language models")
     config.task.setup = "language_model"
     config.models.transformer.preset = config.models.transformer.preset.replace("transformer", "transformer_seq")

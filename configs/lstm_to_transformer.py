@@ -1,21 +1,29 @@
-"""Does a Transformer that learns from an LSTM take over the LSTM's bias in subject-verb agreement?
+"""Does a Transformer that learns from an LSTM inherit the LSTM's bias in subject-verb agreement?
 
     python -m kdib.main --config=configs/lstm_to_transformer.py --workdir=runs/lstm_to_transformer
 
-After Abnar, Dehghani & Zuidema (2020), classification set-up: the words before the verb, singular or plural? Their
-published sizes are presets (lstm_published, transformer_published); the sizes here are small enough for a laptop.
+After the classification set-up of Abnar, Dehghani & Zuidema (2020): given the words before the verb, is the verb
+singular or plural? The presets lstm_published and transformer_published have the published sizes; the default sizes
+are small enough for a laptop.
 
-How the sizes were chosen, on a development grammar (task.data_seed=1000, 3 seeds; `sizes.py` of
-experiments/agreement_transfer): teacher - alone in A-accuracy excludes 0 from 400 steps on at every size tried; the
-smallest, width 32 and one layer, is the default. Steps are 800, one epoch, where its LSTM has arrived (0.99) and the
-gap is +0.69 [+0.68, +0.71]. One layer can represent more than it learns here: trained on attractors in equal shares,
-the Transformer alone has 0.82. The LSTM embeds words in 64 numbers; its lead is not of that (agreement_transfer (c)).
+A-accuracy is balanced accuracy averaged over the number of attractors. An attractor is a noun between subject and
+verb that has the other number.
 
-Time on 2 CPU cores, with nothing compiled yet: 2 min 31 s; `:smoke` 1 min 13 s. `:full` some 20 minutes, not timed
-on an idle machine. `:online` adds a Transformer whose LSTM teacher learns beside it, `:basins` a second student of
-every teacher and `alone` in another order.
-Expected, 3 seeds, A-accuracy on test: teacher - alone +0.69 [+0.64, +0.73]; distilled - self -0.010 [-0.015, -0.004];
-the transfer score 0.00 [-0.01, 0.01].
+The sizes were chosen on a development grammar (task.data_seed=1000, 3 seeds; `sizes.py` in
+experiments/agreement_transfer). In A-accuracy, teacher - alone excludes 0 from 400 steps on at every size tried, so
+the default is the smallest size: width 32 and one layer. At the default of 800 steps, about one epoch, the LSTM
+reaches 0.99 there and the gap is +0.69 [+0.68, +0.71]. One layer can represent more than it learns here: trained on
+equal shares of every number of attractors, the Transformer alone reaches 0.82. The LSTM embeds words in 64 dimensions,
+the Transformer in 32; its lead is not due to this difference (agreement_transfer (c)).
+
+Variants: `:full` adds seeds, controls and a grid of learning rates. `:online` adds a Transformer whose LSTM teacher is
+trained beside it. `:basins` adds a second student of every teacher, and `alone` trained in a different data order.
+`:corpus` reads sentences from files, `:stream` text of any size.
+
+Time on 2 CPU cores with nothing compiled yet: 2 min 31 s; `:smoke` 1 min 13 s. `:full` takes about 20 minutes (not
+timed on an idle machine).
+Expected A-accuracy on the test set, 3 seeds: teacher - alone +0.69 [+0.64, +0.73]; distilled - self
+-0.010 [-0.015, -0.004]. The transfer score, (distilled - alone) / (teacher - alone), is 0.00 [-0.01, 0.01].
 """
 
 from ml_collections import ConfigDict
@@ -25,13 +33,13 @@ VARIANTS = ("full", "online", "basins", "corpus", "stream", "smoke")
 
 
 def get_config(variants: str = "") -> ConfigDict:
-    """The study; `variants` is a comma-separated choice of VARIANTS."""
+    """Return the study; `variants` is a comma-separated choice of VARIANTS."""
     chosen = [name for name in variants.split(",") if name]
     for name in chosen:
         if name not in VARIANTS:
             raise ValueError(f"--config: unknown variant {name!r}; known: {', '.join(VARIANTS)}")
     config = _default()
-    for name in VARIANTS:  # in this order, whatever the order on the command line
+    for name in VARIANTS:  # in this order, regardless of the order on the command line
         if name in chosen:
             change = {"full": _full, "online": _online, "basins": _basins, "corpus": _corpus, "stream": _stream}
             (change | {"smoke": _smoke})[name](config)
@@ -39,7 +47,7 @@ def get_config(variants: str = "") -> ConfigDict:
 
 
 def _fields(**fields) -> ConfigDict:
-    """A ConfigDict that keeps the order of its fields: the report shows the fits as they are declared."""
+    """Return a ConfigDict that keeps the order of its fields, in which the report shows the fits."""
     return ConfigDict(fields, sort_keys=False)
 
 
@@ -47,7 +55,7 @@ def _default() -> ConfigDict:
     config = _fields()
     config.title = "LSTM → Transformer on subject–verb agreement"
     config.seed = 0  # the root key
-    config.seeds = 3  # paired seeds; may be raised later, finished runs are kept
+    config.seeds = 3  # paired seeds; the number may be raised later, and finished runs are kept
 
     config.task = _fields()
     config.task.name = "agreement"
@@ -57,17 +65,17 @@ def _default() -> ConfigDict:
     config.task.n_train = 50_000
     config.task.n_validation = 4_000
     config.task.n_test_per_group = 1_000
-    config.task.attractor_shares = (0.95, 0.04, 0.007, 0.002, 0.0005)  # of 0..4 attractors, as in natural text
+    config.task.attractor_shares = (0.95, 0.04, 0.007, 0.002, 0.0005)  # 0..4 attractors, as in natural text
 
     config.models = _fields()
     config.models.lstm = _model("lstm_small", size="hidden_size")
     config.models.transformer = _model("transformer_small", size="width")
-    config.models.lstm.update({"hidden_size": 32, "layers": 1})  # how they were chosen: see above
+    config.models.lstm.update({"hidden_size": 32, "layers": 1})  # chosen as the docstring describes
     config.models.transformer.update({"width": 32, "layers": 1})
 
     config.losses = _fields()
     config.losses.labels = _fields(cross_entropy=_fields(fn="cross_entropy", weight=1.0))
-    # Pure distillation at temperature 1, as published for language: no term for the labels.
+    # Pure distillation at temperature 1, as published for language: the loss has no term for the labels.
     config.losses.kd = _fields(kl=_fields(fn="softened_kl", weight=1.0, temperature=1.0, direction="forward"))
 
     config.fits = _fields()
@@ -90,21 +98,21 @@ def _default() -> ConfigDict:
     config.train.l2 = 0.0
     config.train.clip_norm = 1.0
     config.train.chunk = 50
-    config.train.group_size = 3  # runs trained at once; may be changed later
+    config.train.group_size = 3  # runs that train at once; may be changed later
     config.train.save_every = 200
     config.train.snapshots = _fields(name="every", n=200)
-    config.train.window = 0  # the training set is on the device; W > 0: on the disk, W examples brought at a time
+    config.train.window = 0  # 0: the training set is on the device; W > 0: on disk, W examples are loaded at a time
     config.train.buckets = (10, 20)  # half of the inputs have at most 12 tokens, the longest 33
 
-    config.tune = _fields(learning_rates=(), seeds=1)  # an empty grid: the recipe's rate for every fit
+    config.tune = _fields(learning_rates=(), seeds=1)  # an empty grid: every fit uses train.learning_rate
     config.properties = ("accuracy", "calibration", "fidelity", "similarity", "training_paths", "basins")
-    config.grid = _fields()  # configs/agreement_grid.py has one
+    config.grid = _fields()  # see configs/agreement_grid.py
     config.published = PUBLISHED
     return config
 
 
 def _model(preset: str, *, size: str) -> ConfigDict:
-    """A preset; fields set here or on the command line override it."""
+    """Return a preset whose fields may be overridden here or on the command line."""
     free = {name: placeholder(kind) for name, kind in {size: int, "layers": int, "dropout": float}.items()}
     return _fields(preset=preset, **free)
 
@@ -116,7 +124,7 @@ def _fit(model: str, loss: str, *, teacher: str = "", seeds: str = "main", **fie
 
 
 def _full(config: ConfigDict) -> None:
-    """Five seeds, the controls, and the same grid of learning rates for every fit."""
+    """Add seeds (five in all), the controls, and one grid of learning rates for every fit."""
     config.seeds = 5
     config.train.group_size = 5
     config.losses.smoothing = _fields(smoothed=_fields(fn="label_smoothing", weight=1.0, epsilon=0.0))
@@ -128,7 +136,7 @@ def _full(config: ConfigDict) -> None:
 
 
 def _online(config: ConfigDict) -> None:
-    """One fit more: the Transformer learns from an LSTM that learns from labels in the same steps."""
+    """Add a Transformer that learns from an LSTM while that LSTM learns from labels."""
     teacher = "student.hidden.teacher_train_logits"
     config.losses.online = _fields(
         kl=_fields(
@@ -144,13 +152,13 @@ def _online(config: ConfigDict) -> None:
 
 
 def _basins(config: ConfigDict) -> None:
-    """Two fits more, to compare barriers with: the same initial values in another order, and two students a teacher."""
+    """Add two references for barriers: the same initialization in a different data order, and a second student."""
     config.fits.alone_reordered = _fit("transformer", "labels", seeds="reordered")
     config.fits.distilled_peer = _fit("transformer", "kd", teacher="teacher", seeds="peer")
 
 
 def _corpus(config: ConfigDict) -> None:
-    """Sentences from files: --config.task.train="('a.tsv.gz','b.tsv')" --config.task.tests="('far=c.tsv',)"."""
+    """Read sentences from files: --config.task.train="('a.tsv.gz','b.tsv')" --config.task.tests="('far=c.tsv',)"."""
     config.task = _fields()
     config.task.name = "agreement"
     config.task.source = "corpus"
@@ -167,16 +175,16 @@ def _corpus(config: ConfigDict) -> None:
 
 
 def _stream(config: ConfigDict) -> None:
-    """`:corpus` for text that need not fit into memory, encoded once and kept in task.cache; set `train` likewise."""
+    """Read text that need not fit into memory, encoded once into task.cache. Set `train` as in `:corpus`."""
     _corpus(config)
     config.task.source = "stream"
-    config.task.max_per_set = 10_000  # of every set but the training set
-    config.task.cache = ""  # the user's cache folder
-    config.train.window = 20_000  # examples; every run of a study gets the same windows, each in its own order
+    config.task.max_per_set = 10_000  # per set, except the training set
+    config.task.cache = ""  # "": the user's cache folder
+    config.train.window = 20_000  # examples; all runs get the same windows, each in its own order
 
 
 def _smoke(config: ConfigDict) -> None:
-    """Everything once, as small as it goes: for continuous integration, not for conclusions."""
+    """Run every part once at the smallest size, for continuous integration and not for conclusions."""
     config.seeds = 2
     for fields in config.models.values():
         fields.preset = fields.preset.replace("small", "tiny")
@@ -200,8 +208,8 @@ def _smoke(config: ConfigDict) -> None:
         config.tune.learning_rates = config.tune.learning_rates[-2:]
 
 
-# A-accuracy from the public logs, the rest read off the figures of the classification set-up. Other data, other sizes:
-# for comparison, never a target.
+# A-accuracy is from the public logs; the rest is read off the figures of the classification set-up. Data and sizes
+# differ from ours, so these numbers are for comparison and never a target.
 PUBLISHED = ConfigDict(
     {
         "source": "Abnar, Dehghani & Zuidema 2020 (arXiv 2006.00555)",

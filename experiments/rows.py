@@ -1,6 +1,6 @@
-"""What every experiment does with a study: run it, keep its rows beside the script, and read them back without it.
+"""Shared code of the experiments: run a study, keep its rows beside the script, and read them back without training.
 
-Loaded by path: `runpy.run_path(str(HERE.parent / "rows.py"))`.
+The scripts load it by path: `runpy.run_path(str(HERE.parent / "rows.py"))`.
 """
 
 import argparse
@@ -19,14 +19,15 @@ from kdib.records import Records, Row, Subject, read_json
 from kdib.stats import mean_interval
 
 FILES = ("config.json", "task.json", "failures.json", "subjects.jsonl", "rows.jsonl", "metrics.jsonl")
-# (property, metric, group). Balanced, since on text one constant answer has an A-accuracy of .64: of sentences without
-# attractors three in four are singular. On generated sets, which have as many of both numbers, it is A-accuracy itself.
+# Keys are (property, metric, group). Accuracy is balanced because three quarters of the text sentences without
+# attractors are singular: a constant prediction reaches an unbalanced A-accuracy of 0.64. Generated test sets have as
+# many singular as plural sentences, so there balanced and unbalanced A-accuracy are the same.
 A_ACCURACY, ECE = ("accuracy", "mean_balanced_accuracy", "attractors"), ("calibration", "ece", "")
 Values = Mapping[int, float]  # by seed
 
 
 class Tables(NamedTuple):
-    """What a study left."""
+    """The configuration, facts, subjects and rows of a finished study."""
 
     config: dict[str, Any]
     facts: dict[str, Any]
@@ -35,11 +36,11 @@ class Tables(NamedTuple):
 
     @property
     def tests(self) -> list[str]:
-        """The test sets, the one in distribution first."""
+        """The names of the test sets, the in-distribution one first."""
         return [name for name in self.facts["sets"] if name not in ("train", "validation")]
 
     def by_fit(self, key: tuple[str, str, str], split: str = "") -> dict[str, Values]:
-        """{fit: {seed: value}} of (property, metric, group) on a test set; by default the one in distribution."""
+        """Return {fit: {seed: value}} of (property, metric, group) on `split`, by default the in-distribution set."""
         who, cell = {subject.id: subject for subject in self.subjects}, (*key, split or self.tests[0])
         out: dict[str, dict[int, float]] = {}
         for row in self.rows:
@@ -49,7 +50,7 @@ class Tables(NamedTuple):
         return out
 
     def likeness(self, key: tuple[str, str, str], teacher: str) -> dict[str, Values]:
-        """{fit: {seed: value}} of a relation to the run of `teacher` with the same seed, in distribution."""
+        """Return {fit: {seed: value}} of a likeness to the run of `teacher` with the same seed, in distribution."""
         who, cell = {subject.id: subject for subject in self.subjects}, (*key, self.tests[0])
         out: dict[str, dict[int, float]] = {}
         for row in self.rows:
@@ -62,7 +63,7 @@ class Tables(NamedTuple):
 
 
 def read(workdir: Path) -> Tables:
-    """The tables of a workdir."""
+    """Read the tables of a workdir."""
     return Tables(
         read_json(workdir / "config.json"),
         read_json(workdir / "task.json"),
@@ -72,35 +73,35 @@ def read(workdir: Path) -> Tables:
 
 
 def combined(function: Callable[..., float], *parts: Values) -> Values:
-    """Seed by seed, where all have a value."""
+    """Apply `function` seed by seed, over the seeds for which all `parts` have a value."""
     seeds = set.intersection(*(set(part) for part in parts))
     return {seed: function(*(part[seed] for part in parts)) for seed in sorted(seeds)}
 
 
 def minus(a: Values, b: Values) -> Values:
-    """a - b, seed by seed."""
+    """Return a - b, seed by seed."""
     return combined(lambda x, y: x - y, a, b)
 
 
 def spread(values: Values) -> Any:
-    """The mean over seeds with its 95 % t interval."""
+    """Return the mean over seeds with its 95 % t interval."""
     return mean_interval(np.array(list(values.values())))
 
 
 def signed(values: Values) -> str:
-    """The mean of a difference with its interval, where seeds define one."""
+    """Format the mean of a difference, with its interval if the seeds define one."""
     mean = spread(values)
     limits = "" if math.isnan(mean.high) else f" [{mean.low:+.3f}, {mean.high:+.3f}]"
     return f"{mean.estimate:+.3f}{limits}"
 
 
 def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
+    """Return a Markdown table."""
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *lines))
 
 
 def run(config: dict[str, Any], workdir: Path, target: Path, *, data: Path | None = None) -> None:
-    """Trains and measures what is missing, then keeps the rows in `target`; paths of `data` are kept relative to it."""
+    """Train and measure what is missing, then keep the rows in `target`, with paths relative to the folder `data`."""
     from kdib import study
     from kdib.fit import Stopped
     from kdib.main import use_compilation_cache, use_devices
@@ -110,7 +111,7 @@ def run(config: dict[str, Any], workdir: Path, target: Path, *, data: Path | Non
     try:
         study.run(config, workdir)
     except Stopped:
-        raise SystemExit("saved; the same command goes on from here") from None
+        raise SystemExit("stopped and saved; run the same command again to continue") from None
     target.mkdir(parents=True, exist_ok=True)
     for file in FILES:
         content = (workdir / file).read_bytes().replace(f"{data}/".encode(), b"")
@@ -119,7 +120,7 @@ def run(config: dict[str, Any], workdir: Path, target: Path, *, data: Path | Non
 
 @contextlib.contextmanager
 def unpacked(target: Path) -> Iterator[Path]:
-    """A workdir with the kept rows, for as long as the context lasts."""
+    """Yield a temporary workdir with the kept rows; it is deleted when the context ends."""
     with tempfile.TemporaryDirectory() as folder:
         for file in FILES:
             (Path(folder) / file).write_bytes(gzip.decompress((target / f"{file}.gz").read_bytes()))
@@ -127,7 +128,7 @@ def unpacked(target: Path) -> Iterator[Path]:
 
 
 def redraw(workdir: Path, figures: Path, shown: Sequence[str] = ()) -> None:
-    """The report of an unpacked workdir, of which the figures (`shown`, or all) are kept as PNG."""
+    """Write the report of an unpacked workdir and keep its PNG figures: those in `shown`, or all if it is empty."""
     from kdib import report
 
     report.write(workdir)
@@ -139,7 +140,11 @@ def redraw(workdir: Path, figures: Path, shown: Sequence[str] = ()) -> None:
 
 
 def fill(readme: Path, name: str, text: str) -> None:
-    """Replaces what stands between the README's two marks of a study."""
+    """Replace the text between the README's two markers of a study.
+
+    Raises:
+      ValueError: if the README lacks one of the markers.
+    """
     begin, end = f"<!-- {name}: written by run.py -->", f"<!-- {name}: end -->"
     before, found, rest = readme.read_text().partition(begin)
     if not found or end not in rest:
@@ -148,20 +153,20 @@ def fill(readme: Path, name: str, text: str) -> None:
 
 
 class Claim(NamedTuple):
-    """A published claim as a mean over seeds that is positive where the claim holds."""
+    """A published claim, with one value per seed that is positive if the claim holds."""
 
     text: str
     by_seed: Values
 
 
 def claim_table(found: Sequence[Claim]) -> str:
-    """The claims with their estimates, intervals and verdicts, as Markdown."""
+    """Return the claims with their estimates, intervals and verdicts as a Markdown table."""
     head = ("claim", "estimate [95 %]", "seeds", "verdict")
     return markdown(head, [(c.text, signed(c.by_seed), str(len(c.by_seed)), decided(c.by_seed)) for c in found])
 
 
 def decided(*parts: Values) -> str:
-    """The verdict on a claim, or on several that are one only together: each is positive where it holds."""
+    """Return the verdict on a claim whose parts must all hold; the values of a part are positive if it holds."""
     means = [spread(values) for values in parts]
     if all(mean.low > 0 for mean in means):
         return "holds here"
@@ -171,15 +176,15 @@ def decided(*parts: Values) -> str:
 
 
 def folded(title: str, text: str) -> str:
-    """Markdown that is folded away at first."""
+    """Return Markdown that is folded until the reader opens it."""
     return f"<details><summary>{title}</summary>\n\n{text}\n\n</details>"
 
 
 def plus_minus(interval: Any) -> str:
-    """The mean and half of its interval."""
+    """Format a mean ± half of its interval; None becomes "too small"."""
     if interval is None:
         return "too small"
-    if math.isnan(interval.high):  # no spread over the seeds, so no interval
+    if math.isnan(interval.high):  # the seeds do not differ, so there is no interval
         return f"{interval.estimate:.3f}"
     return f"{interval.estimate:.3f} ± {(interval.high - interval.low) / 2:.3f}"
 
@@ -192,9 +197,10 @@ def main(
     redraw_study: Callable[[str], None],
     after: Callable[[Path, Path], None] = lambda workdir, target: None,
 ) -> None:
-    """The command line: run a study and keep its rows in `here`/results, or not; then redraw all that are kept.
+    """The command line: run a study and keep its rows in `here`/results; then redraw every study kept there.
 
-    `after(workdir, target)` may measure what no property does, and keep it beside the rows.
+    With `--report-only`, nothing is run. `after(workdir, target)` may measure what no property measures, and keep it
+    beside the rows.
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", nargs="?", choices=studies)

@@ -3,9 +3,10 @@
     python experiments/agreement_data_size/run.py 3_percent --workdir=runs/size_3
     python experiments/agreement_data_size/run.py --report-only
 
-and so on for 10_percent, 30_percent and 100_percent. Every fit has the steps of the whole: fewer sentences are seen
-more often, so what changes is how much there is to know, not how long is learned. Studies resume when called again
-and leave their rows in results/. `--report-only` writes the README's table and the figure from them.
+The other studies are 10_percent, 30_percent and 100_percent. Every fit trains for as many steps as with all data, so
+fewer sentences are seen more often: the amount of information changes, the length of training does not. A study
+resumes when the command is repeated, and saves its rows in results/. `--report-only` writes the README's tables and
+the figure from these rows.
 """
 
 import runpy
@@ -23,7 +24,7 @@ CONTRASTS = (("teacher", "alone"), ("distilled", "self"), ("distilled", "alone")
 
 
 def study_config(name: str, data: Path | None) -> dict[str, Any]:
-    """The default study with fewer sentences, and the LSTM that learns from a Transformer."""
+    """Return the default study with fewer training sentences, plus `reverse`, an LSTM that learns from the peer."""
     del data
     config = load_config(str(CONFIG), "").to_dict()
     config["title"] += f", {PERCENT[name]} % of the training sentences"
@@ -33,7 +34,7 @@ def study_config(name: str, data: Path | None) -> dict[str, Any]:
 
 
 def table(studies: dict[str, Any], key: tuple[str, str, str]) -> str:
-    """Every fit and every contrast, a line a share of the data."""
+    """Return a table of every fit and every contrast, with one row per share of the data."""
     lines = []
     for name, study in studies.items():
         values = study.by_fit(key)
@@ -45,7 +46,7 @@ def table(studies: dict[str, Any], key: tuple[str, str, str]) -> str:
 
 
 def fewest_against_all(studies: dict[str, Any], key: tuple[str, str, str]) -> str:
-    """Every contrast at the smallest share minus the same at the largest, paired by seed, which shares share."""
+    """Return every contrast at the smallest share minus the same at the largest; all shares have the same seeds."""
     few, everything = (list(studies.values())[i].by_fit(key) for i in (0, -1))
     minus, shares = ROWS["minus"], [PERCENT[name] for name in studies]
     lines = [
@@ -56,7 +57,7 @@ def fewest_against_all(studies: dict[str, Any], key: tuple[str, str, str]) -> st
 
 
 def draw(studies: dict[str, Any], path: Path) -> None:
-    """A-accuracy of every fit, and distilled - self, against the number of training sentences."""
+    """Plot A-accuracy of every fit, and distilled - self, against the number of training sentences."""
     import matplotlib.pyplot as plt
 
     from kdib.report.canvas import styles
@@ -83,7 +84,7 @@ def draw(studies: dict[str, Any], path: Path) -> None:
 
 
 def _points(axes, sizes, by_size, dodge: float, *, label: str, style) -> None:
-    """Means with their 95 % t intervals, moved aside by a factor so that none hides another."""
+    """Plot means with their 95 % t intervals; `dodge` multiplies the sizes so that fits do not overlap."""
     means = [ROWS["spread"](values) for values in by_size]
     heights = [mean.estimate for mean in means]
     half = [(mean.high - mean.low) / 2 for mean in means]
@@ -93,7 +94,7 @@ def _points(axes, sizes, by_size, dodge: float, *, label: str, style) -> None:
 
 
 def redraw(_name: str) -> None:
-    """The README's tables and the figure, from the committed rows of all shares that were run."""
+    """Write the README's tables and the figure from the committed rows of all shares that were run."""
     import contextlib
 
     done = [name for name in PERCENT if (HERE / "results" / name).exists()]

@@ -6,7 +6,7 @@
 
 The studies are configs/agreement_losses.py with two changes: every fit gets the best of three learning rates, and LSTM
 and Transformer embed words in equally many numbers. FOLDER is that of experiments/agreement_transfer. A study resumes
-when the command is repeated, and saves its rows in results/. `--report-only` writes the README's tables from these rows.
+when the command is repeated, and saves its rows in results/. `--report-only` writes the README's tables from them.
 """
 
 import json
@@ -30,7 +30,7 @@ ROWS = runpy.run_path(str(HERE.parent / "rows.py"))
 def study_config(name: str, data: Path | None) -> dict[str, Any]:
     """Return the configuration of a study; `data` is the folder of the text corpora, which "text" needs."""
     config = load_config(str(CONFIG), STUDIES[name]).to_dict()
-    config["models"]["lstm"]["embedding_size"] = config["models"]["transformer"]["width"]  # the two networks differ in no width
+    config["models"]["lstm"]["embedding_size"] = config["models"]["transformer"]["width"]  # so they differ in no width
     config["tune"] = {"learning_rates": RATES, "seeds": 1}
     if name == "text":
         if data is None:

@@ -1,14 +1,14 @@
-"""Does the LSTM's agreement bias reach a Transformer, beyond what controls give? On generated and on real text.
+"""Train and measure LSTM -> Transformer on agreement: does the LSTM's bias transfer, on generated and on real text?
 
     python experiments/agreement_transfer/run.py generated --workdir=runs/agreement_generated
     python experiments/agreement_transfer/run.py text --data=FOLDER --workdir=runs/agreement_text
     python experiments/agreement_transfer/run.py text_as_wide --data=FOLDER --workdir=runs/agreement_text_as_wide
     python experiments/agreement_transfer/run.py --report-only
 
-FOLDER holds docs/{git,python,linux,postgresql}.tsv.gz, ud/, speeches/ and linzen_testset/ in the formats of
-kdib/tasks/agreement/formats.py. The studies are `:full` of configs/lstm_to_transformer.py with the changes below,
-resume when called again, and leave their rows in results/. `--report-only` writes the README's tables and the figures
-from them.
+FOLDER holds docs/{git,python,linux,postgresql}.tsv.gz, ud/, speeches/ and linzen_testset/, in the formats of
+kdib/tasks/agreement/formats.py. The studies are `:full` of configs/lstm_to_transformer.py with the changes in
+`study_config`. The same command resumes an interrupted study. A finished study leaves its rows in results/;
+`--report-only` writes the README's tables and the figures from these rows.
 """
 
 import runpy
@@ -23,12 +23,12 @@ from kdib.verdict import headline
 
 HERE = Path(__file__).parent
 CONFIG = HERE.parent.parent / "configs" / "lstm_to_transformer.py"
-PROPERTIES = ("accuracy", "calibration", "fidelity")  # experiments/properties has the others
+PROPERTIES = ("accuracy", "calibration", "fidelity")  # experiments/properties measures the others
 ROWS = runpy.run_path(str(HERE.parent / "rows.py"))
 
 
 def study_config(name: str, data: Path | None) -> dict[str, Any]:
-    """The configuration of a study."""
+    """Return the configuration of a study; the studies on text need the folder `data`."""
     if name == "generated":
         return load_config(str(CONFIG), "full").to_dict() | {"properties": PROPERTIES}
     if data is None:
@@ -38,18 +38,18 @@ def study_config(name: str, data: Path | None) -> dict[str, Any]:
     config["seeds"] = 3
     config["properties"] = PROPERTIES
     config["task"] |= text_paths(data)
-    if name == "text_as_wide":  # is the LSTM's lead that of its architecture, or of its wider embedding?
+    if name == "text_as_wide":  # Control: does the LSTM lead by its architecture, or by its wider embedding?
         config["title"] += ", words as wide as in the Transformer"
         config["models"]["lstm"]["embedding_size"] = config["models"]["transformer"]["width"]
     return config
 
 
 def text_paths(data: Path) -> dict[str, Any]:
-    """Train on three manuals, validate on a share of them, test on the fourth and on other kinds of text."""
+    """Return the task fields: train on three manuals, validate on a tenth, test on a fourth and on other text."""
     return {
         "train": tuple(str(data / "docs" / f"{manual}.tsv.gz") for manual in ("git", "python", "linux")),
         "tests": (
-            f"postgresql={data / 'docs' / 'postgresql.tsv.gz'}",  # another manual: the nearest of the four
+            f"postgresql={data / 'docs' / 'postgresql.tsv.gz'}",  # first, so it counts as in distribution
             f"ud={data / 'ud'}",
             f"speeches={data / 'speeches'}",
             f"linzen={data / 'linzen_testset'}",
@@ -59,21 +59,21 @@ def text_paths(data: Path) -> dict[str, Any]:
 
 
 def redraw(name: str) -> None:
-    """The report, its figures and the README's tables of a study, from its committed rows alone."""
+    """Write the report, the figures and the README's tables of a study from its committed rows."""
     with ROWS["unpacked"](HERE / "results" / name) as workdir:
         ROWS["redraw"](workdir, HERE / "figures" / name)
         ROWS["fill"](HERE / "README.md", name, tables(workdir))
 
 
 def tables(workdir: Path) -> str:
-    """The headline, the effects and the accuracy of every fit by attractors, as Markdown."""
+    """Return the headline, the effects, and every fit's accuracy by number of attractors, as Markdown."""
     config, facts = read_json(workdir / "config.json"), read_json(workdir / "task.json")
     subjects, _ = Records(workdir / "subjects.jsonl", Subject).read()
     rows, _ = Records(workdir / "rows.jsonl", Row).read()
     splits = [name for name in facts["sets"] if name not in ("train", "validation")]
     failed = [f"{failure['fit']}/{failure['run']}" for failure in read_json(workdir / "failures.json")]
     properties = of_task(config["task"]["name"])
-    declared_properties = {name: properties[name] for name in config["properties"]}  # no more, for Holm's sake
+    declared_properties = {name: properties[name] for name in config["properties"]}  # Holm's family is these
     effects = study_effects(
         rows, subjects, config["roles"], declared_properties, in_distribution=splits[0], failed=failed
     )
@@ -96,7 +96,7 @@ def tables(workdir: Path) -> str:
 
 
 def _is_headline(effect: Effect, effects: list[Effect]) -> bool:
-    """Whether it is a declared estimand of a primary metric, on another test set."""
+    """Whether an exploratory effect is a headline estimand of a primary metric, on another test set."""
     cells = {(e.property, e.metric, e.group, e.coords) for e in effects if e.family == "primary"}
     names = ("distilled - self", "distilled - alone", "teacher - alone", TRANSFER_SCORE, "own - sibling")
     return (effect.property, effect.metric, effect.group, effect.coords) in cells and effect.estimand in names
@@ -118,7 +118,7 @@ def _effect_line(effect: Effect) -> str:
 
 
 def _accuracy_table(rows: list[Row], subjects: list[Subject], config: dict[str, Any], split: str) -> str:
-    """Balanced accuracy by number of attractors, every fit, mean ± half of the 95 % t interval."""
+    """Balanced accuracy of every fit by number of attractors: the mean ± half of the 95 % t interval."""
     own = [
         r
         for r in rows

@@ -1,14 +1,14 @@
-"""Which sizes does the default need? The LSTM's lead over the Transformer on a development grammar, by size.
+"""Choose the default sizes: the LSTM's lead over the Transformer on a development grammar, by size.
 
     python experiments/agreement_transfer/sizes.py --workdir=runs/agreement_sizes
     python experiments/agreement_transfer/sizes.py --report-only
 
-Trains `teacher` and `alone` of configs/lstm_to_transformer.py, 3 seeds, at every width, depth and number of steps
-below, and prints teacher - alone in A-accuracy with its 95 % t interval. The grammar's seed is no study's, and nothing
-of it is used again, so choosing here does not bias what is tested elsewhere. Resumes when called again.
+Trains `teacher` and `alone` of configs/lstm_to_transformer.py with 3 seeds at every width, depth and number of steps
+in SIZES, and prints teacher - alone in A-accuracy with its 95 % t interval. No study uses this grammar's seed, so
+choosing sizes on it does not bias the tests of the studies. The same command resumes an interrupted run.
 
-A student that cannot represent what its teacher knows cannot learn it: the same is done where every fifth training
-sentence has 0, 1, 2, 3 or 4 attractors, which asks each network for its capacity rather than its bias.
+A student cannot learn what it cannot represent. The last sizes therefore train on sentences with 0 to 4 attractors in
+equal shares, which tests a network's capacity rather than its bias.
 """
 
 import argparse
@@ -33,7 +33,7 @@ SIZES += [(BALANCED, 800, layers, 32) for layers in LAYERS]
 
 
 def study_config(shares: tuple[float, ...], steps: int, layers: int, width: int) -> dict[str, Any]:
-    """Teacher and alone of the default study, on the development grammar."""
+    """Return the default study with the fits `teacher` and `alone` only, on the development grammar."""
     config = load_config(str(CONFIG), "").to_dict()
     config["fits"] = {name: config["fits"][name] for name in ("teacher", "alone")}
     config["roles"] = {"teacher": "teacher", "alone": "alone", "self": "alone", "distilled": "alone"}
@@ -46,7 +46,7 @@ def study_config(shares: tuple[float, ...], steps: int, layers: int, width: int)
 
 
 def lead(workdir: Path) -> dict[str, Any]:
-    """A-accuracy of both fits over seeds, and the paired difference."""
+    """Return the A-accuracy of both fits by seed, and the paired difference as (estimate, low, high)."""
     subjects, _ = Records(workdir / "subjects.jsonl", Subject).read()
     rows, _ = Records(workdir / "rows.jsonl", Row).read()
     cell = ("mean_balanced_accuracy", "test", "attractors")
@@ -59,7 +59,7 @@ def lead(workdir: Path) -> dict[str, Any]:
 
 
 def run(workdir: Path) -> None:
-    """Every size, and what came of it."""
+    """Train and measure every size; the results file is written after each one."""
     from kdib import study, tasks
     from kdib.config import parse
     from kdib.main import use_compilation_cache, use_devices
@@ -81,7 +81,7 @@ def run(workdir: Path) -> None:
 
 
 def report() -> str:
-    """A Markdown table of the committed numbers."""
+    """Return the committed numbers as a Markdown table."""
     lines = ["| training | width | layers | steps | teacher | alone | teacher - alone [95 %] |", "|---" * 7 + "|"]
     for row in json.loads(RESULTS.read_text()):
         estimate, low, high = row["difference"]

@@ -1,4 +1,4 @@
-"""Do weaker teachers, features or a smaller alpha carry more of a CNN's robustness to shifts into an MLP?
+"""Test whether weaker teachers, features or a smaller alpha transfer more of a CNN's shift robustness to an MLP.
 
     python experiments/leveled_kd/run.py mnist --data=FOLDER --workdir=runs/leveled_mnist
     python experiments/leveled_kd/run.py controls --data=FOLDER --workdir=runs/leveled_controls
@@ -8,9 +8,11 @@
     python experiments/leveled_kd/run.py cifar --data=FOLDER --workdir=runs/leveled_cifar
     python experiments/leveled_kd/run.py --report-only
 
-The studies are configs/leveled_kd.py with the changes below; FOLDER holds mnist/ and fashion_mnist/, each with its
-four IDX files (without the latter, Debian's package is used), and cifar10_jpeg/, a lossy sample of CIFAR-10. They
-resume when called again and leave their rows in results/. `--report-only` writes the README's tables from them.
+The studies start from configs/leveled_kd.py. They change the networks (a quarter of CNN_1's and MLP_1's widths, or a
+maxout CNN), the budgets, the snapshots and the fits (see `study_config`). The pair CNN_2 -> MLP_2 of the config's
+`:features` is not trained. FOLDER holds mnist/ and fashion_mnist/, each with its four IDX files, and cifar10_jpeg/, a
+lossy sample of CIFAR-10. Without fashion_mnist/, Debian's package is used. A study resumes when called again and leaves
+its rows in results/. `--report-only` writes the README's tables and figures from these rows.
 """
 
 import itertools
@@ -36,33 +38,36 @@ STUDIES = {
     "cifar": "cifar",
 }
 STEPS = 5_000  # of the teacher
-LENGTH = {"maxout": 1_600, "long": 25_000, "fashion": 2_500, "cifar": 1_500}  # where it has others
-SEEDS = {"maxout": 5, "long": 1, "fashion": 3, "cifar": 3}  # one long teacher is a look, not a test
+LENGTH = {"maxout": 1_600, "long": 25_000, "fashion": 2_500, "cifar": 1_500}  # where not STEPS
+SEEDS = {"maxout": 5, "long": 1, "fashion": 3, "cifar": 3}  # `long`: exploratory
 STUDENTS = {"maxout": 1_600}  # steps of a student, where they are not 600
-# Snapshots of the MLP that teaches `self`: one is as weak as the CNN's at step 500, but surer (entropy .16 to .27, the
-# CNN's .47 to .50). Softened to what the first of them has, .33 to .37, the most that is stored, it is nearer to it.
+# Snapshots of the MLP that teaches `self`. In each seed one is as accurate as the CNN at step 500, but with a lower
+# entropy (.16 to .27, against .47 to .50). The first snapshot has the highest stored entropy, .33 to .37: softening the
+# matched snapshot to that value brings it closer to the CNN.
 EARLY = (100, 150, 200, 250, 300, 400, 500, 700)
-MATCHED = (200, 250, 300)  # those that are, in one seed or another
-LEVELS = {  # the snapshots that teach in all studies but the first, beside the last
+MATCHED = (200, 250, 300)  # those matched in accuracy, in one seed or another
+LEVELS = {  # the snapshots that teach besides the last, where they are not the config's
     "maxout": (50, 100, 200, 500),
     "long": (50, 500, 2_500, 5_000, 10_000),
     "fashion": (50, 500),
     "cifar": (50, 500),
 }
-# A quarter of the poster's widths, for the time: CNN_1 takes five times as long a step. Both end in 64 features.
+# A quarter of the poster's widths, because a step of CNN_1 takes five times as long. Both end in 64 features.
 MODELS = {
     "cnn": {"preset": "cnn_1", "channels": (8, 16, 32, 64), "downsampling": "stride"},
     "mlp": {"preset": "mlp_1", "widths": (500, 250, 64)},
 }
-# The study of a CNN that hardly minds a shift: Abnar et al.'s, with half of the filters. Both end in 32 features.
+# A nearly shift-invariant CNN: Abnar et al.'s, with half of the filters in its first two layers. Both end in 32
+# features.
 INVARIANT = {
     "cnn": {"preset": "cnn_abnar", "channels": (64, 32, 64), "units": (64, 32, 32)},
     "mlp": {"preset": "mlp_1", "widths": (500, 250, 32)},
 }
-TOO_LONG = ("weak_type2", "distilled_shift", "smoothing_teacher", "from_smoothing")  # for it: each asks or is a CNN
-RATES = (3e-3, 1.2e-2)  # for every fit of it the same, chosen by its validation loss
+# Omitted from `maxout` to save time: each trains a CNN, queries one at every step, or depends on such a fit.
+TOO_LONG = ("weak_type2", "distilled_shift", "smoothing_teacher", "from_smoothing")
+RATES = (3e-3, 1.2e-2)  # of `maxout`: each fit takes its best by validation loss
 Values = Mapping[int, float]  # by seed
-METRICS = {  # property, metric, group, test set ("": the one in distribution)
+METRICS = {  # property, metric, group, test set ("" is the in-distribution one)
     "area under the shift curve": ("translation", "area_under_curve", "radius", ""),
     "equivariance error": ("translation", "mean_equivariance_error", "radius", ""),
     "accuracy, translated": ("accuracy", "accuracy", "", "translated"),
@@ -71,15 +76,15 @@ METRICS = {  # property, metric, group, test set ("": the one in distribution)
     "ECE": ("calibration", "ece", "", ""),
 }
 VALIDATION = "accuracy, validation"
-SHOWN = (  # figures of the README
+SHOWN = (  # figures kept for the README
     *(f"curve-{name}-translation" for name in ("teacher_step", "alpha", "tau")),
     "translation-accuracy-test",
 )
-NEAR = 0.01  # accuracies that are matched differ by no more
+NEAR = 0.01  # the largest difference between matched accuracies
 
 
 def study_config(name: str, data: Path | None) -> dict[str, Any]:
-    """The configuration of a study."""
+    """Return the configuration of study `name`. Raises SystemExit without `data`."""
     if data is None:
         raise SystemExit(f"{name} needs --data=FOLDER")
     config = load_config(str(CONFIG), STUDIES[name]).to_dict()
@@ -101,7 +106,7 @@ def study_config(name: str, data: Path | None) -> dict[str, Any]:
 
 
 def _invariant(config: dict[str, Any]) -> None:
-    """A CNN that has the bias, and the fits that ask what of it comes along and how."""
+    """Set up `maxout`: a nearly shift-invariant CNN, and the fits that test what is transferred and how."""
     config["models"] = INVARIANT
     config["task"]["n_test"] = 4_000
     config["tune"] = {"learning_rates": RATES, "seeds": 1}
@@ -114,7 +119,7 @@ def _invariant(config: dict[str, Any]) -> None:
 
 
 def _controls(config: dict[str, Any]) -> None:
-    """The weak CNN against MLPs that are as weak, label smoothing with a weight that counts, and every temperature."""
+    """Set up `controls`: equally accurate MLP teachers, label smoothing on the student, and every temperature."""
     early = {f"self_{step}": config["fits"]["self"] | {"teacher_steps": (step,)} for step in EARLY}
     soft = {"as_soft_as": EARLY[0], "softness_at": config["losses"]["kd"]["kl"]["temperature"]}
     softened = {f"soft_{name}": fit | soft for name, fit in early.items() if fit["teacher_steps"][0] in MATCHED}
@@ -131,7 +136,7 @@ def _controls(config: dict[str, Any]) -> None:
 
 
 def _shorten(config: dict[str, Any], length: int, steps: int) -> None:
-    """Students of `steps`, of teachers of `length`."""
+    """Let students train for `steps` and teachers for `length`."""
     budgets = {"teacher": length, "smoothing_teacher": length, "peer": length, "alone_long": length + steps}
     config["train"]["steps"] = config["train"]["save_every"] = steps
     for name in budgets.keys() & config["fits"].keys():
@@ -139,7 +144,7 @@ def _shorten(config: dict[str, Any], length: int, steps: int) -> None:
 
 
 def _few_levels(config: dict[str, Any], name: str) -> None:
-    """A student of each of a few snapshots, and of the last."""
+    """Reduce the students to those of LEVELS[name] and of the last snapshot."""
     config["seeds"] = SEEDS[name]
     curve = config["curves"]["teacher_step"]
     students, levels = set(curve["x"]) - {"distilled"}, {f"from_{step}": step for step in LEVELS[name]}
@@ -150,14 +155,14 @@ def _few_levels(config: dict[str, Any], name: str) -> None:
     curve["x"] = levels | {"distilled": LENGTH[name]}
 
 
-# ---------------------------------------------------------------------------------------------- what is said
+# ---------------------------------------------------------------------------------------------- tables
 
 
 def tables(workdir: Path, name: str) -> str:
-    """The claims with their verdicts, then every fit's scores, as Markdown."""
+    """Return the claims with their verdicts, then the scores of every fit, as Markdown."""
     study = ROWS["read"](workdir)
     values = {label: study.by_fit(key[:3], key[3]) for label, key in METRICS.items()}
-    seeds, watched = range(study.config["seeds"]), last_validation(_lines(workdir))  # of a grid's seeds, too
+    seeds, watched = range(study.config["seeds"]), last_validation(_lines(workdir))  # includes a grid's seeds
     values[VALIDATION] = {fit: {seed: of[seed] for seed in seeds if seed in of} for fit, of in watched.items()}
     curves = study.config["curves"]
     first = _snapshot_claims(values, study, workdir) if "teacher_step" in curves else _weak_claims(values, workdir)
@@ -179,7 +184,7 @@ def _scores(config: Mapping[str, Any], values: Mapping[str, Mapping[str, Values]
 
 
 def _snapshot_claims(values: Mapping[str, Mapping[str, Values]], study: Any, workdir: Path) -> list[Any]:
-    """The first experiment of the poster, and what its best snapshot is when validation chooses it."""
+    """Return the claims of the poster's first experiment, and of the snapshots that validation chooses."""
     shown = study.config["curves"]["teacher_step"]["x"]
     picks = _chosen(workdir, shown)
     rising = [_teacher_validation(workdir, step, study) for step in sorted(shown.values())]
@@ -196,7 +201,7 @@ def _snapshot_claims(values: Mapping[str, Mapping[str, Values]], study: Any, wor
     for label in ("area under the shift curve", "accuracy, translated"):
         own = values[label]
         weak = next(fit for fit, step in shown.items() if step == _middle(shown))
-        if weak != "from_500":  # PAIRS has that one
+        if weak != "from_500":  # PAIRS already compares from_500
             text = f"the snapshot at step {_middle(shown):g} beats the last ({label})"
             found.append(Claim(text, minus(own[weak], own["distilled"])))
         for by, fits in picks.items():
@@ -215,12 +220,12 @@ def _snapshot_claims(values: Mapping[str, Mapping[str, Values]], study: Any, wor
 
 
 def _middle(shown: Mapping[str, int]) -> int:
-    """The poster's weak teacher: the snapshot nearest to 2,500 steps that is not the last."""
+    """Return the step of the poster's weak teacher: the snapshot nearest to 2,500 steps that is not the last."""
     return min(set(shown.values()) - {max(shown.values())}, key=lambda step: abs(step - 2_500))
 
 
 def _validation(workdir: Path) -> dict[tuple[str, int, int, str], float]:
-    """{(fit, seed, step, metric): value} on the validation set."""
+    """Return {(fit, seed, step, metric): value} on the validation set."""
     lines = _lines(workdir)
     return {(x["fit"], x["seed"], x["step"], x["metric"]): x["value"] for x in lines if x["split"] == "validation"}
 
@@ -236,20 +241,20 @@ def _teacher_validation(workdir: Path, step: int, study: Any) -> Values:
 
 
 def _chosen(workdir: Path, shown: Mapping[str, int]) -> dict[str, dict[int, str]]:
-    """By seed the student with the best validation accuracy, in distribution and, apart, on shifted images of it."""
+    """Return by seed the student of best validation accuracy, on validation images and on shifted ones."""
     lines = _lines(workdir)
     return {name: chosen(last_validation(lines, metric), shown) for metric, name in CHOOSES.items()}
 
 
 def _accuracy_matched(own: Mapping[str, Values], shown: Mapping[str, int], workdir: Path) -> Values:
-    """The student of the CNN's snapshot that is as accurate as the peer's last, against `self`, by seed."""
+    """Return by seed the student of the CNN snapshot as accurate as the peer's last, minus `self`."""
     last = max(step for fit, _, step, _ in _validation(workdir) if fit == "peer")
     matched = _of_one_as_accurate(own, workdir, ("peer", last), "teacher", shown)
     return minus(matched, own["self"]) if matched else {}
 
 
 def _weak_claims(values: Mapping[str, Mapping[str, Values]], workdir: Path) -> list[Any]:
-    """The weak CNN against the MLP that is as weak: what its architecture gives a student, at equal accuracy."""
+    """Return the claims on the weak CNN against an equally accurate MLP: what its architecture transfers."""
     found = []
     for prefix, so in (("self_", ""), ("soft_self_", ", softened")):
         names = {f"{prefix}{step}": step for step in EARLY}
@@ -264,13 +269,14 @@ def _weak_claims(values: Mapping[str, Mapping[str, Values]], workdir: Path) -> l
 def _of_one_as_accurate(
     own: Mapping[str, Values], workdir: Path, wanted: tuple[str, int], teacher: str, students: Mapping[str, int]
 ) -> Values:
-    """By seed, the student of that snapshot of `teacher` whose validation accuracy is nearest to that of `wanted`.
+    """Return by seed the student of the snapshot of `teacher` whose validation accuracy is nearest to `wanted`.
 
-    `wanted` is (fit, step); `students` are {fit: step of its teacher}. Empty if in a seed none is within NEAR of it.
+    `wanted` is (fit, step) and `students` is {fit: step of its teacher}. The value of a seed is `own` of that student.
+    Empty if some seed has no snapshot within NEAR.
     """
     found, (fit, at) = _validation(workdir), wanted
     taught: dict[int, float] = {}
-    measured = {seed for student in students for seed in own[student]}  # the seeds of a grid of rates are not
+    measured = {seed for student in students for seed in own[student]}  # excludes the seeds of a grid of rates
     for seed in sorted({seed for name, seed, step, _ in found if (name, step) == (fit, at)} & measured):
         able = {
             student: abs(found[key] - found[fit, seed, at, "accuracy"])
@@ -288,10 +294,10 @@ def _of_one_as_accurate(
 
 
 def _temperature_claims(values: Mapping[str, Mapping[str, Values]], taus: Mapping[str, float]) -> list[Any]:
-    """The CNN's logits against an MLP's at every temperature, and every temperature against that of `distilled`."""
+    """Return the claims on CNN logits against MLP logits at each temperature, and on each against `distilled`."""
     own, found = taus["distilled"], []
     for label in (label for label in METRICS if label != "ECE"):
-        of, sign = values[label], -1 if label == "equivariance error" else 1  # of an error less is better
+        of, sign = values[label], -1 if label == "equivariance error" else 1  # a lower error is better
         for fit, tau in sorted(taus.items(), key=lambda item: item[1]):
             pairs = {"self-distillation at the same tau": "self" if fit == "distilled" else f"self_{fit}"}
             pairs |= {f"tau {own:g}": "distilled"} if fit != "distilled" else {}
@@ -340,13 +346,13 @@ def _feature_claims(values: Mapping[str, Mapping[str, Values]]) -> list[Any]:
     return [
         Claim(f"{text} ({label})", minus(values[label][a], values[label][b]))
         for text, (a, b) in PAIRS.items()
-        for label in (*labels, *([VALIDATION] if "Type" in text else []))  # the poster's Type 1 is best in that
+        for label in (*labels, *([VALIDATION] if "Type" in text else []))  # where the poster's Type 1 is best
         if a in values[label] and b in values[label]
     ]
 
 
 def redraw(name: str) -> None:
-    """The report, its figures and the README's tables of a study, from its committed rows alone."""
+    """Redraw the report, the figures and the README's tables of a study from its committed rows alone."""
     with ROWS["unpacked"](HERE / "results" / name) as workdir:
         ROWS["redraw"](workdir, HERE / "figures" / name, SHOWN)
         ROWS["fill"](HERE / "README.md", name, tables(workdir, name))

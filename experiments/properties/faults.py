@@ -1,6 +1,6 @@
-"""What the faults of the published work (its code and data are public) do to the numbers, on our networks.
+"""Measure what the faults of the published work, whose code and data are public, change on the networks of a study.
 
-Each is one function of (evidence, subjects) that answers JSON; `measured` runs all, `report` writes the tables.
+Every fault has one function that returns JSON-ready numbers. `measured` runs them all, `report` writes the tables.
 """
 
 import runpy
@@ -26,14 +26,14 @@ from kdib.records import Subject
 from kdib.tasks.base import gather
 
 ROWS = runpy.run_path(str(Path(__file__).parent.parent / "rows.py"))
-BINS = 1_000_000  # of the published analysis
+BINS = 1_000_000  # as in the published analysis
 EXAMPLES = 1_000
-CHECKPOINTS = 11  # of the published training path of an MLP
-SHORT = 0.25  # of the sentences, which are padded to the longest
+CHECKPOINTS = 11  # as in the published training path of an MLP
+SHORT = 0.25  # the share of the shortest sentences, which are tested with and without padding to the longest
 
 
 def measured(evidence: Evidence, subjects: Sequence[Subject], temperature: float) -> dict[str, Any]:
-    """Every fault that this study's networks can show."""
+    """Measure every fault that the networks of this study can show; `temperature` is that of the study's KD loss."""
     roles = {fit: role for role, fit in evidence.fits.items()}
     mine = [subject for subject in subjects if subject.fit in roles]
     alone = [s for s in mine if s.fit == evidence.fits["alone"]]
@@ -49,8 +49,11 @@ def measured(evidence: Evidence, subjects: Sequence[Subject], temperature: float
 
 
 def _copies(evidence: Evidence, subject: Subject) -> list[dict[str, Any]]:
-    """The map of a run's path; of one network in place of its snapshots, as a shallow copy collects it; and of
-    networks that are all equally far from each other, which is what rounding made of such copies."""
+    """Maps of a run's training path, of a path of copies, and of equidistant networks.
+
+    A shallow copy collects the last network in place of every snapshot. Rounding errors made the published map of such
+    copies look like networks that are all equally far from each other.
+    """
     split_name, snapshots = next(iter(evidence.sets)), evidence.snapshots(subject)
 
     def entry(what, members, distances, found):
@@ -64,14 +67,14 @@ def _copies(evidence: Evidence, subject: Subject) -> list[dict[str, Any]]:
     for what, run in (("snapshots", snapshots), ("copies", [snapshots[-1]] * CHECKPOINTS)):
         hidden = {s.id: evidence.hidden(s, split_name)["penultimate"] for s in run}
         distances = 1 - second_orders([hidden[snapshot.id] for snapshot in run])
-        np.fill_diagonal(distances, 0)  # but for rounding
+        np.fill_diagonal(distances, 0)  # rounding leaves small numbers there
         entries.append(entry(what, len(run), distances, mds(distances)))
     equal = 1 - np.eye(CHECKPOINTS)
     return [*entries, entry("equal", CHECKPOINTS, equal, structureless(CHECKPOINTS))]
 
 
 def _couples(evidence: Evidence, subjects: Sequence[Subject]) -> list[tuple[Subject, Subject]]:
-    """(alone, teacher) by seed."""
+    """Return the pairs (alone, teacher) of the same seed."""
     by_seed = {(s.fit, s.seed): s for s in subjects}
     names = evidence.fits["alone"], evidence.fits["teacher"]
     seeds = sorted({seed for fit, seed in by_seed if fit == names[0]} & {s for fit, s in by_seed if fit == names[1]})
@@ -79,7 +82,7 @@ def _couples(evidence: Evidence, subjects: Sequence[Subject]) -> list[tuple[Subj
 
 
 def _bins(evidence: Evidence, subject: Subject) -> dict[str, Any]:
-    """ECE at 15 bins and at a million, and what the latter is: the mean of |correct - confidence|."""
+    """ECE with 15 and with a million bins, and the mean |correct - confidence| that the latter amounts to."""
     name, data = next(iter(evidence.sets.items()))
     probs_NxK, label_N = np.exp(log_softmax(evidence.logits(subject, name))), data.inputs["label"]
     gap = np.abs((probs_NxK.argmax(1) == label_N) - probs_NxK.max(1)).mean()
@@ -94,7 +97,7 @@ def _bins(evidence: Evidence, subject: Subject) -> dict[str, Any]:
 
 
 def _training_mode(evidence: Evidence, subject: Subject) -> dict[str, Any]:
-    """What a teacher answers with dropout on and batch statistics, against what it knows."""
+    """Compare a teacher's outputs in training mode (dropout, batch statistics) with those in evaluation mode."""
     (model, variables), inputs = evidence.network(subject), _some(evidence)
     params, state = split(variables)
     modes = [
@@ -112,7 +115,7 @@ def _training_mode(evidence: Evidence, subject: Subject) -> dict[str, Any]:
 
 
 def _temperature(evidence: Evidence, student: Subject, teacher: Subject, temperature: float) -> dict[str, Any]:
-    """The share of distillation in the gradient of half cross-entropy, half KL, with T^2 and with 1 / T^2."""
+    """Share of distillation in the gradient of equally weighted cross-entropy and KL, with T^2 and with 1 / T^2."""
     name, data = next(iter(evidence.sets.items()))
     rows = evenly(data.size, EXAMPLES)
     own, other = (jnp.asarray(evidence.logits(s, name)[rows]) for s in (student, teacher))
@@ -123,12 +126,12 @@ def _temperature(evidence: Evidence, student: Subject, teacher: Subject, tempera
 
     ce = norm(lambda logits: losses.label_smoothing(logits, label_N, epsilon=0.0))
     kd = norm(lambda logits: losses.softened_kl(logits, other, temperature=temperature))
-    wrong = kd / temperature**4  # softened_kl has the factor T^2
+    wrong = kd / temperature**4  # softened_kl multiplies by T^2; the fault divides by it
     return {"seed": student.seed, "T": temperature, "right": kd / (kd + ce), "wrong": wrong / (wrong + ce)}
 
 
 def _padding(evidence: Evidence, subject: Subject) -> dict[str, Any]:
-    """What padding changes in the shorter sentences' answers: with our mask, and with one that masks nothing."""
+    """How padding changes the outputs on the shorter sentences, with our mask and with one that masks nothing."""
     model, variables = evidence.network(subject)
     inputs = _some(evidence)
     limit = int(np.quantile(inputs["length"], SHORT))
@@ -149,7 +152,7 @@ def _padding(evidence: Evidence, subject: Subject) -> dict[str, Any]:
 
 
 def _adds_a_constant(length_B: jax.Array, size: int, *, causal: bool) -> jax.Array:
-    """The published mask of a bidirectional network: one number for a whole row of keys, which softmax takes out."""
+    """The published mask of a bidirectional network: one constant per row of keys, to which softmax is invariant."""
     del causal
     return jnp.ones((len(length_B), size, size), bool)
 
@@ -159,11 +162,11 @@ def _some(evidence: Evidence) -> dict[str, np.ndarray]:
     return gather(data.inputs, evenly(data.size, EXAMPLES))
 
 
-# ---------------------------------------------------------------------------------------------- what is said
+# ---------------------------------------------------------------------------------------------------- tables
 
 
 def report(found: Mapping[str, Any]) -> str:
-    """The tables of a study, as Markdown."""
+    """Return the tables of a study as Markdown."""
     parts = [_copies_table(found["copies"]), _bins_table(found["bins"]), _lines_table(found)]
     return "\n\n".join(parts)
 
@@ -200,7 +203,7 @@ def _lines_table(found: Mapping[str, Any]) -> str:
     ]
     head = ("a teacher in training mode", "right", "as published")
     tables = [ROWS["markdown"](head, lines)]
-    if heat[0]["T"] != 1:  # where the two factors are one
+    if heat[0]["T"] != 1:  # at T = 1 both factors are 1
         shares = (_mean([e[key] for e in heat], 5) for key in ("right", "wrong"))
         line = (f"share of distillation in the gradient of CE + KD, T = {heat[0]['T']:g}", *shares)
         tables.append(ROWS["markdown"](("1 / T² in place of T²", "right", "as published"), [line]))

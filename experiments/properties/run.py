@@ -1,13 +1,13 @@
-"""Property by property: what does a student take over from its teacher, and is it bias or imitation?
+"""Compare students with their teachers property by property: what is transferred, and is it bias or imitation?
 
     python experiments/properties/run.py generated --workdir=runs/agreement_generated
     python experiments/properties/run.py text --data=FOLDER --workdir=runs/agreement_text
     python experiments/properties/run.py mnist --data=FOLDER --workdir=runs/vision_mnist
     python experiments/properties/run.py --report-only
 
-The networks are those of experiments/agreement_transfer and experiments/vision_transfer, whose workdirs may be handed
-over: then they are measured, and nothing is trained. The rows stay in results/, with the numbers of the published
-faults (faults.py). `--report-only` writes the README's tables and the figures from them.
+The networks are those of experiments/agreement_transfer and experiments/vision_transfer. If `--workdir` is a workdir
+of these, runs that are finished there are not trained again. The rows are kept in results/, with the measurements of
+the published faults (faults.py). `--report-only` writes the README's tables and the figures from them.
 """
 
 import runpy
@@ -31,9 +31,9 @@ TRANSFER, VISION = (
     runpy.run_path(str(HERE.parent / name / "run.py")) for name in ("agreement_transfer", "vision_transfer")
 )
 ADDED = ("similarity", "training_paths", "basins", "sharpness")
-SHOWN = ("similarity-networks", "training_paths-paths", "basins-loss-interpolation")  # figures of the README
+SHOWN = ("similarity-networks", "training_paths-paths", "basins-loss-interpolation")  # the figures in the README
 CONTROLS = ("alone", "label_smoothed", "shuffled_soft")
-# What Abnar, Dehghani & Zuidema (2020) say of each property, where they do.
+# The claims of Abnar, Dehghani & Zuidema (2020) on the properties that they discuss.
 PUBLISHED = {
     "accuracy": "students take over the teacher's generalisation",
     "translation": "an MLP is more robust to translation after learning from a CNN",
@@ -41,7 +41,7 @@ PUBLISHED = {
     "similarity": "students' representations become like their teacher's",
     "training_paths": "so does the path that they take in training",
 }
-# The basins that were compared, as (fit, fit) and what the two share. Two runs of one fit are of neighbouring seeds.
+# Pairs of fits whose barriers are tabulated, and what the two share. Two runs of one fit have neighbouring seeds.
 SHARED = {
     ("alone", "alone"): "nothing",
     ("distilled", "distilled"): "nothing (teachers of one kind)",
@@ -53,7 +53,7 @@ SHARED = {
 
 
 def study_config(name: str, data: Path | None) -> dict[str, Any]:
-    """The configuration of a study."""
+    """Return the configuration of a study; those on text and on MNIST need the folder `data`."""
     config = VISION["study_config"](name, data) if name == "mnist" else TRANSFER["study_config"](name, data)
     fits = load_config(str(CONFIGS / f"{'cnn_to_mlp' if name == 'mnist' else 'lstm_to_transformer'}.py"), "basins").fits
     config["fits"] |= {name: fits[name].to_dict() for name in ("alone_reordered", "distilled_peer")}
@@ -63,7 +63,7 @@ def study_config(name: str, data: Path | None) -> dict[str, Any]:
 
 
 def after(workdir: Path, target: Path) -> None:
-    """The published faults, measured on the networks of a study."""
+    """Measure the published faults on the networks of a study, and keep them in `target`."""
     from kdib import tasks
     from kdib.config import parse
     from kdib.measuring import evidence_of
@@ -79,7 +79,7 @@ def after(workdir: Path, target: Path) -> None:
 
 
 def redraw(name: str) -> None:
-    """The report, its figures and the README's tables of a study, from its committed rows alone."""
+    """Write the report, the figures and the README's tables of a study from its committed rows."""
     with ROWS["unpacked"](HERE / "results" / name) as workdir:
         ROWS["redraw"](workdir, HERE / "figures" / name, SHOWN)
         ROWS["fill"](HERE / "README.md", name, tables(workdir))
@@ -89,7 +89,7 @@ def redraw(name: str) -> None:
 
 
 def tables(workdir: Path) -> str:
-    """The card, with the published claims, and every property against the controls, as Markdown."""
+    """Return the card with the published claims, and the tables against controls and of barriers, as Markdown."""
     study = ROWS["read"](workdir)
     known = of_task(study.config["task"]["name"])
     properties = {name: known[name] for name in study.config["properties"]}
@@ -125,7 +125,7 @@ def _card(properties: Mapping[str, Property], declared: Mapping[str, Sequence[Ef
 
 
 def _calibration_claims(ece: Mapping[str, Mapping[int, float]]) -> list[Any]:
-    """Published: students come nearer to their teacher's calibration; by the distance of two ECEs, seed by seed."""
+    """The published claim that a student's ECE comes nearer to its teacher's, by distances between ECEs per seed."""
     return [
         ROWS["Claim"](
             f"students come nearer to their teacher's ECE than {other} is",
@@ -138,7 +138,7 @@ def _calibration_claims(ece: Mapping[str, Mapping[int, float]]) -> list[Any]:
 def _against_controls(
     properties: Mapping[str, Property], declared: Mapping[str, Sequence[Effect]], fits: Mapping[str, Any]
 ) -> str:
-    """Scalar and pairwise: distilled minus every control. Relational: how far each fit is like its own teacher."""
+    """Tables against every control: distilled minus control, or each fit's likeness to its teacher if relational."""
     controls = [control for control in CONTROLS if control in fits]
     parts = []
     for kinds, head, named in (
@@ -164,7 +164,7 @@ def _of(effects: Sequence[Effect], estimand: str, instead: str) -> str:
 
 
 def _couples(study: Any) -> str:
-    """Barriers by what two networks share. "Students of one teacher end in one basin" is of those with one teacher."""
+    """Table of barriers by what two networks share; "one teacher, one basin" concerns pairs that share the teacher."""
     fit_of = {subject.id: subject.fit for subject in study.subjects}
     values: dict[tuple[str, tuple[str, ...]], list[float]] = {}
     for row in study.rows:

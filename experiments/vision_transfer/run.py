@@ -1,12 +1,13 @@
-"""Abnar et al.'s tables on MNIST: CNN and MLP, each alone, from its own kind and from the other; and the controls.
+"""Run Abnar et al.'s MNIST comparison: a CNN and an MLP, alone and distilled from each other, with controls.
 
     python experiments/vision_transfer/run.py mnist --data=FOLDER --workdir=runs/vision_mnist
     python experiments/vision_transfer/run.py mnist_maxout --data=FOLDER --workdir=runs/vision_maxout
     python experiments/vision_transfer/run.py --report-only
 
-The studies are `:full,mnist` of configs/cnn_to_mlp.py with the changes below; FOLDER holds mnist/ with its four IDX
-files. They resume when called again and leave their rows in results/. `--report-only` writes the README's tables from
-them.
+The studies start from `:full,mnist` of configs/cnn_to_mlp.py. They change the CNN, the number of steps and test images,
+the learning rates and the properties; `mnist_maxout` also changes the fits (see `study_config`). FOLDER holds mnist/
+with its four IDX files. A study resumes when called again and leaves its rows in results/. `--report-only` writes the
+README's tables and figures from these rows.
 """
 
 import json
@@ -24,7 +25,8 @@ HERE = Path(__file__).parent
 CONFIG = HERE.parent.parent / "configs" / "cnn_to_mlp.py"
 ROWS = runpy.run_path(str(HERE.parent / "rows.py"))
 minus, Claim = ROWS["minus"], ROWS["Claim"]
-# For the time neither is the published CNN: one is small and has strides, the other has half of its filters.
+# Neither CNN is the published one, which takes too long: the first is small and has strides, the second has half of
+# the published filters in its first two layers.
 STUDIES = {
     "mnist": {"preset": "cnn_1", "channels": (8, 16, 32, 64), "downsampling": "stride"},
     "mnist_maxout": {"preset": "cnn_abnar", "channels": (64, 32, 64), "units": (64, 32, 16)},
@@ -37,10 +39,10 @@ SHOWN = (
     "corruptions-accuracy-corruption-test",
 )
 PROPERTIES = ("translation", "accuracy", "calibration", "fidelity", "translation_fidelity", "corruptions")
-LEVELS = (100, 200, 400)  # snapshots of the second CNN that teach too
+LEVELS = (100, 200, 400)  # earlier snapshots of the second CNN that also teach
 RATES = (1e-3, 3e-3, 6e-3, 1.2e-2)
 Values = Mapping[int, float]  # by seed
-TABLE = runpy.run_path(str(CONFIG))["TABLE"]  # the published one
+TABLE = runpy.run_path(str(CONFIG))["TABLE"]  # published values
 TITLES = {
     "CNN": "teacher",
     "MLP": "alone",
@@ -58,17 +60,17 @@ CORRUPTED = ("corruptions", "mean_accuracy", "corruption")
 
 
 def study_config(name: str, data: Path | None) -> dict[str, Any]:
-    """The configuration of a study."""
+    """Return the configuration of study `name`. Raises SystemExit without `data`."""
     if data is None:
         raise SystemExit(f"{name} needs --data=FOLDER")
     config = load_config(str(CONFIG), "full,mnist").to_dict()
     config["task"]["data_dir"] = str(data / "mnist")
     config["models"]["cnn"] = STUDIES[name]
-    config["task"]["n_test"] = 4_000  # each of them comes in 15 corruptions
+    config["task"]["n_test"] = 4_000  # instead of all 10,000: each also comes in 15 corruptions
     config["train"] |= {"steps": 1_600, "save_every": 800, "group_size": 2}
-    config["tune"] = {"learning_rates": RATES, "seeds": 1}  # for every fit the same, chosen by its validation loss
+    config["tune"] = {"learning_rates": RATES, "seeds": 1}  # each fit takes its best by validation loss
     config["properties"] = PROPERTIES
-    if name == "mnist_maxout":  # for the time: one CNN as the teacher, and no student that asks it at every step
+    if name == "mnist_maxout":  # to save time: one CNN, and no student that queries it live
         others = ("cnn_peer", "cnn_self", "reverse", "distilled_shift")
         config["fits"] = {fit: of for fit, of in config["fits"].items() if fit not in others}
         levels = {f"from_{step}": step for step in LEVELS}
@@ -79,7 +81,7 @@ def study_config(name: str, data: Path | None) -> dict[str, Any]:
 
 
 def tables(workdir: Path, name: str) -> str:
-    """The published table with ours beside it, the shares, the claims, and every fit on every set, as Markdown."""
+    """Return the README's tables as Markdown: published and own values, shares, claims, every fit on every set."""
     study = ROWS["read"](workdir)
     accuracy = {name: study.by_fit(ACCURACY, name) for name in SETS}
     ece = {name: study.by_fit(ECE, name) for name in SETS}
@@ -107,7 +109,7 @@ def _beside(accuracy: Mapping[str, Mapping[str, Values]], ece: Mapping[str, Mapp
 
 
 def _shares(study: Any) -> str:
-    """What of the CNN's lead over the MLP alone its student has, with Fieller sets."""
+    """Return the share of the CNN's lead over the MLP alone that its student gains, with Fieller sets."""
     lines = []
     for label, values in _robustness(study).items():
         lead, gain = (minus(values[fit], values["alone"]) for fit in ("teacher", "distilled"))
@@ -119,7 +121,7 @@ def _shares(study: Any) -> str:
 
 
 def _of_both_teachers(study: Any) -> str:
-    """The MLPs that learn from this CNN against those that learn from the other: same seeds, same MLPs otherwise."""
+    """Compare this CNN and its students with those of the first study, at the same seeds."""
     with ROWS["unpacked"](HERE / "results" / "mnist") as workdir:
         others = _robustness(ROWS["read"](workdir))
     lines = [
@@ -135,7 +137,7 @@ def _robustness(study: Any) -> dict[str, Mapping[str, Values]]:
 
 
 def _claims(accuracy: Mapping[str, Any], ece: Mapping[str, Any], area: Mapping[str, Values]) -> list[Any]:
-    """The published claims that the table makes, and the controls' answer to them."""
+    """Return the claims of the published table, and the same comparisons with the controls."""
     found = []
     for name in ("translated", "scaled"):
         of = accuracy[name]
@@ -160,7 +162,7 @@ def _claims(accuracy: Mapping[str, Any], ece: Mapping[str, Any], area: Mapping[s
 
 
 def _shift_claims(study: Any) -> list[Any]:
-    """How the logits take a shift, and whether a student answers shifted digits as its CNN does."""
+    """Return the claims on equivariance error and on agreement with the CNN on shifted digits."""
     error, shared = study.by_fit(EQUIVARIANCE), study.likeness(MOVED_AGREEMENT, "teacher")
     found = [
         Claim(f"MLP ← CNN has a lower equivariance error than {other}", minus(error[other], error["distilled"]))
@@ -176,7 +178,7 @@ def _shift_claims(study: Any) -> list[Any]:
 
 
 def _level_claims(study: Any) -> list[Any]:
-    """Whether an earlier, weaker CNN hands over more: the question of experiments/leveled_kd."""
+    """Return the claims that an earlier, weaker CNN transfers more: the question of experiments/leveled_kd."""
     return [
         Claim(f"MLP ← CNN of step {step} beats MLP ← CNN ({label})", minus(values[f"from_{step}"], values["distilled"]))
         for step in LEVELS
@@ -210,7 +212,10 @@ def _everybody(study: Any, accuracy: Mapping[str, Any], area: Mapping[str, Value
 
 
 def _mean_corruption_errors(study: Any) -> tuple[dict[str, dict[int, float]], list[str]]:
-    """{fit: {seed: mean over corruptions of its error over that of `alone`, same seed}}, and what is left out."""
+    """Return {fit: {seed: mean corruption error}}, and the corruptions left out because `alone` makes no error.
+
+    The mean is over corruptions, of the fit's error divided by that of `alone` at the same seed.
+    """
     who = {subject.id: subject for subject in study.subjects}
     errors: dict[tuple[str, int], dict[str, float]] = {}
     for row in study.rows:
@@ -221,7 +226,7 @@ def _mean_corruption_errors(study: Any) -> tuple[dict[str, dict[int, float]], li
 
 
 def redraw(name: str) -> None:
-    """The report, its figures and the README's tables of a study, from its committed rows alone."""
+    """Redraw the report, the figures and the README's tables of a study from its committed rows alone."""
     with ROWS["unpacked"](HERE / "results" / name) as workdir:
         ROWS["redraw"](workdir, HERE / "figures" / name, SHOWN)
         ROWS["fill"](HERE / "README.md", name, tables(workdir, name))
