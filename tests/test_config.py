@@ -152,11 +152,11 @@ def test_settings_of_the_grammar_are_checked(field):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("config.json", "{}", "is no Python file with get_config"),
-        ("nothing.py", "x = 1", "is no Python file with get_config"),
-        ("bare.py", "def get_config():\n    return 1", "is no Python file with get_config"),
-        ("two.py", "def get_config(variants, size):\n    return 1", "is no Python file with get_config"),
-        ("plain.py", "def get_config(variants):\n    return {}", "-> ConfigDict; it answers dict"),
+        ("config.json", "{}", "is not a Python file with get_config"),
+        ("nothing.py", "x = 1", "is not a Python file with get_config"),
+        ("bare.py", "def get_config():\n    return 1", "is not a Python file with get_config"),
+        ("two.py", "def get_config(variants, size):\n    return 1", "is not a Python file with get_config"),
+        ("plain.py", "def get_config(variants):\n    return {}", "-> ConfigDict; it returns dict"),
     ],
 )
 def test_a_file_that_is_no_config_is_named(tmp_path, name, text, message):
@@ -205,6 +205,13 @@ def test_a_language_model_that_would_learn_padding_is_refused():
     del config["losses"]["kd"]["kl"]["where"]
     with pytest.raises(ValueError, match=r"loss='kd' would learn from the padding .*\(kl\).*where='batch.mask'"):
         check_names(parse(config))
+
+
+def test_losses_on_language_models_have_networks_and_recipe_of_the_grid():
+    """With the classifiers' recipe, dropout among it, no LSTM learns agreement from words."""
+    losses, grid = load("language", "agreement_losses"), load("language", "agreement_grid")
+    assert losses["models"] == {name: grid["models"][name] for name in losses["models"]}
+    assert losses["train"] == grid["train"] | {"steps": 8_000}
 
 
 @pytest.mark.parametrize(
