@@ -1,4 +1,4 @@
-"""Architectures as pure functions. Nothing else in kdib imports flax, and only `build` does so here."""
+"""Architectures as pure functions. No other package of kdib imports flax; here only `build` does."""
 
 from kdib.models.own import is_own
 from kdib.models.presets import PRESETS, build, known_fields

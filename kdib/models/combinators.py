@@ -1,4 +1,4 @@
-"""Models made of models: several that teach as one, and a student trained together with its teacher."""
+"""Models composed of models: ensembles of teachers, and a student trained together with its teacher."""
 
 import functools
 from collections.abc import Callable
@@ -9,11 +9,11 @@ import jax.numpy as jnp
 from kdib.models.base import Model, Outputs, Variables, split
 
 PARTS = ("student", "teacher")  # of a pair's params
-TEACHER_STREAM = 1_000_003  # what a pair's keys are folded with for the teacher; far from what models fold and split
+TEACHER_STREAM = 1_000_003  # folded into a pair's key for the teacher; far from the numbers that models use
 
 
 def mean_probability(logits_ExBxK: jax.Array) -> jax.Array:
-    """The log of the mean of softmax, [B, K]: normalised, so that softmax gives the mean back."""
+    """The log of the mean softmax, [B, K]; it is normalised, so its softmax is the mean."""
     log_probs_ExBxK = jax.nn.log_softmax(logits_ExBxK.astype(jnp.float32))
     return jax.nn.logsumexp(log_probs_ExBxK, axis=0) - jnp.log(len(logits_ExBxK))
 
@@ -28,14 +28,14 @@ RULES: dict[str, Callable[[jax.Array], jax.Array]] = {"mean_probability": mean_p
 
 @functools.cache
 def ensemble(models: tuple[Model, ...], rule: str) -> Model:
-    """A teacher of E members: its params are the tuple of their variables, its logits what `rule` makes of theirs.
+    """A teacher of E members: its params are the tuple of their variables, and `rule` combines their logits.
 
-    `models` has one a member, or a single one that any number of members share. The ensemble is asked in evaluation
-    mode only, and has no hidden outputs. Equal arguments give the same object.
+    `models` holds one model per member, or a single model for any number of members. The ensemble runs in evaluation
+    mode only and has no hidden outputs. Equal arguments return the same object.
 
     Raises:
-      ValueError: for no member, an unknown rule, or (by `apply`) a call in training mode or variables of another
-        number of members.
+      ValueError: for no models or an unknown rule. `apply` raises it in training mode and for the variables of a
+        wrong number of members.
     """
     if not models:
         raise ValueError("an ensemble needs at least one model, got none")
@@ -49,7 +49,7 @@ def ensemble(models: tuple[Model, ...], rule: str) -> Model:
     def apply(params, model_state, batch, *, train=False, key=None):
         del key
         if train:
-            raise ValueError("an ensemble teaches and is not trained: expected train=False, got train=True")
+            raise ValueError("an ensemble is a teacher and is not trained: expected train=False")
         members = models * len(params) if len(models) == 1 else models
         if len(params) != len(members):
             raise ValueError(f"expected the variables of {len(members)} models, got {len(params)}")
@@ -68,13 +68,16 @@ def _ask(model: Model, variables: Variables, batch) -> jax.Array:
 def pair(student: Model, teacher: Model) -> Model:
     """Online distillation: a student and its teacher, trained in the same steps. Equal arguments give the same object.
 
-    params are {"student": ..., "teacher": ...}. logits and hidden are the student's, and hidden holds also
-    "teacher_logits" [B, K], the targets: the teacher's answers in evaluation mode, through which no gradient passes;
-    in training "teacher_train_logits" [B, K], for the teacher's own loss on the labels, and "student_logits" [B, K],
-    the student's answers in evaluation mode, from which the teacher learns in its turn in deep mutual learning (Zhang
-    et al., 2018). What a loss does not ask for is not computed. The student draws what it would draw without a
-    teacher. Train it with `make_optimizer(..., parts=PARTS)`, or the clipping of the global gradient norm lets the
-    one slow down the other.
+    The params are {"student": ..., "teacher": ...}. The logits and hidden values are the student's. Additional entries
+    of `hidden` are:
+
+    - "teacher_logits" [B, K]: the targets, from the teacher in evaluation mode and without gradient;
+    - "teacher_train_logits" [B, K], in training only: for the teacher's own loss on the labels;
+    - "student_logits" [B, K], in training only: from the student in evaluation mode and without gradient, as targets
+      for the teacher in deep mutual learning (Zhang et al., 2018).
+
+    Entries that no loss reads are not computed. The student's random draws are the same as without a teacher. Train the
+    pair with `make_optimizer(..., parts=PARTS)`; otherwise clipping by the global gradient norm couples the two.
 
     >>> loss = {
     ...     "kd": {"fn": "softened_kl", "weight": 1.0, "inputs": ("student.logits", "student.hidden.teacher_logits")},
@@ -108,5 +111,5 @@ def pair(student: Model, teacher: Model) -> Model:
 
 
 def _states(*states: Variables) -> Variables:
-    """By part; without the empty ones, which would not survive a snapshot."""
+    """The states by part. Empty states are left out, because a snapshot does not keep them."""
     return {part: state for part, state in zip(PARTS, states, strict=True) if state}

@@ -1,4 +1,4 @@
-"""Convolutional networks on pictures: plain ones, the one with maxout, and residual ones for small pictures."""
+"""Convolutional networks for images: plain, with maxout, and residual networks for small images."""
 
 import functools
 
@@ -13,17 +13,18 @@ from kdib.models.mlp import he_normal, norm, pixels
 
 
 class CNN(nn.Module):
-    """image [B, H, W, C] -> logits [B, K]: 3x3 convolutions, each with batch normalisation and ReLU, then a mean.
+    """image [B, H, W, C] -> logits [B, K]: 3x3 convolutions with batch normalisation and ReLU, then a global mean.
 
-    The picture keeps its size (padded by one), or is made smaller by `downsampling`: "pool", a 2x2 max-pooling after
-    every layer but the last (a row or column left over is dropped); "stride", a stride of 2 in every layer but the
-    first. `padding` is "zero", or "circular": then, without downsampling, a picture that is shifted around the edge
-    has the same logits. Hidden: "conv1", "conv2", ... [B, H', W', channels] before pooling, "pool" [B, channels] after
-    the mean over all positions and before dropout, and "penultimate", the same.
+    `downsampling` is "none" (padding keeps the image size), "pool" (2x2 max-pooling after every layer except the last,
+    dropping a leftover row or column), or "stride" (stride 2 in every layer except the first). `padding` is "zero" or
+    "circular". With "circular" and without downsampling, the logits are invariant to cyclic shifts of the image.
 
-    Reference: CNN_1 and CNN_2 of Wong, Fermin, Zheng, Park & Wang's poster. Kernel size, bias and downsampling are not
-    published: 3x3 with bias has the published parameter counts, in which the scales and offsets of the normalisation
-    are counted. Initial values as in MLP are our choice.
+    Hidden: "conv1", "conv2", ... [B, H', W', channels] before max-pooling; "pool" [B, channels], the mean over all
+    positions before dropout; and "penultimate", the same as "pool".
+
+    Reference: CNN_1 and CNN_2 of Wong, Fermin, Zheng, Park & Wang's poster. It does not give kernel size, bias or
+    downsampling. 3x3 kernels with bias reproduce its parameter counts, which include the scales and offsets of the
+    normalisation. The initialization is our choice, as in MLP.
     """
 
     num_classes: int
@@ -35,7 +36,7 @@ class CNN(nn.Module):
 
     @nn.compact
     def __call__(self, batch: Batch, *, train: bool) -> Outputs:
-        """One layer after another."""
+        """Apply the layers in order."""
         x = pixels(batch, self.image_shape)
         hidden = {}
         for i, features in enumerate(self.channels, start=1):
@@ -49,13 +50,12 @@ class CNN(nn.Module):
 
 
 class MaxoutCNN(nn.Module):
-    """image [B, H, W, C] -> logits [B, K]: 3x3 convolutions without padding, each with maxout, and so on.
+    """image [B, H, W, C] -> logits [B, K]: 3x3 convolutions with maxout and without padding, then a global mean.
 
-    Layer i has `channels[i]` filters, of which maxout keeps the largest of every channels[i] / units[i] (`maxout`);
-    then batch normalisation, ReLU, max-pooling of pool[i] x pool[i], dropout. Hidden as in CNN, "penultimate" being
-    "pool".
+    Layer i applies `channels[i]` filters and `maxout` to units[i] channels, each the maximum of channels[i] / units[i]
+    filters. Batch normalisation, ReLU, max-pooling of pool[i] x pool[i] and dropout follow. Hidden: as in CNN.
 
-    Reference: the CNN of Abnar, Dehghani & Zuidema (2020); maxout of Goodfellow et al. (2013).
+    Reference: the CNN of Abnar, Dehghani & Zuidema (2020); maxout by Goodfellow et al. (2013).
     """
 
     num_classes: int
@@ -67,7 +67,7 @@ class MaxoutCNN(nn.Module):
 
     @nn.compact
     def __call__(self, batch: Batch, *, train: bool) -> Outputs:
-        """One layer after another."""
+        """Apply the layers in order."""
         x = pixels(batch, self.image_shape)
         hidden = {}
         for i, (features, units, pool) in enumerate(zip(self.channels, self.units, self.pool, strict=True), start=1):
@@ -81,14 +81,14 @@ class MaxoutCNN(nn.Module):
 class ResNet(nn.Module):
     """image [B, H, W, C] -> logits [B, K]: residual blocks of two 3x3 convolutions, in stages of `channels`.
 
-    The first block of every stage but the first has a stride of 2, and a 1x1 convolution with batch normalisation
-    where it changes the shape. 6 n + 2 layers for n blocks in each of three stages. Hidden: "stem", "block1", "block2",
-    ... [B, H', W', channels] after ReLU, "pool" [B, channels] after the mean over all positions, and "penultimate", the
-    same.
+    The first block of every stage except the first has stride 2. Where a block changes the shape, its shortcut is a
+    1x1 convolution with batch normalisation. Three stages of n blocks have 6 n + 2 layers. Hidden: "stem", "block1",
+    "block2", ... [B, H', W', channels] after ReLU; "pool" [B, channels], the mean over all positions; and
+    "penultimate", the same as "pool".
 
-    Reference: He, Zhang, Ren & Sun (2016), the networks for CIFAR-10. Theirs change the shape without parameters
-    (75,290 and 269,722 parameters for 8 and 20 layers, 10 classes); the 1x1 convolutions, which make these 78,042 and
-    272,474, are those of the networks for ImageNet and of the usual code for distillation.
+    Reference: He, Zhang, Ren & Sun (2016), the networks for CIFAR-10. Their shortcuts have no parameters (75,290 and
+    269,722 parameters for 8 and 20 layers and 10 classes). The 1x1 convolutions are those of their networks for
+    ImageNet and of common distillation code; with them the counts are 78,042 and 272,474.
     """
 
     num_classes: int
@@ -98,7 +98,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, batch: Batch, *, train: bool) -> Outputs:
-        """Stage after stage."""
+        """Apply the stem, the stages and the classifier."""
         x = Convolution(self.channels[0], bias=False, name="stem")(pixels(batch, self.image_shape))
         x = nn.relu(norm("stem_norm", train)(x))
         hidden = {"stem": x}
@@ -118,7 +118,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Two convolutions, and the way around them."""
+        """Add two convolutions to the shortcut."""
         y = Convolution(self.features, stride=self.stride, bias=False, name="conv1")(x)
         y = nn.relu(norm("norm1", train)(y))
         self.sow("intermediates", "inner", y)
@@ -130,9 +130,9 @@ class Block(nn.Module):
 
 
 class Convolution(nn.Module):
-    """x [B, H, W, C] -> [B, H', W', features], by filters of size x size.
+    """x [B, H, W, C] -> [B, H', W', features]: a convolution with filters of size x size.
 
-    `padding` is "zero" or "circular", (size - 1) / 2 on every side, or "none".
+    `padding` is "zero" or "circular", with (size - 1) / 2 pixels on every side, or "none".
     """
 
     features: int
@@ -143,7 +143,7 @@ class Convolution(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Pad, then correlate."""
+        """Pad x and correlate it with the filters."""
         shape = (self.size, self.size, x.shape[-1], self.features)
         kernel_IxJxCxK = self.param("kernel", he_normal, shape)
         edge = 0 if self.padding == "none" else self.size // 2
@@ -157,11 +157,11 @@ class Convolution(nn.Module):
 
 
 def max_pool(x_NxHxWxC: jax.Array, size: int) -> jax.Array:
-    """The largest of every size x size positions; rows and columns left over are dropped.
+    """Max-pooling over windows of size x size; leftover rows and columns are dropped.
 
-    A reshape, because XLA:CPU is slow at the derivative of a reduce_window; that of a maximum over axes is slow, too,
-    so that what is differentiated compares the windows' places. Equal largest values share the gradient, by halves in
-    the order of the places.
+    The forward pass is a reshape and a maximum, because XLA:CPU is slow at the derivative of `reduce_window`. The
+    derivative of a maximum over axes is slow too, so the derivative is that of pairwise maxima over the positions of a
+    window, in order. Where two values are equal, each of these maxima halves the gradient.
     """
     if size == 1:
         return x_NxHxWxC
@@ -188,20 +188,20 @@ def _largest_jvp(size: int, primals, tangents):
 def _check_size(x_NxHxWxC: jax.Array, least: int, what: str) -> None:
     _, height, width, _ = x_NxHxWxC.shape
     if min(height, width) < least:
-        raise ValueError(f"pictures of {height} x {width} are too small for {what} of {least}: see image_shape")
+        raise ValueError(f"images of {height} x {width} are too small for {what} of size {least}: see image_shape")
 
 
 def maxout(x: jax.Array, units: int) -> jax.Array:
-    """[..., C] -> [..., units]: unit u is the largest of the channels u, u + units, u + 2 units, ...
+    """[..., C] -> [..., units]: unit u is the maximum of the channels u, u + units, u + 2 units, ...
 
-    Which channels are together is only their numbering. Whole blocks of channels, because a maximum over neighbours
-    is slow on a CPU: a network with pairs in every layer took 2.8 times as long.
+    The grouping of the channels is arbitrary. Units do not take adjacent channels, because a maximum over neighbours is
+    slow on a CPU: a network with adjacent pairs in every layer took 2.8 times as long.
     """
     return functools.reduce(jnp.maximum, jnp.split(x, x.shape[-1] // units, axis=-1))
 
 
 def _classified(num_classes: int, dropout: float, hidden, x_NxHxWxC: jax.Array, train: bool) -> Outputs:
-    """The mean over all positions, and the logits. Called within a module's compact method."""
+    """The global mean and the logits. Call it within a compact method of a module."""
     pool_BxD = x_NxHxWxC.mean(axis=(1, 2))
     logits_BxK = nn.Dense(num_classes, name="head")(Dropout(dropout)(pool_BxD, train=train))
     return Outputs(logits_BxK.astype(jnp.float32), {**hidden, "pool": pool_BxD, "penultimate": pool_BxD})

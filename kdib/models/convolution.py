@@ -1,4 +1,4 @@
-"""Convolution in two forms: XLA's own, and matrix products for training inside a compiled loop and under vmap."""
+"""Convolution in two forms: that of XLA, and matrix products for training inside a compiled loop and under vmap."""
 
 import functools
 
@@ -8,18 +8,18 @@ from jax import lax
 
 from kdib.models.kernels import over_rows
 
-FEW_CHANNELS = 4  # up to here one product over all shifted copies takes the place of one a filter's row
+FEW_CHANNELS = 4  # up to this number, one product over all shifted copies replaces one product per filter row
 
 
 def convolve(x_NxHxWxC: jax.Array, w_IxJxCxK: jax.Array, stride: int = 1, pad: int = 0) -> jax.Array:
-    """The cross-correlation [N, H', W', K] of pictures with filters, as in PyTorch's conv2d, channels last.
+    """The cross-correlation [N, H', W', K] of images with filters, as in PyTorch's conv2d but with channels last.
 
-    `pad` zeros are put on every side; H' = (H + 2 pad - I) // stride + 1, and W' likewise.
+    `pad` zeros are added on every side; H' = (H + 2 pad - I) // stride + 1, and likewise W'.
 
-    XLA:CPU has fast code for a convolution, and a network that only answers uses it. It has none for the derivatives
-    inside a loop, where a step takes more than ten times as long, nor for a `vmap` with filters of each run's own: what
-    is differentiated, or has such filters, is made of products. As of `lstm_layer`, there is no `jax.jvp` of it but in
-    a reverse pass.
+    XLA:CPU has fast code for the forward pass of a convolution, which inference uses. It has no fast code for the
+    derivatives inside a loop, where a step takes more than ten times as long, or for `vmap` over different filters.
+    Differentiation and `vmap` over filters therefore use matrix products. As for `lstm_layer`, `jax.jvp` works only
+    over a reverse pass.
     """
     return _convolve(x_NxHxWxC, w_IxJxCxK, stride, pad)
 
@@ -33,7 +33,7 @@ def _forward(x_NxHxWxC, w_IxJxCxK, stride: int, pad: int):
 
 
 def _backward(stride: int, pad: int, saved, dy_NxHxWxK):
-    # Behind the barrier the copies are made again: shared with those of the forward pass they would be kept until here.
+    # The barrier forces the shifted copies to be recomputed. Shared with the forward pass, they would stay in memory.
     saved, dy_NxHxWxK = lax.optimization_barrier((saved, dy_NxHxWxK))
     return jax.vjp(lambda x, w: _by_products(x, w, stride, pad), *saved)[1](dy_NxHxWxK)
 
@@ -61,8 +61,10 @@ def _by_xla(stride: int, pad: int):
 
 
 def _by_products(x_NxHxWxC, w_IxJxCxK, stride: int, pad: int):
-    """The picture's copies, shifted along the width, lie side by side on the channel axis, and every row of the filter
-    is a matrix that multiplies them, so that slices and products are all that is left to derive.
+    """The cross-correlation by slices and matrix products, which are fast to differentiate.
+
+    Copies of the image, shifted along the width, are concatenated on the channel axis. Each row of the filter is a
+    matrix that multiplies them.
     """
     x_NxHxWxC = jnp.pad(x_NxHxWxC, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     rows, columns, channels, features = w_IxJxCxK.shape
@@ -75,5 +77,5 @@ def _by_products(x_NxHxWxC, w_IxJxCxK, stride: int, pad: int):
 
 
 def _seen(x: jax.Array, axis: int, tap: int, taps: int, stride: int) -> jax.Array:
-    """What one of the filter's taps along an axis is multiplied with."""
+    """The values that one tap of the filter multiplies along an axis."""
     return lax.slice_in_dim(x, tap, x.shape[axis] - taps + tap + 1, stride, axis)

@@ -1,6 +1,6 @@
-"""Heads: models whose batch is the context of a loss, trained with the student and kept out of it.
+"""Heads: auxiliary models that map the context of a loss and are trained together with the student.
 
-A step runs them after the student and puts their outputs into the context; snapshots do not hold them.
+A training step runs them after the student and adds their outputs to the context. Snapshots do not contain them.
 """
 
 import functools
@@ -16,24 +16,25 @@ from kdib.models.mlp import norm
 
 @functools.cache
 def projector(kind: str, student_path: str, teacher_path: str) -> Model:
-    """A regressor of a teacher's layer from a student's: what a hint compares in place of the student's layer itself.
+    """A regressor from a student's layer to a teacher's; a hint loss compares its output with the teacher's layer.
 
-    Its batch is {"student": Outputs, "teacher": Outputs, "batch": ...}; the paths lead into it, such as
-    "student.hidden.hidden2". The answer is Outputs(logits, {}) whose logits have the shape of the teacher's layer. No
-    gradient reaches the teacher, of which only the shape is read. Equal arguments give the same object.
+    Its batch is the context {"student": Outputs, "teacher": Outputs, "batch": ...}. The paths point into the context,
+    such as "student.hidden.hidden2". It returns Outputs(logits, {}), where the logits have the shape of the teacher's
+    layer. Only the shape of that layer is used, so no gradient reaches the teacher. Equal arguments return the same
+    object.
 
-    "linear": a linear layer on the last axis, of vectors [N, D] or of maps [N, H, W, C] (a 1x1 convolution); where the
-    shapes differ in more than the last axis, from all values of an example to all values, such as from an MLP's layer
-    [N, D] to a CNN's maps, with D x H x W x C weights. "conv": a 3x3 convolution with padding, batch norm and ReLU, of
-    maps, whose answers are not negative: for a teacher's layer after its own ReLU. In training the batch norm sees
-    every example, those too that a term's mask leaves out.
+    "linear" is a linear layer on the last axis of vectors [N, D] or maps [N, H, W, C] (a 1x1 convolution). If the
+    shapes differ in more than the last axis, it maps all values of an example to all values: from an MLP's layer [N, D]
+    to a CNN's maps it has D x H x W x C weights. "conv" is a 3x3 convolution of maps with padding, batch normalisation
+    and ReLU. Its output is not negative, so it suits a teacher's layer after ReLU. In training its batch normalisation
+    sees every example, including those that the mask of a term leaves out.
 
     Raises:
-      ValueError: for an unknown kind; by `init` and `apply`, for a path that leads nowhere, with what there is, and for
-        layers that are no maps of one size where these are needed, or of other numbers of examples.
+      ValueError: for an unknown kind. `init` and `apply` raise it for a path that does not exist, listing the names
+        that do, for layers with different numbers of examples, and for layers that "conv" cannot map.
 
     Reference: Romero et al., "FitNets: Hints for Thin Deep Nets", 2015, section 2.2 (https://arxiv.org/abs/1412.6550);
-    the linear one as in Ojha et al., 2023 (https://arxiv.org/abs/2205.16004).
+    the linear projector as in Ojha et al., 2023 (https://arxiv.org/abs/2205.16004).
     """
     if kind not in PROJECTORS:
         raise ValueError(f"unknown projector {kind!r}; known: {', '.join(PROJECTORS)}")
@@ -41,7 +42,7 @@ def projector(kind: str, student_path: str, teacher_path: str) -> Model:
 
 
 class Projector(nn.Module):
-    """The context of a loss -> Outputs whose logits are the student's layer in the shape of the teacher's."""
+    """The context of a loss -> Outputs whose logits are the student's layer, mapped to the shape of the teacher's."""
 
     kind: str
     student_path: str
@@ -49,7 +50,7 @@ class Projector(nn.Module):
 
     @nn.compact
     def __call__(self, batch: Batch, *, train: bool) -> Outputs:
-        """Look both layers up, check their shapes, map the student's."""
+        """Look up both layers, check their shapes, and map the student's."""
         features = resolve(batch, self.student_path)
         shape = resolve(batch, self.teacher_path).shape
         self._check(features.shape, shape)
@@ -66,6 +67,6 @@ class Projector(nn.Module):
         if min(len(student), len(teacher)) < 2 or student[0] != teacher[0]:
             raise ValueError(f"projector={self.kind!r} needs layers [N, ...] of the same examples, {found}")
         if self.kind == "conv" and not len(student) == len(teacher) == 4:
-            raise ValueError(f"projector='conv' needs maps [N, H, W, C], {found}; of vectors take projector='linear'")
+            raise ValueError(f"projector='conv' needs maps [N, H, W, C], {found}; for vectors use projector='linear'")
         if self.kind == "conv" and student[:-1] != teacher[:-1]:
-            raise ValueError(f"projector='conv' changes the last axis only, {found}; projector='linear' takes both")
+            raise ValueError(f"projector='conv' changes only the last axis, {found}; use projector='linear' for others")

@@ -1,4 +1,4 @@
-"""What decides the speed of training: products over rows, an LSTM's layer, dropout."""
+"""The operations that dominate training time: products over rows, an LSTM layer, dropout."""
 
 import math
 
@@ -11,21 +11,21 @@ from jax import lax
 
 
 def over_rows(x_xD: jax.Array, w_DxF: jax.Array, dimension_numbers=None, precision=None) -> jax.Array:
-    """x @ w, [..., D] -> [..., F], as one product of matrices; as `dot_general` of a Dense it is what that computes.
+    """x @ w, [..., D] -> [..., F], as one matrix product. It can be passed to nn.Dense as `dot_general`.
 
-    The derivative of x @ w sums over all leading axes of x. XLA:CPU copies a factor for it, transposed, and multiplies
-    the slow way where they are more than one; over rows it does neither.
+    The derivative of x @ w sums over all leading axes of x. With more than one leading axis, XLA:CPU copies a factor in
+    transposed order and multiplies slowly. With x reshaped to rows it does neither.
     """
-    del dimension_numbers  # a Dense says that it contracts x's last axis with w's first
+    del dimension_numbers  # nn.Dense contracts the last axis of x with the first of w
     y_NxF = jnp.matmul(x_xD.reshape(-1, x_xD.shape[-1]), w_DxF, precision=precision)
     return y_NxF.reshape(*x_xD.shape[:-1], w_DxF.shape[-1])
 
 
-# --- A layer of an LSTM -----------------------------------------------------------------------------------------
+# --- An LSTM layer ----------------------------------------------------------------------------------------------
 
 
 def lstm_gates(z_BxG: jax.Array) -> jax.Array:
-    """Activated gates [B, 4H] in the order i, f, g, o: sigmoid, sigmoid, tanh, sigmoid, all by one tanh."""
+    """Activated gates [B, 4H] in the order i, f, g, o: sigmoid, sigmoid, tanh, sigmoid, computed by a single tanh."""
     width = z_BxG.shape[-1] // 4
     scale_G = jnp.repeat(jnp.array([0.5, 0.5, 1.0, 0.5], z_BxG.dtype), width)
     return scale_G[None] * jnp.tanh(scale_G[None] * z_BxG) + (1 - scale_G)[None]
@@ -33,19 +33,18 @@ def lstm_gates(z_BxG: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def lstm_layer(input_DxG: jax.Array, recurrent_HxG: jax.Array, bias_G: jax.Array, x_TxBxD: jax.Array, keep_BxH):
-    """All hidden states [T, B, H] of an LSTM that starts from zero.
+    """All hidden states [T, B, H] of an LSTM layer that starts from zero.
 
     c_t = f * c_{t-1} + i * g and h_t = o * tanh(c_t), where i, f, g, o (G = 4H) are the gates of
-    x_t @ input + (keep * h_{t-1}) @ recurrent + bias; `keep_BxH` is the recurrent dropout mask, the same at every step
-    and without a gradient (ones: no dropout).
+    x_t @ input + (keep * h_{t-1}) @ recurrent + bias. `keep_BxH` is the recurrent dropout mask; it is the same at every
+    step and has no gradient. Ones mean no dropout.
 
-    Input and state are multiplied in one product a step, forwards and backwards: on a CPU the wider product is the
-    faster one, more than projecting all inputs at once saves. The derivative is written by hand because automatic
-    differentiation adds up the weights' gradient step by step inside the loop, where here it is one product after it.
-    It works in reverse mode and forward over reverse (Hessian-vector products); `jax.jvp` of the layer itself is
-    refused by JAX.
+    Each step multiplies input and state in one product, forwards and backwards. On a CPU this wider product saves more
+    time than projecting all inputs at once. The derivative is written by hand: automatic differentiation accumulates
+    the weights' gradient step by step inside the loop, but one product after the loop suffices. Reverse mode and
+    forward over reverse (Hessian-vector products) work; JAX rejects `jax.jvp` of the layer itself.
 
-    Reference: Hochreiter & Schmidhuber (1997), with the forget gate of Gers et al. (2000); the mask of Gal &
+    Reference: Hochreiter & Schmidhuber (1997), with the forget gate of Gers et al. (2000) and the mask of Gal &
     Ghahramani (2016).
     """
     return _layer_forward(input_DxG, recurrent_HxG, bias_G, x_TxBxD, keep_BxH)[0]
@@ -62,7 +61,7 @@ def _layer_forward(input_DxG, recurrent_HxG, bias_G, x_TxBxD, keep_BxH):
         h = o * jnp.tanh(c)
         return h, c, *(_put(states, new, t) for states, new in zip(written, (h, c, gates), strict=True))
 
-    # What the loops write over: zeros, as a scan has them, would be one constant and a copy of it for every loop.
+    # The loops overwrite these arrays. Zeros, as in a scan, would be one constant that is copied for every loop.
     sizes, steps, zero_BxH = (*keep_BxH.shape[1:] * 2, bias_G.size), len(x_TxBxD), jnp.zeros_like(keep_BxH)
     unwritten = [jnp.broadcast_to(bias_G[i], (steps, len(keep_BxH), size)) for i, size in enumerate(sizes)]
     _, _, h_TxBxH, c_TxBxH, gates_TxBxG = lax.fori_loop(0, steps, step, (zero_BxH, zero_BxH, *unwritten))
@@ -72,14 +71,14 @@ def _layer_forward(input_DxG, recurrent_HxG, bias_G, x_TxBxD, keep_BxH):
 def _layer_backward(saved, dh_TxBxH):
     w_CxG, x_TxBxD, keep_BxH, h_TxBxH, c_TxBxH, gates_TxBxG = saved
     w_GxC, (steps, _, size) = w_CxG.T, x_TxBxD.shape
-    # What does not wait for the step after is made for all steps at once, outside the loop.
+    # Factors that do not depend on the later steps are computed for all steps at once, outside the loop.
     i, f, g, o = jnp.split(gates_TxBxG, 4, axis=-1)
     tanh_c = jnp.tanh(c_TxBxH)
     factors = [g * i * (1 - i), _before(c_TxBxH) * f * (1 - f), i * (1 - g**2), tanh_c * o * (1 - o)]
     factor_TxBxG, into_c_TxBxH = jnp.concatenate(factors, axis=-1), o * (1 - tanh_c**2)
 
     def step(n, state):
-        dh_later, dc, dh_TxBxH, dc_TxBxH, dx_TxBxD = state  # what is not done yet holds dh of the outputs, and into_c
+        dh_later, dc, dh_TxBxH, dc_TxBxH, dx_TxBxD = state  # steps not yet visited hold dh of the outputs and into_c
         t = steps - 1 - n
         dh = _at(dh_TxBxH, t) + dh_later
         dc = dc + dh * _at(dc_TxBxH, t)
@@ -91,9 +90,9 @@ def _layer_backward(saved, dh_TxBxH):
     zero_BxH, unwritten = jnp.zeros_like(keep_BxH), jnp.broadcast_to(w_CxG[0, 0], x_TxBxD.shape)
     start = (zero_BxH, zero_BxH, dh_TxBxH, into_c_TxBxH, unwritten)
     _, _, dh, dc, dx_TxBxD = lax.fori_loop(0, steps, step, start)
-    dz_TxBxG = jnp.concatenate([dc, dc, dc, dh], axis=-1) * factor_TxBxG  # cheaper made again than kept
+    dz_TxBxG = jnp.concatenate([dc, dc, dc, dh], axis=-1) * factor_TxBxG  # cheaper to recompute than to store
     seen_TxBxC = jnp.concatenate([x_TxBxD, keep_BxH[None] * _before(h_TxBxH)], axis=-1)
-    # Over rows: an einsum contracts its letters in the order of the alphabet, b before t, and both factors are copied.
+    # As rows, because an einsum contracts its letters in alphabetical order, b before t, and copies both factors.
     seen_NxC, dz_NxG = (a.reshape(-1, a.shape[-1]) for a in (seen_TxBxC, dz_TxBxG))
     dinput_DxG, drecurrent_HxG = jnp.split(seen_NxC.T @ dz_NxG, [size])
     return dinput_DxG, drecurrent_HxG, dz_NxG.sum(0), dx_TxBxD, jnp.zeros_like(keep_BxH)
@@ -108,7 +107,7 @@ def _put(states_TxBxH, new_BxH, t):
 
 
 def _before(states_TxBxH):
-    """The state that each step started from."""
+    """The state before each step."""
     return jnp.concatenate([jnp.zeros_like(states_TxBxH[:1]), states_TxBxH[:-1]])
 
 
@@ -119,7 +118,7 @@ lstm_layer.defvjp(_layer_forward, _layer_backward)
 
 
 class Dropout(nn.Module):
-    """Zero each value with probability `rate` and divide the others by 1 - rate; `shared` axes have one mask.
+    """Zero each value with probability `rate` and divide the others by 1 - rate; `shared` axes share a mask.
 
     In evaluation and at rate 0 no random bits are drawn. Reference: Srivastava et al. (2014).
     """
@@ -129,7 +128,7 @@ class Dropout(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """x of any shape."""
+        """Apply dropout to x of any shape if `train` is True."""
         if train is not True or self.rate == 0:
             return x
         shape = tuple(1 if axis in self.shared else size for axis, size in enumerate(x.shape))
@@ -140,9 +139,9 @@ class Dropout(nn.Module):
 def bernoulli(key: jax.Array, probability: float, shape: tuple[int, ...]) -> jax.Array:
     """Booleans that are True with `probability`, from a hash of (key, element).
 
-    With jax.random's threefry a small Transformer's training step takes about 1.3 times as long on a CPU; two rounds
-    of multiply, xor and shift on the element's index cost next to nothing, and for dropout they are random enough
-    (the tests measure rate, correlation between neighbours and between keys). The two seeds come from jax.random.
+    With jax.random's threefry, a training step of a small Transformer takes about 1.3 times as long on a CPU. Two
+    rounds of multiply, xor and shift on the element's index cost almost nothing and are random enough for dropout: the
+    tests measure the rate and the correlations between neighbours and between keys. jax.random draws the two seeds.
 
     Reference: the mixer `lowbias32` of C. Wellons, Prospecting for Hash Functions (2018).
     """
@@ -153,7 +152,7 @@ def bernoulli(key: jax.Array, probability: float, shape: tuple[int, ...]) -> jax
 
 
 def mix(x: jax.Array) -> jax.Array:
-    """A bijection of uint32 in which every input bit flips every output bit about half of the time."""
+    """A bijection of uint32 in which flipping an input bit flips each output bit about half of the time."""
     x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
     x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
     return x ^ (x >> 16)

@@ -1,4 +1,4 @@
-"""Multilayer perceptrons on pictures."""
+"""Multilayer perceptrons for images."""
 
 import flax.linen as nn
 import jax
@@ -11,14 +11,14 @@ he_normal = nn.initializers.he_normal()
 
 
 class MLP(nn.Module):
-    """image [B, H, W, C] -> logits [B, K]: the flattened picture through layers of `widths`, each with ReLU, dropout.
+    """image [B, H, W, C] -> logits [B, K]: flatten the image, then apply layers of `widths` with ReLU and dropout.
 
-    With `batch_norm` ReLU is followed by batch normalisation. Hidden: "hidden1", "hidden2", ... [B, width] as they come
-    before dropout, which would bias a loss that matches them, and "penultimate", the last of them.
+    With `batch_norm`, batch normalisation follows each ReLU. Hidden: "hidden1", "hidden2", ... [B, width], and
+    "penultimate", which is the last of them. They are taken before dropout, which would bias a loss that matches them.
 
     Reference: MLP_1 and MLP_2 of Wong, Fermin, Zheng, Park & Wang's poster; with batch normalisation the MLP of Abnar,
-    Dehghani & Zuidema (2020). Initial values are our choice, as theirs are not published: He et al. (2015) before a
-    ReLU, LeCun for the logits, no bias.
+    Dehghani & Zuidema (2020). Their initialization is not published. Ours is He et al. (2015) before a ReLU and LeCun
+    for the logits, with zero biases.
     """
 
     num_classes: int
@@ -29,7 +29,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, batch: Batch, *, train: bool) -> Outputs:
-        """One layer after another."""
+        """Apply the layers in order."""
         x_BxD = pixels(batch, self.image_shape).reshape(len(batch["image"]), -1)
         hidden = {}
         for i, width in enumerate(self.widths, start=1):
@@ -43,10 +43,10 @@ class MLP(nn.Module):
 
 
 def pixels(batch: Batch, image_shape: tuple[int, int, int]) -> jax.Array:
-    """batch["image"] [B, H, W, C] as floating numbers in [0, 1].
+    """The images batch["image"] [B, H, W, C] as floating-point values in [0, 1].
 
     Raises:
-      ValueError: for pictures of another shape than `image_shape`, or neither uint8 nor floating.
+      ValueError: if the images do not have `image_shape`, or are neither uint8 nor floating point.
     """
     image = batch["image"]
     if image.shape[1:] != tuple(image_shape):
@@ -54,13 +54,13 @@ def pixels(batch: Batch, image_shape: tuple[int, int, int]) -> jax.Array:
     if image.dtype == jnp.uint8:
         return image.astype(jnp.float32) / 255
     if not jnp.issubdtype(image.dtype, jnp.floating):
-        raise ValueError(f"expected images of uint8 (0 to 255) or floating (0 to 1), got {image.dtype}")
+        raise ValueError(f"expected images of uint8 (0 to 255) or floating point (0 to 1), got {image.dtype}")
     return image
 
 
 def norm(name: str, train: bool) -> nn.BatchNorm:
-    """Batch normalisation with PyTorch's defaults: the running statistics take a tenth of each batch's, epsilon 1e-5.
+    """Batch normalisation with PyTorch's defaults: momentum 0.1 for the running statistics (flax: 0.9), epsilon 1e-5.
 
-    Unlike PyTorch's, the running variance is the batch's own, not N/(N-1) times that.
+    Unlike PyTorch, the running variance averages the biased batch variance, without the factor N / (N - 1).
     """
     return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, name=name)

@@ -1,4 +1,4 @@
-"""Architectures by name: sizes that train on a CPU, and the published ones. Reads without jax or flax."""
+"""Named architectures: sizes that train on a CPU and the published sizes. Importing this file needs no jax or flax."""
 
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -27,11 +27,11 @@ def _cnn(channels: tuple[int, ...], downsampling="none") -> dict[str, Any]:
     return {"network": "cnn", "channels": channels, "downsampling": downsampling, "padding": "zero", "dropout": 0.0}
 
 
-# `*_published`: Abnar, Dehghani & Zuidema (2020); `lm_` are their language models. Initial values of the classification
-# networks are not published: init_scale .05 is that of the language models, and our choice for the small sizes too. Nor
-# are the layers and heads of the small language Transformer: they are the large one's here. `*_abnar`: their networks
-# for MNIST. `mlp_1`, `cnn_1`, ...: the poster of Wong, Fermin, Zheng, Park & Wang, whose kernels and downsampling are
-# not published. `resnet_*`: He et al. (2016) for CIFAR-10, by their number of layers.
+# `*_published`: Abnar, Dehghani & Zuidema (2020); `lm_` marks their language models. The initialization of the
+# classification networks is not published: all sizes use the init_scale of the language models, 0.05. The layers and
+# heads of the small language Transformer are not published either: they are those of the large one. `*_abnar`: their
+# networks for MNIST. `mlp_1`, `cnn_1`, ...: the poster of Wong, Fermin, Zheng, Park & Wang, which does not give kernel
+# sizes or downsampling. `resnet_*`: He et al. (2016) for CIFAR-10, named by their number of layers.
 PRESETS: dict[str, dict[str, Any]] = {
     "lstm_tiny": _lstm(16, 1),
     "lstm_small": _lstm(64, 2, 0.1, 0.1),
@@ -68,13 +68,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     "resnet_8": {"network": "resnet", "channels": (16, 32, 64), "blocks": 1},
     "resnet_20": {"network": "resnet", "channels": (16, 32, 64), "blocks": 3},
 }
-READS = {"tokens": ("vocab_size", "max_length"), "images": ("image_shape",)}  # and the shapes that tell their size
+READS = {"tokens": ("vocab_size", "max_length"), "images": ("image_shape",)}  # and the shapes that give their size
 IMAGE_NETWORKS = ("mlp", "cnn", "maxout_cnn", "resnet")
 CHOICES = {"downsampling": ("none", "pool", "stride"), "padding": ("zero", "circular")}
 
 
 def known_fields(preset: str) -> tuple[str, ...]:
-    """What may be overridden in `preset`. Raises ValueError listing the known presets where it is none of them."""
+    """The fields of `preset` that a config may override. Raises ValueError, listing the presets, for an unknown one."""
     if own.is_own(preset):
         return own.known_fields(preset)
     if preset not in PRESETS:
@@ -83,21 +83,21 @@ def known_fields(preset: str) -> tuple[str, ...]:
 
 
 def reads(preset: str) -> str:
-    """What a preset is a network for: "tokens" or "images"."""
+    """The kind of input that a preset takes: "tokens" or "images"."""
     known_fields(preset)
     return "images" if PRESETS[preset]["network"] in IMAGE_NETWORKS else "tokens"
 
 
 def build(preset: str, *, num_classes: int | None, **shapes_and_overrides: Any) -> "Model":
-    """The model of a preset, with some of its fields changed; an override that is None is left alone.
+    """Build the model of a preset with some of its fields overridden; an override that is None is ignored.
 
-    Beside the overrides it takes the shapes of the task: `vocab_size` and `max_length` of one that has tokens,
-    `image_shape` (H, W, C) of one that has images. `num_classes` None makes it a language model, with the output tied
-    to the embedding. Lists are taken for tuples. A preset "FILE.py:NAME" is a network of your own, see `own.py`.
+    The keywords include the shapes of the task: `vocab_size` and `max_length` for tokens, `image_shape` (H, W, C) for
+    images. `num_classes=None` builds a language model whose output is tied to the embedding. Lists become tuples. A
+    preset "FILE.py:NAME" is a network of your own, see `own.py`.
 
-    Equal arguments give the same object, so that jit recognises its functions. Raises ValueError in one line for an
-    unknown preset or field, listing the known ones, for a value that the field cannot take, and for a preset that
-    reads what the task does not have.
+    Equal arguments return the same object, so that jit does not compile again. Raises a one-line ValueError for an
+    unknown preset or field, listing the known ones, for an invalid value, and for a preset whose kind of input the
+    task does not have.
     """
     known = known_fields(preset)
     given = {name: _hashable(value) for name, value in shapes_and_overrides.items() if value is not None}
@@ -118,18 +118,18 @@ def _hashable(value: Any) -> Any:
 
 
 def _check_shapes(preset: str, shapes: dict[str, Any]) -> None:
-    """Raise ValueError where the task has something else than the preset reads, or a shape is missing."""
+    """Raise ValueError if the task does not have the input that the preset reads, or if a shape is missing."""
     mine = reads(preset)
     for kind, names in READS.items():
         if kind != mine and any(name in shapes for name in names):
-            raise ValueError(f"model preset {preset!r} reads {mine}, and the task has {kind}")
+            raise ValueError(f"model preset {preset!r} reads {mine}, but the task has {kind}")
     missing = [name for name in READS[mine] if name not in shapes]
     if missing:
         raise ValueError(f"model preset {preset!r} reads {mine} and needs {', '.join(missing)}")
 
 
 def _check(preset: str, fields: dict[str, Any]) -> None:
-    """Raise ValueError where a value is of the wrong kind or out of range."""
+    """Raise ValueError for a value of the wrong type or out of range."""
     for name, value in fields.items():
         language = name == "num_classes" and value is None and reads(preset) == "tokens"
         if name == "network" or language:
@@ -146,7 +146,7 @@ def _check(preset: str, fields: dict[str, Any]) -> None:
 
 
 def _expectation(name: str, value: Any, default: Any) -> tuple[str, bool]:
-    """What a field must be, in words, and whether `value` is that."""
+    """Describe what a field must be, and say whether `value` is."""
     if name in CHOICES:
         return f"one of {', '.join(CHOICES[name])}", value in CHOICES[name]
     if isinstance(default, bool):
@@ -174,7 +174,7 @@ def _sizes(value: Any) -> bool:
 def _check_maxout(preset: str, channels: tuple[int, ...], units: tuple[int, ...], pool: tuple[int, ...]) -> None:
     if not len(channels) == len(units) == len(pool) or any(c % u for c, u in zip(channels, units, strict=False)):
         raise ValueError(
-            f"channels, units and pool of model preset {preset!r} must be as many, and units divide channels, got "
+            f"channels, units and pool of model preset {preset!r} must have equal lengths, units divide channels, got "
             f"channels={channels}, units={units}, pool={pool}"
         )
 
@@ -194,13 +194,13 @@ def _build(network: str, **fields: Any) -> "Model":
         from kdib.models.base import from_linen
 
         return from_linen(module(**fields), tuple(fields.items()))
-    from kdib.models.nnx_adapter import from_nnx  # imports flax.nnx, which most studies do without
+    from kdib.models.nnx_adapter import from_nnx  # imports flax.nnx, which most studies do not need
 
     return from_nnx(module, **fields)
 
 
 def network_class(network: str) -> Any:
-    """The flax module of a preset's `network`, of flax.linen or flax.nnx; it is made with the preset's fields."""
+    """The class of a preset's `network`, from flax.linen or flax.nnx; its arguments are the fields of the preset."""
     from kdib.models import convnet, mlp, recurrent, transformer
 
     return {

@@ -1,4 +1,4 @@
-"""An LSTM that classifies a sequence by its state at the last word, or predicts every next word."""
+"""An LSTM that classifies a sequence by its state at the last token, or predicts every next token."""
 
 import flax.linen as nn
 import jax
@@ -11,16 +11,16 @@ from kdib.models.kernels import Dropout, lstm_layer, over_rows
 class LSTM(nn.Module):
     """tokens [B, L] and length [B] -> logits [B, K], read from the top state at position length - 1.
 
-    With `num_classes` None it is a language model: logits [B, L, V] of the next token at every position, the products
-    of a projection of the state (with dropout) and the embedding, which is tied.
+    With `num_classes` None it is a language model with tied embedding: logits [B, L, V] of the next token at every
+    position are the products of the word embeddings and a projection of the state with dropout.
 
-    Nothing masks the recurrence: padding comes after the state that is read, so it changes neither that state nor a
-    gradient. Hidden: "embedding" [B, L, E], "block0", "block1", ... [B, L, H] before dropout, zero at padding, and
-    "penultimate" [B, H], of a language model [B, L, H]. All dropouts but the projection's draw one mask a sequence and
-    hold it over time (Gal & Ghahramani, 2016).
+    The recurrence needs no mask: padding comes after the state that is read, so it changes neither that state nor a
+    gradient. Hidden: "embedding" [B, L, E]; "block0", "block1", ... [B, L, H] before dropout; both are zero at padding.
+    "penultimate" is [B, H], or [B, L, H] for a language model. Every dropout except that of the projection draws one
+    mask per sequence, shared over time (Gal & Ghahramani, 2016).
 
-    Reference: Abnar, Dehghani & Zuidema (2020), the classification LSTM. Initial values are our choice, as theirs are
-    not published: embedding N(0, 1/E), input weights Glorot, recurrent weights orthogonal, forget bias 1.
+    Reference: Abnar, Dehghani & Zuidema (2020), the classification LSTM. Their initialization is not published. Ours:
+    embedding N(0, 1/E), input weights Glorot, recurrent weights orthogonal, forget bias 1.
     """
 
     vocab_size: int
@@ -34,7 +34,7 @@ class LSTM(nn.Module):
 
     @nn.compact
     def __call__(self, batch: Batch, *, train: bool) -> Outputs:
-        """Run every layer over the whole sequence, time-major inside."""
+        """Run every layer over the whole sequence, with time as the leading axis."""
         length_B = batch["length"]
         embed = nn.Embed(self.vocab_size, self.embedding_size, name="embedding")
         embedding_TxBxE = embed(batch["tokens"].T)
@@ -67,7 +67,7 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(self, x_TxBxD: jax.Array, *, train: bool) -> jax.Array:
-        """Draw the recurrent mask and run the kernel over time."""
+        """Draw the recurrent dropout mask and run the LSTM over time."""
         gates = 4 * self.hidden_size
         input_DxG = self.param("input", nn.initializers.glorot_uniform(), (x_TxBxD.shape[-1], gates))
         recurrent_HxG = self.param("recurrent", nn.initializers.orthogonal(), (self.hidden_size, gates))

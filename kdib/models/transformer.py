@@ -1,4 +1,4 @@
-"""Transformers: bidirectional with a CLS (BERT-like), or causal, which classify or predict every next word."""
+"""Transformers, bidirectional with a CLS token or causal, that classify a sequence or predict every next token."""
 
 import flax.linen as nn
 import jax
@@ -7,25 +7,26 @@ import jax.numpy as jnp
 from kdib.models.base import Batch, Outputs
 from kdib.models.kernels import Dropout, over_rows
 
-MASKED = -1e30  # finite, so that a row without any real key stays finite too
+MASKED = -1e30  # finite, so that a row without any real key gives finite weights
 
 
 class Transformer(nn.Module):
     """tokens [B, L] and length [B] -> logits [B, K].
 
-    `causal=False` puts a learned CLS before the words, lets every position attend to all real ones, and reads the
-    CLS. `causal=True` lets a position attend to itself and what came before, and reads position length - 1. The last
-    block is evaluated where it is read and nowhere else: the logits are the same and a block of two costs half.
-    `shared=True` applies one block `layers` times: the recursion of a Universal Transformer, without its adaptive
-    halting and step embedding.
+    `causal=False` prepends a learned CLS token, lets every position attend to all real ones, and reads the CLS token.
+    `causal=True` lets a position attend to itself and earlier ones, and reads position length - 1. The last block is
+    evaluated only at the position that is read, which leaves the logits unchanged and halves the cost of a block when
+    there are two. `shared=True` applies one block `layers` times: the recursion of a Universal Transformer, without its
+    adaptive halting and step embedding.
 
-    With `num_classes` None a causal one is a language model: logits [B, L, V] of the next token at every position, the
-    products of the normed states and the word embedding, which is tied.
+    With `num_classes` None a causal network is a language model with tied embedding: logits [B, L, V] of the next token
+    at every position are the products of the word embeddings and the normalised states.
 
-    Hidden: "embedding" [B, L, D] (word + position) and "block0", ... [B, L, D], the words only and zero at padding;
-    the last block [B, D]; "penultimate" [B, D] after the last norm; of a language model both [B, L, D]. Pre-norm,
-    learned positions, MLP of 4D with a tanh GELU. Weights N(0, init_scale^2), biases zero. Raises ValueError where L
-    exceeds `max_length`, where the heads do not divide the width, or for a bidirectional language model.
+    Architecture: pre-norm, learned positions, an MLP of width 4D with a tanh GELU, weights N(0, init_scale^2) and zero
+    biases. Hidden: "embedding" [B, L, D] (word + position); "block0", ... [B, L, D], without CLS and zero at padding,
+    except the last block [B, D]; and "penultimate" [B, D] after the last normalisation. In a language model the last
+    block and "penultimate" are [B, L, D]. Raises ValueError if L exceeds `max_length`, if the heads do not divide the
+    width, or for a bidirectional language model.
 
     Reference: Abnar, Dehghani & Zuidema (2020), Transformer and Transformer-seq; Vaswani et al. (2017); Devlin et al.
     (2019); Dehghani et al. (2019), Universal Transformers.
@@ -46,9 +47,9 @@ class Transformer(nn.Module):
 
     @nn.compact
     def __call__(self, batch: Batch, *, train: bool) -> Outputs:
-        """Embed, mask, run the blocks, read one position or all."""
+        """Embed the tokens, run the blocks, and read one position or all of them."""
         if self.num_classes is None and not self.causal:
-            raise ValueError("a bidirectional network sees the word it is to predict: a language model must be causal")
+            raise ValueError("a language model must be causal: a bidirectional network sees the token that it predicts")
         length_B, prefix = batch["length"], 0 if self.causal else 1
         embed = Embedding(self.vocab_size, self.max_length, self.width, self.init_scale, name="embedding")
         x_BxTxD = embedding_BxLxD = embed(batch["tokens"])
@@ -81,7 +82,7 @@ class Transformer(nn.Module):
         return Outputs(logits_BxK.astype(jnp.float32), {**hidden, "penultimate": penultimate_BxD})
 
     def blocks(self) -> list["Block"]:
-        """One a layer; the same one for all layers where they share it."""
+        """One block per layer, the same block for all layers if `shared`."""
         rates = self.dropout, self.attention_dropout
         if self.shared:
             return [Block(self.heads, *rates, self.init_scale, name="block")] * self.layers
@@ -89,7 +90,7 @@ class Transformer(nn.Module):
 
 
 class Embedding(nn.Module):
-    """tokens [B, L] -> word + position [B, L, D]; a token outside the vocabulary gives nan, which training reports."""
+    """tokens [B, L] -> word + position [B, L, D]; NaN for a token outside the vocabulary, which training reports."""
 
     vocab_size: int
     max_length: int
@@ -97,20 +98,20 @@ class Embedding(nn.Module):
     init_scale: float
 
     def setup(self):
-        """One row a word, one a position."""
+        """Create one row per word and one per position."""
         normal = nn.initializers.normal(self.init_scale)
         self.word_VxD = self.param("embedding", normal, (self.vocab_size, self.width))
         self.position_MxD = self.param("position", normal, (self.max_length, self.width))
 
     def __call__(self, tokens_BxL: jax.Array) -> jax.Array:
-        """Look up, and add the first L positions."""
+        """Look up the words and add the first L positions."""
         length = tokens_BxL.shape[1]
         if length > self.max_length:
             raise ValueError(f"max_length is {self.max_length}, got tokens of length {length}")
         return jnp.take(self.word_VxD, tokens_BxL, axis=0) + self.position_MxD[None, :length]
 
     def attend(self, x_BxLxD: jax.Array) -> jax.Array:
-        """The products [B, L, V] with every word."""
+        """The products [B, L, V] with the embedding of every word."""
         return over_rows(x_BxLxD, self.word_VxD.T)
 
 
@@ -139,7 +140,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Scaled dot-product attention of H heads, head-major inside, which XLA:CPU multiplies fastest."""
+    """Scaled dot-product attention with H heads, in the head-major layout that XLA:CPU multiplies fastest."""
 
     heads: int
     dropout: float
@@ -147,7 +148,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, query_BxQxD, context_BxTxD, visible_BxQxT, *, train: bool) -> jax.Array:
-        """Every query's mixture of the values it may see."""
+        """For every query, the weighted sum of the values that it may see."""
         width = context_BxTxD.shape[-1]
         if width % self.heads:
             raise ValueError(f"heads must divide width, got heads={self.heads}, width={width}")
@@ -173,7 +174,7 @@ def dense(features: int, init_scale: float, name: str) -> nn.Dense:
 
 
 def attention_mask(length_B: jax.Array, size: int, *, causal: bool) -> jax.Array:
-    """visible [B, Q, T]: the key is real, and in a causal network not later than the query."""
+    """visible [B, Q, T]: True where the key is not padding and, in a causal network, not later than the query."""
     position_T = jnp.arange(size)
     real_Bx1xT = (position_T[None, :] < length_B[:, None])[:, None, :]
     allowed_QxT = position_T[:, None] >= position_T[None, :] if causal else jnp.ones((size, size), bool)
@@ -181,5 +182,5 @@ def attention_mask(length_B: jax.Array, size: int, *, causal: bool) -> jax.Array
 
 
 def read(x_BxTxD: jax.Array, position_B: jax.Array) -> jax.Array:
-    """One position of every sequence, with its axis kept: [B, 1, D]."""
+    """Select one position of every sequence and keep its axis: [B, 1, D]."""
     return jnp.take_along_axis(x_BxTxD, position_B[:, None, None], axis=1)

@@ -1,4 +1,4 @@
-"""What is learned: the data of a task, encoded for the models, with the groups that its test items fall into."""
+"""The tasks: data encoded for the models, and the groups of the test examples."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,7 +12,7 @@ TASKS: dict[str, Any] = {"agreement": agreement, "images": images}
 
 
 def settings(config: Mapping[str, Any]) -> Any:
-    """`{"name": task, "source": where its data come from, **the source's fields}` -> checked settings.
+    """Check the config `{"name": task, "source": origin of its data, **fields of the source}` and return the settings.
 
     Raises:
       ValueError: for an unknown task, source or field, listing the known ones.
@@ -28,17 +28,17 @@ def settings(config: Mapping[str, Any]) -> Any:
 
 
 def build(config: Mapping[str, Any]) -> Task:
-    """The task of a configuration."""
+    """Build the task of a config."""
     return TASKS[config["name"]].build(settings(config))
 
 
 def augmentation(task: str, config: Mapping[str, Any]) -> Callable[..., Any] | None:
-    """`{"name": one of the task's augmentations, **its knobs}` -> fn(key, batch) -> batch; None without a name.
+    """The function (key, batch) -> batch of a config `{"name": augmentation, **its knobs}`; None for an empty config.
 
-    Equal arguments give the same object, so that jit recognises it.
+    Equal arguments return the same object, so that jit does not compile again.
 
     Raises:
-      ValueError: for an unknown augmentation or knob, listing the known ones.
+      ValueError: for a missing name, or an unknown augmentation or knob, listing the known ones.
     """
     if config and "name" not in config:
         raise ValueError(f"config.fits: augment={dict(config)} lacks 'name'")

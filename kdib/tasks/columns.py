@@ -1,6 +1,6 @@
-"""A task whose sets are kept as .npy files in a folder with a manifest: the training inputs are mapped, not read.
+"""Tasks cached on disk: sets as .npy files in a folder with a manifest, with memory-mapped training inputs.
 
-A folder is there as a whole or not at all, and every byte of it is checked when it is opened.
+A folder appears only when it is complete, and every byte of its files is checked when it is opened.
 """
 
 import contextlib
@@ -19,17 +19,17 @@ import numpy as np
 from kdib.tasks.base import Dataset, Task
 
 MANIFEST = "manifest.json"
-FIELDS = ("name", "num_classes", "input_digest", "facts", "shapes")  # of a Task, as they are in the manifest
+FIELDS = ("name", "num_classes", "input_digest", "facts", "shapes")  # the fields of a Task that the manifest stores
 
 
 def kept(cache: Path, about: Mapping[str, Any], prepare: Callable[[Path], Task]) -> Task:
-    """The task that `about` (JSON) describes, of the folder in `cache` that `prepare` fills if it is not there.
+    """The cached task that `about` (JSON) describes. If its folder in `cache` does not exist, `prepare` fills it.
 
     `prepare` writes the training inputs by `write(folder, "train", ...)` and returns the rest of the task. A second
-    process waits for the first; what a killed one has left is thrown away.
+    process waits for the first. The incomplete folder of a killed process is deleted.
 
     Raises:
-        ValueError: the folder is damaged, or it was made for something else; it is named.
+        ValueError: the folder is damaged or was made for other settings; the message names it.
     """
     key = hashlib.sha256(json.dumps([_code(), about], sort_keys=True).encode()).hexdigest()
     folder, partial = cache / key[:16], cache / f"{key[:16]}.partial"
@@ -49,9 +49,9 @@ def kept(cache: Path, about: Mapping[str, Any], prepare: Callable[[Path], Task])
 
 
 def write(folder: Path, stem: str, size: int, blocks: Iterable[Mapping[str, np.ndarray]]) -> None:
-    """Columns [size, ...] as `<stem>.<name>.npy`, from blocks of consecutive rows, one in memory at a time.
+    """Write columns [size, ...] to `<stem>.<name>.npy` from blocks of consecutive rows, one block in memory at a time.
 
-    Raises ValueError for another number of rows.
+    Raises ValueError if the blocks do not have `size` rows in total.
     """
     with contextlib.ExitStack() as stack:
         files: dict[str, Any] = {}
@@ -70,7 +70,7 @@ def write(folder: Path, stem: str, size: int, blocks: Iterable[Mapping[str, np.n
 
 
 def _code() -> str:
-    """A hash of the code that makes tasks: what another version has kept is made anew."""
+    """A hash of the code that builds tasks, so that the cache of another version is not used."""
     sha = hashlib.sha256()
     for file in sorted(Path(__file__).parent.rglob("*.py")):
         sha.update(file.read_bytes())
@@ -78,7 +78,7 @@ def _code() -> str:
 
 
 def _store(folder: Path, key: str, task: Task) -> None:
-    """The sets beside the training inputs, which are there, and the manifest of it all."""
+    """Write all sets except the training inputs, which are already written, and the manifest of all files."""
     held = {"validation": task.validation, **task.tests}
     for number, data in enumerate(held.values()):
         write(folder, f"{number}.inputs", data.size, [data.inputs])
@@ -110,18 +110,18 @@ def _open(folder: Path, key: str) -> Task:
 
 
 def _checked(folder: Path, key: str) -> dict[str, Any]:
-    """The manifest, after every file that it lists was found as it was written."""
+    """The manifest, after checking that no file in it has changed."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         if manifest.pop("seal") != _seal(manifest):
-            raise ValueError(f"{MANIFEST} without its own hash")
+            raise ValueError(f"{MANIFEST} that does not match its own hash")
         if manifest["key"] != key:
-            raise ValueError(f"what was made for the settings and text {manifest['key'][:12]}, expected {key[:12]}")
+            raise ValueError(f"a folder made for the settings and text {manifest['key'][:12]}, expected {key[:12]}")
         for name, digest in manifest["files"].items():
             if (found := _digest(folder / name)) != digest:
                 raise ValueError(f"{name} with SHA-256 {found[:12]}, expected {digest[:12]}")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder}: found {error!r}; delete the folder, and it is made anew") from error
+        raise ValueError(f"{folder}: found {error!r}; delete the folder to rebuild it") from error
     return manifest
 
 

@@ -1,4 +1,4 @@
-"""Sets that TensorFlow Datasets has prepared, read without TensorFlow, and arrays kept in a file that is checked."""
+"""Read data sets prepared by TensorFlow Datasets without TensorFlow, and cache arrays in a file with a checksum."""
 
 import functools
 import hashlib
@@ -14,20 +14,20 @@ import numpy as np
 from kdib.trees import fingerprint
 
 Arrays = Mapping[str, np.ndarray]
-DIGEST = "sha256"  # the array of a kept file that holds the digest of all others
-BLOCK = 4096  # bytes whose checksum is one gather; its table has 4 MB
+DIGEST = "sha256"  # the array of a cache file that holds the digest of all others
+BLOCK = 4096  # bytes whose checksum is computed by one gather; the table takes 4 MB
 LENGTH, CHECKSUM = struct.Struct("<Q"), struct.Struct("<I")
 
 
 def records(builder: Any, split: str) -> Iterator[Mapping[str, Any]]:
-    """Every example of a split of a prepared `builder`, decoded by its features, in the order of its files.
+    """Every example of a split of a prepared `builder`, decoded by its features, in the order of the files.
 
-    `tfds.data_source` reads array_record. Of tfrecord, which is what `tfds.load` leaves, TFDS leaves the reading to
-    TensorFlow; so it is done here.
+    `tfds.data_source` reads array_record. For tfrecord, the default format of `tfds.load`, TFDS requires TensorFlow, so
+    `tfrecords` reads these files.
 
     Raises:
-        FileNotFoundError: a file of the set is not there.
-        ValueError: a file is damaged; it names the file, or for array_record the set's folder.
+        FileNotFoundError: a file of the data set is missing.
+        ValueError: a file is damaged; the message names the file, or for array_record the folder of the data set.
     """
     import tensorflow_datasets as tfds
 
@@ -44,7 +44,7 @@ def records(builder: Any, split: str) -> Iterator[Mapping[str, Any]]:
 
 
 def key(builder: Any, split: str) -> str:
-    """A hash of what the files of a prepared split contain, so that a set that is prepared anew has another."""
+    """A hash of the files of a prepared split, which changes when the split is prepared again with other contents."""
     sha = hashlib.sha256()
     described = (Path(builder.data_path) / name for name in ("dataset_info.json", "features.json"))
     for file in (*described, *builder.info.splits[split].filepaths):
@@ -57,9 +57,10 @@ def key(builder: Any, split: str) -> str:
 
 
 def tfrecords(file: Path, expected: int) -> Iterator[bytes]:
-    """The `expected` records of a TFRecord file: length, its checksum, the bytes, their checksum, one after another.
+    """The records of a TFRecord file, each stored as its length, a checksum of it, the bytes and their checksum.
 
-    Raises ValueError, naming the file, if a record breaks off or its bytes are not those that were written.
+    Raises ValueError, naming the file, if a record is cut off, a checksum is wrong, or the number of records is not
+    `expected`.
     """
     found = 0
     with open(file, "rb") as stream:
@@ -72,7 +73,7 @@ def tfrecords(file: Path, expected: int) -> Iterator[bytes]:
 
 
 def _checked(file: Path, record: int, stream: Any, data: bytes, size: int) -> bytes:
-    """`data`, after its size and the checksum that follows it in `stream` were found to be right."""
+    """Return `data` after checking its size and the checksum that follows it in `stream`."""
     stored = stream.read(CHECKSUM.size)
     if len(data) < size or len(stored) < CHECKSUM.size:
         raise _damaged(file, f"an end within record {record}", "whole records")
@@ -84,8 +85,8 @@ def _checked(file: Path, record: int, stream: Any, data: bytes, size: int) -> by
 def masked_crc32c(data: bytes) -> int:
     """The CRC-32C of `data`, masked as TFRecord stores it.
 
-    A CRC is linear: each byte adds what the table holds for its value and its distance from the block's end, and so
-    do the four bytes of the state, laid over the block's first four. So there is no loop over bytes in Python.
+    A CRC is linear: each byte contributes the table entry for its value and its distance from the end of the block. The
+    four bytes of the state are XORed into the first four bytes of the block. This avoids a Python loop over bytes.
     Reference: RFC 3720, section 12.1, and TensorFlow's record format.
     """
     table_BxV, state = _crc_table(), 0xFFFFFFFF
@@ -100,7 +101,7 @@ def masked_crc32c(data: bytes) -> int:
 
 @functools.cache
 def _crc_table() -> np.ndarray:
-    """What a byte of each value does to the state after 0, 1, ... further bytes [BLOCK, 256] uint32."""
+    """The contribution of each byte value to the state after 0, 1, ... further bytes: [BLOCK, 256] uint32."""
     row_V = np.arange(256, dtype=np.uint32)
     for _ in range(8):
         row_V = row_V >> 1 ^ np.where(row_V & 1, np.uint32(0x82F63B78), np.uint32(0))
@@ -115,9 +116,9 @@ def _crc_table() -> np.ndarray:
 
 
 def kept(file: Path, make: Callable[[], Arrays]) -> Arrays:
-    """The arrays of the .npz `file`, which is written from `make()` if it is not there.
+    """The arrays of the .npz `file`, which is created from `make()` if it does not exist.
 
-    Raises ValueError, naming the file, if it is damaged. A folder that cannot be written to costs a warning.
+    Raises ValueError, naming the file, if it is damaged. Warns if the folder is not writable.
     """
     if file.exists():
         return _load(file)
@@ -125,12 +126,12 @@ def kept(file: Path, make: Callable[[], Arrays]) -> Arrays:
     try:
         _store(file, arrays)
     except OSError as error:
-        warnings.warn(f"{file} cannot be written ({error}), so the set is decoded again every time", stacklevel=2)
+        warnings.warn(f"{file} cannot be written ({error}); the set will be decoded again every time", stacklevel=2)
     return arrays
 
 
 def _store(file: Path, arrays: Arrays) -> None:
-    """Writes so that a reader finds no file or a whole one, whoever else writes it."""
+    """Write the file atomically, so that a reader finds either no file or a complete one, even with several writers."""
     stored = {**arrays, DIGEST: np.frombuffer(bytes.fromhex(fingerprint(arrays)), np.uint8)}
     partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
     with open(partial, "wb") as stream:
@@ -139,12 +140,12 @@ def _store(file: Path, arrays: Arrays) -> None:
 
 
 def _load(file: Path) -> Arrays:
-    expected = "a file as kdib wrote it; delete it, and it is made anew"
+    expected = "a file as kdib wrote it; delete it to rebuild it"
     try:
         with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored}
         written = bytes(arrays.pop(DIGEST)).hex()
-    except Exception as error:  # zip, zlib, numpy: each has its own, and all mean the same
+    except Exception as error:  # zip, zlib and numpy raise different errors for a damaged file
         raise _damaged(file, f"{type(error).__name__}: {error}", expected) from error
     if (digest := fingerprint(arrays)) != written:
         raise _damaged(file, f"arrays of SHA-256 {digest[:12]}", f"{written[:12]}, {expected}")

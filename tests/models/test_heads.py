@@ -103,7 +103,7 @@ def test_runs_draw_side_by_side_as_alone():
 
 
 ERRORS = {
-    "vectors for conv": ("conv", (N, 3), (N, 7), r"needs maps \[N, H, W, C\], got .*\[4, 3\].*\[4, 7\]; of vectors"),
+    "vectors for conv": ("conv", (N, 3), (N, 7), r"needs maps \[N, H, W, C\], got .*\[4, 3\].*\[4, 7\]; for vectors"),
     "sizes of maps": ("conv", (N, 4, 4, 2), (N, 2, 2, 2), r"student.hidden.s \[4, 4, 4, 2\] and .*t \[4, 2, 2, 2\]"),
     "numbers": ("linear", (N,), (N,), r"of the same examples, got .*\[4\].*\[4\]"),
     "other examples": ("linear", (N, 3), (N + 1, 2, 2, 3), r"of the same examples, got .*\[4, 3\].*\[5, 2, 2, 3\]"),

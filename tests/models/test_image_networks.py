@@ -267,7 +267,7 @@ def test_rate_zero_draws_nothing(name, monkeypatch):
 def test_too_small_pictures_are_refused(preset, image_shape):
     changes = {"downsampling": "pool"} if preset == "cnn_1" else {}
     model = build(preset, num_classes=10, image_shape=image_shape, **changes)
-    with pytest.raises(ValueError, match=r"pictures of \d x \d are too small for"):
+    with pytest.raises(ValueError, match=r"images of \d x \d are too small for"):
         jax.eval_shape(model.init, jax.random.key(0), {"image": images(1, image_shape)})
 
 

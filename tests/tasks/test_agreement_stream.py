@@ -235,7 +235,7 @@ def test_damage_is_named_and_never_used(text, tmp_path, name, damage):
     {"altered": lambda: file.write_bytes(content), "cut": lambda: file.write_bytes(content[:-3]), "gone": file.unlink}[
         damage
     ]()
-    with pytest.raises(ValueError, match=f"{folder_of(tmp_path).name}: found .*delete the folder, and it is made anew"):
+    with pytest.raises(ValueError, match=f"{folder_of(tmp_path).name}: found .*delete the folder to rebuild it"):
         stream.build(settings_of(text, tmp_path, tests=()))
 
 

@@ -192,7 +192,7 @@ def test_damaged_arrays_are_named(sets):
     corpus.read(name(sets))
     file = inside(sets, "*.npz")
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=r"examples-[0-9a-f]{16}\.npz: found .*delete it, and it is made anew"):
+    with pytest.raises(ValueError, match=r"examples-[0-9a-f]{16}\.npz: found .*delete it to rebuild it"):
         corpus.read(name(sets))
     file.unlink()
     assert corpus.read(name(sets)).size == 60

@@ -107,7 +107,7 @@ def test_a_damaged_file_is_named_and_never_used(tmp_path):
         try:
             arrays = prepared.kept(file, refuse)
         except ValueError as error:
-            assert str(error).startswith(f"{file}: found ") and "delete it, and it is made anew" in str(error)
+            assert str(error).startswith(f"{file}: found ") and "delete it to rebuild it" in str(error)
             named += 1
         else:  # a byte that zip does not use, such as a date's
             assert all(np.array_equal(arrays[name], ARRAYS[name]) for name in (*ARRAYS, *arrays))

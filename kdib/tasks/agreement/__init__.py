@@ -1,1 +1,1 @@
-"""Subject-verb agreement: which number does the verb take?"""
+"""Subject-verb agreement: is the verb singular or plural?"""

@@ -1,6 +1,6 @@
-"""What can be had without syntax: baselines that see the nouns or the bag of words before the verb.
+"""Baselines without syntax, which see only the nouns or the bag of words before the verb.
 
-Balanced accuracy is the mean of the accuracies of both numbers.
+Balanced accuracy is the mean of the accuracies for singular and plural.
 
 Reference: Linzen, Dupoux & Goldberg 2016, section 4 (noun baselines).
 """
@@ -12,13 +12,13 @@ import numpy as np
 
 from kdib.tasks.agreement.encoding import Examples
 
-# The answer of a baseline: 0 singular, 1 plural, one half where it has to toss a coin.
+# A baseline predicts 0 for singular, 1 for plural, and UNDECIDED if it would have to toss a coin.
 UNDECIDED = 0.5
 STEPS = 100
 
 
 class Fitted(NamedTuple):
-    """What the baselines learn from training data: the majority class, and log odds of the plural by word."""
+    """What the baselines learn from training data: the majority class, and the log odds of the plural by word."""
 
     majority: float
     column: Mapping[str, int]
@@ -26,7 +26,7 @@ class Fitted(NamedTuple):
 
 
 def fit(train: Examples) -> Fitted:
-    """Fit once and measure on many test sets: a second for 50,000 sentences."""
+    """Fit the baselines, to be measured on many test sets; takes one second for 50,000 sentences."""
     words = dict.fromkeys(word for i in range(train.size) for word in train.prefix(i))
     column = {word: number for number, word in enumerate(words)}
     weights = fit_logistic(*_presence(train, column), train.label, len(column))
@@ -36,13 +36,15 @@ def fit(train: Examples) -> Fitted:
 def baseline_accuracies(
     train: Examples | Fitted, test: Examples, groups: Mapping[str, np.ndarray]
 ) -> dict[str, dict[str, Any]]:
-    """Balanced accuracy of every baseline on `test`, over all of it and by group.
+    """Balanced accuracy of every baseline on `test`, overall and by group.
 
-    `groups` are columns [N]; -1 is in no group. Returns {baseline: {"overall": a, column: {value: a}}}; values
-    are strings, as JSON has it, and an accuracy is None where one of the numbers is missing. A tie counts half.
+    `groups` are columns [N]; -1 means no group. Returns {baseline: {"overall": a, column: {value: a}}}. The values
+    are strings, as JSON requires. An accuracy is None if singular or plural does not occur. UNDECIDED counts as half
+    correct.
 
     - majority_class: the more frequent number in `train`;
-    - first_noun, last_noun, majority_noun: the number of nouns before the verb, the subject being one of them;
+    - first_noun, last_noun, majority_noun: the number of the first, last or most nouns before the verb, which include
+      the subject;
     - bag_of_words: a ridge logistic regression on the presence of words before the verb, fitted to `train`.
     """
     fitted = train if isinstance(train, Fitted) else fit(train)
@@ -55,7 +57,7 @@ def baseline_accuracies(
 
 
 def balanced_accuracy(score: np.ndarray, label: np.ndarray) -> float | None:
-    """The mean over both numbers of the mean score [N] in 0..1; None if a number does not occur."""
+    """The mean over singular and plural of the mean score [N] in 0..1; None if either does not occur."""
     if not 0 < label.sum() < len(label):
         return None
     return float(np.mean([score[label == number].mean() for number in (0, 1)]))
@@ -73,7 +75,7 @@ def _by_group(score: np.ndarray, label: np.ndarray, groups: Mapping[str, np.ndar
 
 
 def noun_answers(examples: Examples) -> dict[str, np.ndarray]:
-    """The answers [N] of the three noun baselines; undecided without a noun."""
+    """The predictions [N] of the three noun baselines, UNDECIDED for sentences without a noun."""
     nouns = [
         [float(tag.endswith("S")) for tag in examples.prefix_tags(i) if tag.startswith("NN")]
         for i in range(examples.size)
@@ -87,17 +89,17 @@ def noun_answers(examples: Examples) -> dict[str, np.ndarray]:
 
 
 def bag_of_words_answers(fitted: Fitted, test: Examples) -> np.ndarray:
-    """The answers [N] of the logistic regression; words that training lacked are ignored."""
+    """The predictions [N] of the logistic regression; words that do not occur in training are ignored."""
     return _answer(_log_odds(*_presence(test, fitted.column), fitted.weights, test.size))
 
 
 def _answer(log_odds: Any) -> Any:
-    """0, 1 or, at even odds, UNDECIDED."""
+    """0 or 1 by the sign of the log odds, UNDECIDED at zero."""
     return np.sign(log_odds) / 2 + 0.5
 
 
 def _presence(examples: Examples, column: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]:
-    """The (row, column) pairs of the presence matrix that are 1."""
+    """The (row, column) pairs at which the presence matrix is 1."""
     found = [{column[word] for word in examples.prefix(i) if word in column} for i in range(examples.size)]
     rows = np.repeat(np.arange(examples.size), [len(columns) for columns in found])
     return rows, np.fromiter((number for columns in found for number in columns), np.int64, len(rows))

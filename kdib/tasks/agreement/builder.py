@@ -1,6 +1,7 @@
-"""The TFDS builder of `kdib_agreement`: what a corpus holds, as features. tfds.py prepares and reads it.
+"""The TFDS builder of `kdib_agreement`, which defines the features of a corpus. tfds.py prepares and reads the set.
 
-It has a file of its own since TFDS registers a class once, and `python -m` would run that of its module twice.
+The builder needs a separate module: TFDS registers a class only once, but `python -m` would define the classes of the
+executed module twice.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,24 +16,24 @@ from kdib.tasks.agreement import corpus
 from kdib.tasks.agreement.encoding import Examples
 
 BLOCK = 10_000  # sentences in memory at a time
-SPLIT = "train"  # as in every set of TFDS that is not divided; a study divides the sentences itself
+SPLIT = "train"  # TFDS's name for undivided data; a study divides the sentences itself
 FIELDS = ("sentence", *Examples._fields[1:])
-WORDS = ("sentence", "tags")  # words with a space between them, as in the tables
+WORDS = ("sentence", "tags")  # words joined by spaces, as in the tables
 TEXTS = (*WORDS, "verb_alternative", "source")
 
 
 class _LocalInfo(tfds.core.DatasetInfo):
     def initialize_from_bucket(self) -> None:
-        """Nothing: this set is in no bucket. TFDS would leave a temporary folder, and may ask the network."""
+        """Do nothing, because this set is in no bucket. TFDS would leave a temporary folder and may use the network."""
 
 
 class KdibAgreement(tfds.core.GeneratorBasedBuilder):
-    """Sentences with the number of one verb, and what stands between it and its subject."""
+    """Sentences with the number of one verb and the nouns between the verb and its subject."""
 
     VERSION = tfds.core.Version("1.0.0")
 
     def __init__(self, *, path: str | Path | None = None, **options: Any):
-        """`path` is needed to prepare the set, not to read it."""
+        """`path` is required to prepare the set, but not to read it."""
         self.path = path
         super().__init__(**options)
 
@@ -43,13 +44,13 @@ class KdibAgreement(tfds.core.GeneratorBasedBuilder):
             builder=self,
             description="Subject-verb agreement: the columns of kdib.tasks.agreement.encoding.Examples.",
             features=tfds.features.FeaturesDict(features),
-            disable_shuffling=True,  # what is read back is what corpus.read gave, in its order
+            disable_shuffling=True,  # keeps the sentences in the order of corpus.read
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
         del dl_manager  # nothing is downloaded
         if self.path is None:
-            raise ValueError(f"{self.name}: found no path, expected that of a corpus")
+            raise ValueError(f"{self.name}: found no path, expected the path of a corpus")
         return {SPLIT: self._generate_examples(corpus.blocks(self.path, BLOCK))}
 
     def _generate_examples(self, blocks: Iterable[Examples]) -> Iterator[tuple[int, dict[str, Any]]]:

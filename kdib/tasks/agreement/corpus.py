@@ -1,4 +1,4 @@
-"""Agreement in real text: what lies at a path as columns, and what keeps an input out of two splits."""
+"""Agreement in real text: read a path into columns, and keep any input from occurring in two splits."""
 
 import hashlib
 from collections import defaultdict
@@ -12,17 +12,17 @@ import numpy as np
 from kdib.tasks.agreement.encoding import UNMARKED, Examples, take
 from kdib.tasks.agreement.formats import ALIGNED, Entry, entries
 
-PREPARED = "tfds:"  # begins the path of a set that TFDS has prepared
+PREPARED = "tfds:"  # prefix of the path of a set prepared by TFDS
 
 
 def read(path: str | Path) -> Examples:
-    """The sentences of a Linzen-style table, minimal pairs, a folder of either or of aligned files, or a prepared set.
+    """The sentences of a Linzen-style table, minimal pairs, a folder of either or of aligned files, or a TFDS set.
 
-    formats.py says how the files look. A prepared set is "tfds:kdib_agreement@FOLDER", see tfds.py.
+    formats.py describes the file formats. A TFDS set is "tfds:kdib_agreement@FOLDER", see tfds.py.
 
     Raises:
-        FileNotFoundError: the path is not there, or it is a folder without either format.
-        ValueError: a row is malformed; it names file, line, column, what was found and what expected.
+        FileNotFoundError: the path does not exist, or it is a folder without files of a known format.
+        ValueError: a row is malformed; the message gives file, line, column, what was found and what was expected.
     """
     if str(path).startswith(PREPARED):
         return _tfds().read(str(path))
@@ -30,7 +30,7 @@ def read(path: str | Path) -> Examples:
 
 
 def blocks(path: str | Path, size: int) -> Iterator[Examples]:
-    """What `read` gives, `size` sentences at a time: no more are in memory. Raises as `read`, when it is due."""
+    """The sentences of `read`, at most `size` of them in memory at a time. Raises as `read`, but during iteration."""
     if str(path).startswith(PREPARED):
         yield from _tfds().blocks(str(path), size)
         return
@@ -57,7 +57,7 @@ def _examples(path: Path) -> Iterator[Entry]:
 
 
 def _files(path: Path) -> list[Path]:
-    """The file, or of a folder all files of the first format that it holds."""
+    """The file itself, or all files of a folder in the first format that occurs there."""
     if not path.is_dir():
         return [path]
     for patterns in (("*.gold",), ("*.tsv", "*.tsv.gz"), ("*.jsonl",)):
@@ -67,7 +67,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def require(path: str) -> None:
-    """Raises FileNotFoundError, within seconds, unless there is something at `path` for `read`."""
+    """Raise FileNotFoundError if `read` finds no files at `path`; takes seconds at most."""
     if path.startswith(PREPARED):
         _tfds().find(path)
     elif not path or not Path(path).exists():
@@ -111,7 +111,7 @@ def _transposed(examples: Iterable[Entry]) -> list[list]:
 
 
 def marked(examples: Examples) -> tuple[Examples, int]:
-    """The sentences whose verb says which number it has, and how many do not."""
+    """The sentences whose verb form marks its number, and the count of the others."""
     rows = np.flatnonzero(examples.label != UNMARKED)
     return take(examples, rows), examples.size - len(rows)
 
@@ -119,11 +119,11 @@ def marked(examples: Examples) -> tuple[Examples, int]:
 def unique(
     examples: Examples, key: Callable[[Examples, int], Hashable] = Examples.prefix
 ) -> tuple[Examples, dict[str, int]]:
-    """Every input once, and how many sentences went: repetitions, and all of the `ambiguous` inputs.
+    """Keep each input once, drop all ambiguous inputs, and count the sentences removed for either reason.
 
-    An input that is attested with both numbers ("the sheep ...") has no right answer, and to keep its first
-    occurrence would let the order of the file decide; so it is left out of training and test alike. Inputs are one
-    whose `key(examples, i)` is: by default the words before the verb.
+    An input that occurs with both numbers ("the sheep ...") is ambiguous. It has no right answer, and keeping its first
+    occurrence would let the order of the file decide, so it is removed from training and test sets. Two sentences have
+    the same input if their `key(examples, i)` is equal; the default key is the words before the verb.
     """
     rows_by_input = defaultdict(list)
     for i in range(examples.size):
@@ -134,7 +134,7 @@ def unique(
 
 
 def split(examples: Examples, ratios: Sequence[float], seed: int) -> tuple[Examples, ...]:
-    """Disjoint random parts of the sizes `ratios`, which add up to 1. The same seed gives the same parts."""
+    """Split into disjoint random parts with the shares `ratios`, which sum to 1. The same seed gives the same parts."""
     check_ratios(ratios)
     order = np.random.default_rng(seed).permutation(examples.size)
     ends = np.rint(np.cumsum(ratios)[:-1] * examples.size).astype(int)
@@ -142,7 +142,7 @@ def split(examples: Examples, ratios: Sequence[float], seed: int) -> tuple[Examp
 
 
 def check_ratios(ratios: Sequence[float]) -> None:
-    """Raises ValueError unless they are shares of a whole."""
+    """Raise ValueError unless `ratios` are shares that sum to 1."""
     if min(ratios) < 0 or not np.isclose(sum(ratios), 1):
         raise ValueError(f"config.task.ratios: found {tuple(ratios)}, expected shares >= 0 that add up to 1")
 
@@ -150,7 +150,7 @@ def check_ratios(ratios: Sequence[float]) -> None:
 def without(
     examples: Examples, others: Sequence[Examples], key: Callable[[Examples, int], Hashable]
 ) -> tuple[Examples, int]:
-    """`examples` but for those whose `key(examples, i)` occurs in `others`, and how many went."""
+    """Remove `examples` whose `key(examples, i)` occurs in `others`, and count them."""
     known = {key(other, i) for other in others for i in range(other.size)}
     kept = [i for i in range(examples.size) if key(examples, i) not in known]
     return take(examples, kept), examples.size - len(kept)

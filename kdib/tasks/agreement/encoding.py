@@ -1,4 +1,4 @@
-"""Examples of subject-verb agreement, and their encoding as token ids."""
+"""Examples of subject-verb agreement and their encoding as token ids."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,22 +9,22 @@ import numpy as np
 
 from kdib.tasks.base import Dataset
 
-# With spaces in them, so that no word of any text can be one of them.
+# They contain spaces, so no word of a text can equal one of them.
 PAD, UNKNOWN, END = "<no word>", "<unknown word>", "<end of input>"
 SPECIAL = (PAD, UNKNOWN, END)  # their ids are 0, 1, 2
-BEGIN = "<start of input>"  # 3, where a model is shown whole sentences
-UNCOUNTED = -1  # a corpus may not say how many nouns intervene, or how far the subject is
-UNMARKED = -1  # the label where the verb has one form for both numbers
+BEGIN = "<start of input>"  # id 3, in vocabularies of whole sentences only
+UNCOUNTED = -1  # for corpora without the number of intervening nouns or the distance
+UNMARKED = -1  # the label of a verb with one form for both numbers
 
 
 class Examples(NamedTuple):
-    """Parallel columns, one entry a sentence: the raw material of a data set.
+    """Sentences as parallel columns with one entry per sentence, from which data sets are made.
 
-    `sentences` and `tags` (part of speech, one a word) cover the whole sentence, in lower case; `verb_index`
-    [N] is 0-based. `label` [N] is 0 for singular (VBZ), 1 for plural (VBP), UNMARKED (-1) in what is just read, where
-    the verb does not say; `verb_alternative` is its other form, "" where unknown. `n_intervening` nouns stand between
-    subject and verb, `n_diff` of them (the attractors) of the other number; `distance` is verb_index - subject index.
-    All arrays are int32; UNCOUNTED (-1) means not known.
+    `sentences` (lower case) and `tags` (one part of speech per word) cover the whole sentence. `verb_index` [N] is
+    0-based. `label` [N] is 0 for singular (VBZ) and 1 for plural (VBP); directly after reading it is UNMARKED (-1) if
+    the verb form does not mark its number. `verb_alternative` is the verb's other form, or "" if unknown.
+    `n_intervening` nouns stand between subject and verb; `n_diff` of them, the attractors, have the other number.
+    `distance` is verb_index - subject index. All arrays are int32; UNCOUNTED (-1) means unknown.
     """
 
     sentences: list[tuple[str, ...]]
@@ -43,7 +43,7 @@ class Examples(NamedTuple):
         return len(self.sentences)
 
     def prefix(self, i: int) -> tuple[str, ...]:
-        """The words before the verb of sentence `i`: what a model is shown."""
+        """The words before the verb of sentence `i`, which are the input of a classifier."""
         return self.sentences[i][: self.verb_index[i]]
 
     def prefix_tags(self, i: int) -> tuple[str, ...]:
@@ -71,9 +71,9 @@ def join(parts: Sequence[Examples]) -> Examples:
 
 
 class Vocabulary(NamedTuple):
-    """The id of every token: special ones, then `words` that a model knows, then tags that stand for all others.
+    """The id of every token: special tokens, then `words`, then the tags that replace all other words.
 
-    `whole` says whether a model is shown whole sentences or the words before the verb.
+    `whole` is True if the input of a model is the whole sentence, and False if it is the words before the verb.
     """
 
     ids: Mapping[str, int]
@@ -82,39 +82,39 @@ class Vocabulary(NamedTuple):
 
     @property
     def size(self) -> int:
-        """The number of ids, special ones included."""
+        """The number of ids, including special tokens."""
         return len(self.ids)
 
     @property
     def n_special(self) -> int:
-        """How many ids are neither a word nor a tag: they come first."""
+        """The number of special tokens, which have the lowest ids."""
         return len(SPECIAL) + self.whole
 
     def spell(self, examples: Examples, i: int) -> tuple[str, ...]:
-        """Sentence `i`, or the words before its verb, as a model sees them: with tags in place of unknown words."""
+        """The input tokens of sentence `i`, without start and end token: unknown words are replaced by tags."""
         seen = _pairs(examples, i, self.whole)
         return tuple(word if word in self.words else tag if tag in self.ids else UNKNOWN for word, tag in seen)
 
 
 def vocabulary(train: Examples, *, size: int, min_count: int = 1, whole: bool = False) -> Vocabulary:
-    """The `size` most common words of the training inputs, those seen `min_count` times or more, and tags.
+    """The `size` most common words of the training inputs that occur at least `min_count` times, and tags.
 
-    The tags are those that replace some training word. One that replaces none is spelled UNKNOWN, and `coverage` counts
-    it. Training inputs have no UNKNOWN where all of their words have tags: its embedding then stays as it was drawn,
-    and what a network answers to it says nothing of what it learned. With `whole` the inputs are
-    whole sentences and there is a token to start them; else they are the words before the verb.
+    The tags are those that replace at least one training word. A word that has neither an id nor such a tag becomes
+    UNKNOWN, which `coverage` counts. If all training words have tags, UNKNOWN does not occur in training. Its embedding
+    then keeps its initial value, and the output of a network for it does not reflect anything learned. With `whole`
+    the inputs are whole sentences with a start token, otherwise the words before the verb.
     Reference: Linzen, Dupoux & Goldberg 2016, section 3 (10,000 words, all others replaced by their tag).
     """
     return vocabulary_of(pairs(train, whole=whole), size=size, min_count=min_count, whole=whole)
 
 
 def pairs(examples: Examples, *, whole: bool) -> Counter[tuple[str, str]]:
-    """How often every (word, tag) occurs in what a model is shown."""
+    """The frequency of every (word, tag) pair in the inputs."""
     return Counter(chain.from_iterable(_pairs(examples, i, whole) for i in range(examples.size)))
 
 
 def vocabulary_of(seen: Mapping[tuple[str, str], int], *, size: int, min_count: int, whole: bool) -> Vocabulary:
-    """`vocabulary`, of the counts that `pairs` gives."""
+    """`vocabulary` from the counts of `pairs`."""
     counts: Counter[str] = Counter()
     for (word, _), count in seen.items():
         counts[word] += count
@@ -128,13 +128,13 @@ def vocabulary_of(seen: Mapping[tuple[str, str], int], *, size: int, min_count: 
 
 
 def _pairs(examples: Examples, i: int, whole: bool) -> Iterable[tuple[str, str]]:
-    """(word, tag) of sentence `i`, or of what comes before its verb."""
+    """The (word, tag) pairs of sentence `i`, or of the part before its verb."""
     end = None if whole else examples.verb_index[i]
     return zip(examples.sentences[i][:end], examples.tags[i][:end], strict=True)
 
 
 def coverage(tokens_NxL: np.ndarray, vocab: Vocabulary) -> dict[str, float]:
-    """The shares of encoded words that are words of the vocabulary, that became tags, or are unknown."""
+    """The shares of encoded words that are in the vocabulary, that became tags, and that are unknown."""
     first_tag = vocab.n_special + len(vocab.words)
     counts = {
         "words": np.sum((tokens_NxL >= vocab.n_special) & (tokens_NxL < first_tag)),
@@ -146,16 +146,16 @@ def coverage(tokens_NxL: np.ndarray, vocab: Vocabulary) -> dict[str, float]:
 
 
 def fitting(examples: Examples, max_length: int, *, whole: bool = False) -> Examples:
-    """The sentences of which what a model sees fits into `max_length` tokens, end included; nothing is ever cut off."""
+    """The sentences whose input fits into `max_length` tokens, including the end token; no input is truncated."""
     words_N = np.array([len(words) for words in examples.sentences]) if whole else examples.verb_index
     return take(examples, np.flatnonzero(words_N < max_length))
 
 
 def readable(examples: Examples, vocab: Vocabulary) -> tuple[Examples, int]:
-    """The sentences without an UNKNOWN before the verb, and how many have one.
+    """The sentences without UNKNOWN before the verb, and the count of the others.
 
-    Such a word may be the subject, and no training set has taught a network what to make of it. Where words have tags
-    it is rare, since a tag stands for what the vocabulary lacks; minimal pairs have none.
+    An unknown word may be the subject, and UNKNOWN does not occur in training, so a network cannot interpret it. It is
+    rare in texts with tags, which replace words outside the vocabulary. Minimal pairs have no tags.
     """
     before = examples.verb_index
     rows = [i for i in range(examples.size) if UNKNOWN not in vocab.spell(examples, i)[: before[i]]]
@@ -163,13 +163,14 @@ def readable(examples: Examples, vocab: Vocabulary) -> tuple[Examples, int]:
 
 
 def encode(examples: Examples, vocab: Vocabulary, max_length: int) -> dict[str, np.ndarray]:
-    """What a model sees: tokens [N, max_length], right-padded with 0; length, label and id [N]. All int32.
+    """The int32 inputs of a classifier: tokens [N, max_length], right-padded with 0; length, label and id [N].
 
-    A row is the prefix and the end marker; `length` counts both. Raises ValueError if one does not fit.
+    A row of tokens is the words before the verb and the end token; `length` counts both. Raises ValueError if a row
+    does not fit.
     """
     longest = int(examples.verb_index.max(initial=0)) + 1
     if longest > max_length:
-        raise ValueError(f"max_length is {max_length}, but the longest input has {longest} tokens, end included")
+        raise ValueError(f"max_length is {max_length}, but the longest input has {longest} tokens with its end token")
     tokens_NxL = np.zeros((examples.size, max_length), np.int32)
     for i in range(examples.size):
         spelled = (*vocab.spell(examples, i), END)
@@ -183,13 +184,13 @@ def encode(examples: Examples, vocab: Vocabulary, max_length: int) -> dict[str, 
 
 
 def groups(examples: Examples, *, max_intervening: int = 4, max_distance: int = 16) -> dict[str, np.ndarray]:
-    """Columns [N] int32 by which accuracy is split; -1 is in no group.
+    """The groups by which accuracy is split, as columns [N] int32; -1 means no group.
 
-    - mu: 0 for every sentence with at most `max_intervening` nouns within at most `max_distance` words; only
-      these are in any group. What is UNCOUNTED exceeds no limit.
-    - attractors: the number of attractors, where every intervening noun is one. A corpus that counts
-      attractors but not all interveners is grouped by its own count, as it is published.
-    - same_number: the number of intervening nouns, where none is an attractor: the twins of equal length.
+    - mu: 0 for every sentence with at most `max_intervening` intervening nouns and a distance of at most
+      `max_distance` words. All other sentences are in no group of any column. UNCOUNTED exceeds no limit.
+    - attractors: the number of attractors, for sentences in which every intervening noun is one. If a corpus counts
+      attractors but not all intervening nouns, its sentences are grouped by its own count, as published.
+    - same_number: the number of intervening nouns, for sentences without attractors (twins of equal length).
     - distance: words from subject to verb (1 = adjacent). UNCOUNTED ones are in no group of this column.
     """
     n, n_diff = examples.n_intervening, examples.n_diff
@@ -212,6 +213,6 @@ def dataset(
     max_intervening: int = 4,
     max_distance: int = 16,
 ) -> Dataset:
-    """`encode` and `groups` of the same sentences."""
+    """The Dataset of `encode` and `groups` of the same sentences."""
     limits = {"max_intervening": max_intervening, "max_distance": max_distance}
     return Dataset(inputs=encode(examples, vocab, max_length), groups=groups(examples, **limits))

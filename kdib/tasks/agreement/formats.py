@@ -1,10 +1,14 @@
-"""Three published formats of agreement in text: Linzen-style tables, line-aligned files, minimal pairs.
+"""Readers of three published formats of agreement data: Linzen-style tables, line-aligned files and minimal pairs.
 
-A table is a .tsv or .tsv.gz with a header; its columns and 1-based indices are those of Linzen, Dupoux & Goldberg 2016
-(agr_50_mostcommon_10K.tsv), of which only `orig_sentence` (or `sentence`) and NEEDED are used, with `verb_alt` and
-`source` where they are there. Line-aligned files are those of Gulordava et al. 2018: .text, .pos and .gold of one name,
-0-based indices. Minimal pairs are the JSON lines (.jsonl) of BLiMP (Warstadt et al. 2020) whose pairs differ in one
-word, by PAIR. All words are read in lower case.
+- A table is a .tsv or .tsv.gz file with a header. Its columns and 1-based indices are those of Linzen, Dupoux &
+  Goldberg 2016 (agr_50_mostcommon_10K.tsv). The reader uses `orig_sentence` (or `sentence`), the columns in NEEDED,
+  and `verb_alt` and `source` if present.
+- Line-aligned files are those of Gulordava et al. 2018: .text, .pos and .gold files with a common name and 0-based
+  indices.
+- Minimal pairs are the JSON lines (.jsonl) of BLiMP (Warstadt et al. 2020) whose pairs differ in one word. The reader
+  uses the fields in PAIR.
+
+All words are converted to lower case.
 """
 
 import csv
@@ -20,7 +24,7 @@ from typing import NamedTuple
 from kdib.tasks.agreement.encoding import UNCOUNTED, UNMARKED
 
 LABELS = {"VBZ": 0, "VBP": 1}  # singular, plural
-SENTENCE = ("orig_sentence", "sentence")  # the first that is there; in `sentence`, rare words are tags already
+SENTENCE = ("orig_sentence", "sentence")  # the first that exists; `sentence` has tags in place of rare words
 NEEDED = ("pos_sentence", "verb_pos", "verb_index", "n_intervening", "n_diff_intervening", "distance")
 ALIGNED = (".text", ".pos", ".gold")
 PAIR = ("sentence_good", "one_prefix_prefix", "one_prefix_word_good", "one_prefix_word_bad")
@@ -29,17 +33,17 @@ END_OF_SENTENCE = "<eos>"
 
 
 def entries(file: Path) -> Iterator["Entry"]:
-    """The sentences of one file, read by what its name ends in.
+    """The sentences of one file; its suffix determines the format.
 
     Raises:
-        ValueError: a row is malformed; it names file, line, column, what was found and what expected.
+        ValueError: a row is malformed; the message gives file, line, column, what was found and what was expected.
     """
     reader = {".gold": _read_aligned, ".jsonl": _read_pairs}.get(file.suffix, _read_table)
     return reader(file)
 
 
 class Entry(NamedTuple):
-    """One entry of every column of `Examples`, in the same order."""
+    """One sentence: a value for every column of `Examples`, in the same order."""
 
     words: tuple[str, ...]
     tags: tuple[str, ...]
@@ -78,7 +82,7 @@ def _malformed(file: Path, line: int, column: str, found: object, expected: str)
 
 
 def _lines(file: Path) -> Iterator[tuple[int, str]]:
-    """(1-based number, text) of every line; a stream that breaks off or is not UTF-8 raises ValueError."""
+    """(1-based number, text) of every line. Raises ValueError for a truncated stream or one that is not UTF-8."""
     number = 0
     try:
         with (gzip.open if file.suffix == ".gz" else open)(file, "rt", encoding="utf-8") as stream:
@@ -90,7 +94,7 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
 
 
 def _interned(text: str) -> tuple[str, ...]:
-    """Words that occur a thousand times are kept once."""
+    """The words of a text, interned so that repeated words share memory."""
     return tuple(map(intern, text.split(" ")))
 
 
@@ -115,7 +119,7 @@ def _read_table(file: Path) -> Iterator[Entry]:
 
 
 def _fields(file: Path, number: int, line: str) -> list[str]:
-    """The fields of one line: read line by line, so that a stray quote spoils no line but its own."""
+    """The fields of one line. Lines are parsed separately, so that a stray quote affects only its own line."""
     try:
         return next(csv.reader([line], delimiter="\t", strict=True), [])
     except csv.Error as error:
@@ -126,7 +130,7 @@ def _table_example(row: _Row, sentence: str) -> Entry:
     fields = row.fields
     words, tags = _words(row, sentence), _interned(fields["pos_sentence"])
     if len(words) != len(tags):
-        raise row.error("pos_sentence", f"{len(tags)} tags", f"{len(words)}, one a word of {sentence}")
+        raise row.error("pos_sentence", f"{len(tags)} tags", f"{len(words)}, one per word of {sentence}")
     verb = row.integer("verb_index", 2, len(words)) - 1
     if fields["verb_pos"] not in LABELS:
         raise row.error("verb_pos", fields["verb_pos"], " or ".join(LABELS))
@@ -148,7 +152,7 @@ def _table_example(row: _Row, sentence: str) -> Entry:
 
 
 def _words(row: _Row, column: str) -> tuple[str, ...]:
-    """The sentence in lower case, but for the tags that stand for rare words in the column `sentence`."""
+    """The sentence in lower case, except for the tags that replace rare words in the column `sentence`."""
     text = row.fields[column]
     if column == "orig_sentence":
         return _interned(text.lower())
@@ -184,7 +188,7 @@ def _without_end(text: str) -> tuple[str, ...]:
 def _aligned_example(row: _Row, words: tuple[str, ...], tags: tuple[str, ...]) -> Entry:
     correct, wrong = row.fields["correct"], row.fields["wrong"]
     if len(words) != len(tags):
-        raise row.error("pos", f"{len(tags)} tags", f"{len(words)}, one a token of .text")
+        raise row.error("pos", f"{len(tags)} tags", f"{len(words)}, one per token of .text")
     verb = row.integer("index", 1, len(words) - 1)
     if words[verb] != correct:
         raise row.error("correct", correct, f"{words[verb]!r}, the token of .text at index {verb}")
@@ -202,14 +206,14 @@ def _aligned_example(row: _Row, words: tuple[str, ...], tags: tuple[str, ...]) -
 
 
 def _label_of_forms(row: _Row, correct: str, wrong: str) -> int:
-    """The number that the verb itself marks: of its two forms, the one with the -s is singular.
+    """The number that the verb form itself marks: of the two forms, the one ending in -s is singular.
 
-    The parser's tag is not asked: it takes 4 % of these verbs for something else, and where it says VBZ or
-    VBP it agrees with the form on every sentence of the published test set.
+    The tag of the parser is not used. It assigns other tags to 4 % of these verbs, and where it assigns VBZ or VBP it
+    agrees with the form on every sentence of the published test set.
     """
     singular = max(correct, wrong, key=lambda form: (form.endswith("s"), len(form)))  # pass, passes
     if not singular.endswith("s"):
-        raise row.error("correct", f"{correct} / {wrong}", "two forms of a verb, of which one ends in s")
+        raise row.error("correct", f"{correct} / {wrong}", "two forms of a verb, one of them ending in s")
     return LABELS["VBZ"] if correct == singular else LABELS["VBP"]
 
 
@@ -217,7 +221,7 @@ def _label_of_forms(row: _Row, correct: str, wrong: str) -> int:
 
 
 def _read_pairs(file: Path) -> Iterator[Entry]:
-    """Words are split from punctuation and from a contracted "not"; there are no tags."""
+    """The sentences of a .jsonl file. Punctuation and a contracted "not" are split off as words; there are no tags."""
     for number, line in _lines(file):
         try:
             fields = json.loads(line)
@@ -230,7 +234,7 @@ def _read_pairs(file: Path) -> Iterator[Entry]:
 
 
 def _pair_example(row: _Row) -> Entry:
-    """Its label is UNMARKED if neither form is singular by its -s: "sing / singing" is such a pair."""
+    """The good sentence of a pair. Its label is UNMARKED if neither form ends in -s, as in "sing / singing"."""
     sentence, prefix, *forms = (_tokens(row.fields[column]) for column in PAIR)
     (good, *good_rest), (bad, *bad_rest) = forms
     if good_rest != bad_rest or good == bad:

@@ -1,9 +1,8 @@
-"""The words of the generated English, and what goes with what.
+"""The words of the generated English and their selectional restrictions.
 
-Every noun belongs to one of five semantic classes, written as letters: P people, A animals, T things, L
-places, W writings. Adjectives, prepositions and verbs say which classes they combine with: these are the
-selectional restrictions that training sentences obey and nonce sentences violate. The lexicon is fixed; only
-samples have seeds.
+Every noun belongs to one of five semantic classes: P people, A animals, T things, L places, W writings. Adjectives,
+prepositions and verbs list the classes with which they combine. Training sentences obey these selectional
+restrictions, nonce sentences violate them. The lexicon is fixed and does not depend on any seed.
 """
 
 from typing import NamedTuple
@@ -89,12 +88,12 @@ T: with without under behind beside | L: in near behind outside around |
 W: in with without despite throughout
 """
 
-# A weight before each word: most occurrences say nothing about number.
+# A weight precedes each word. Most determiners drawn are not marked for number.
 DETERMINERS = "48 the 2 no 3 some 5 my 4 your 6 his 6 her 6 our 6 their"
 MARKED_DETERMINERS = ("6 this 4 every 2 each 2 another", "5 these 4 those 3 several 2 many")
 POSSESSIVES = ("my", "your", "his", "her", "our", "their")
 
-# Slots whose words depend on nothing, as (tag, words). None is a noun, none shows the subject's number.
+# Slots whose words are independent of the rest, as (tag, words). None is a noun or shows the number of the subject.
 PHRASES = {
     "clause": ("IN", "because since although though after once"),
     "clause_who": ("PRP", "we they you she he"),
@@ -145,9 +144,9 @@ PHRASES = {
 
 
 class Lexicon(NamedTuple):
-    """The lexicon as arrays; a *token* is a (word, tag) pair, token 0 is the blank.
+    """The lexicon as arrays. A *token* is a (word, tag) pair; token 0 is the blank.
 
-    Restrictions are boolean: `adjective_fits` [C, adjectives], `preposition_fits` [C head, C complement,
+    The restrictions are boolean: `adjective_fits` [C, adjectives], `preposition_fits` [C head, C complement,
     prepositions], `opening_fits` [C, prepositions], `subject_fits` [verbs, C] and `object_fits` [verbs, C].
     Forms are token numbers: `nouns` and `verbs` [n, 2] with singular first; `frame` [verbs] is 0 transitive,
     1 intransitive, 2 copula.
@@ -187,7 +186,7 @@ def _clauses(text: str) -> list[tuple[str, list[str]]]:
 
 
 def _fits(words: list[str], clauses: list[tuple[str, list[str]]]) -> np.ndarray:
-    """[C, words]: which class goes with which word."""
+    """[C, words]: True where a class combines with a word."""
     fits = np.zeros((len(CLASSES), len(words)), bool)
     for classes, members in clauses:
         for member in members:
@@ -196,7 +195,7 @@ def _fits(words: list[str], clauses: list[tuple[str, list[str]]]) -> np.ndarray:
 
 
 def _weighted(text: str) -> list[str]:
-    """Parse "2 this 1 every" -> [this, this, every]: a uniform choice from it is a weighted one."""
+    """Parse "2 this 1 every" to [this, this, every], from which a uniform choice is a weighted one."""
     parts = text.split()
     return [word for weight, word in zip(parts[::2], parts[1::2], strict=True) for _ in range(int(weight))]
 
@@ -208,8 +207,7 @@ def _noun_forms() -> list[tuple[str, str, int]]:
 
 
 def _verb_entries() -> list[tuple[str, str, str, int]]:
-    """(verb, subject classes, object classes, frame) of every verb; what takes no object has no object
-    classes."""
+    """(verb, subject classes, object classes, frame) of every verb; a verb without object has no object classes."""
     transitive = [
         (verb, agents, patients, 0)
         for agents, patients, verbs in ((*key.split(), verbs) for key, verbs in _clauses(TRANSITIVE))
@@ -225,7 +223,7 @@ def _verb_entries() -> list[tuple[str, str, str, int]]:
 
 
 def build() -> Lexicon:
-    """Number all tokens and turn the word lists above into arrays."""
+    """Number all tokens and convert the word lists above into arrays."""
     tokens: dict[tuple[str, str], int] = {("", ""): 0}
 
     def number(words: list[str], tag: str) -> np.ndarray:

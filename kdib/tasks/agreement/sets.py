@@ -1,4 +1,4 @@
-"""What the sources of the agreement task share: their paths, and how sets of sentences become a task."""
+"""Code shared by the sources of the agreement task: settings, paths, and the step from sets of sentences to a task."""
 
 import hashlib
 import json
@@ -15,12 +15,11 @@ from kdib.tasks.agreement.encoding import UNCOUNTED, Examples, Vocabulary
 from kdib.tasks.base import Dataset, Task
 
 REMEDIES = (
-    "give the path of a Linzen-style .tsv or .tsv.gz, of BLiMP's .jsonl, of a folder of either, of a folder of .text, "
-    ".pos and .gold files, or 'tfds:kdib_agreement@FOLDER' for a prepared set; the published corpus is "
-    "agr_50_mostcommon_10K.tsv "
-    "of Linzen, Dupoux & Goldberg 2016 (github.com/TalLinzen/rnn_agreement describes it; its first URL, "
-    "tallinzen.net/media/rnn_agreement, is gone since 2024, mirrors are best effort); or set "
-    "source='grammar', which needs no file"
+    "give the path of a Linzen-style .tsv or .tsv.gz file, of a BLiMP .jsonl file, of a folder with files of either "
+    "kind, of a folder with .text, .pos and .gold files, or 'tfds:kdib_agreement@FOLDER' for a prepared set; the "
+    "published corpus is agr_50_mostcommon_10K.tsv of Linzen, Dupoux & Goldberg 2016 "
+    "(github.com/TalLinzen/rnn_agreement describes it; its original URL, tallinzen.net/media/rnn_agreement, has been "
+    "unavailable since 2024, mirrors are best effort); or set source='grammar', which needs no file"
 )
 NUMBERS = ("singular", "plural")
 SETUPS = ("classification", "language_model")
@@ -28,15 +27,17 @@ SETUPS = ("classification", "language_model")
 
 @dataclass(frozen=True)
 class CorpusSettings:
-    """Real text. `train` are paths; `tests` are "name=path", out of distribution, in the report's order.
+    """Real text. `train` lists paths, and `tests` out-of-distribution sets as "name=path", in the order of the report.
 
-    A path is what `corpus.read` takes, "tfds:kdib_agreement@FOLDER" too. `ratios` divide the training text into
-    train, validation and the test set "test", which comes first. With no share for it, the first of `tests` is
-    the one in distribution. The `vocabulary_size` most common words that occur at least `min_count` times are
-    known to the models. Inputs of more than `max_length` tokens, end included, are left out and counted; so are, in
-    the language-model set-up, test items whose verb is not known in both numbers, or with a word before it that is
-    neither known nor has a tag that stands for it. `max_per_set` > 0 caps each set by a
-    random choice. `seed` rules the splits and that choice.
+    - A path is anything that `corpus.read` accepts, including "tfds:kdib_agreement@FOLDER".
+    - `ratios` divide the training text into training, validation and in-distribution test set. The latter is called
+      "test" and comes first. If its share is 0, the first of `tests` counts as the in-distribution test set.
+    - The vocabulary consists of the `vocabulary_size` most common words that occur at least `min_count` times.
+    - Inputs of more than `max_length` tokens, including the end token, are removed and counted. In the setup
+      "language_model" the same holds for validation and test sentences if a form of the verb is not in the vocabulary,
+      or if a word before the verb has neither an entry in the vocabulary nor a tag to replace it.
+    - `max_per_set` > 0 limits each set to a random sample of that size.
+    - `seed` determines the splits and these samples.
     """
 
     train: tuple[str, ...]
@@ -58,12 +59,12 @@ class CorpusSettings:
         check("config.task.seed", self.seed, SEED)
 
 
-# The limits of the published analysis hold for natural text.
+# The limits of the published analysis of natural text.
 PUBLISHED_LIMITS = {"max_intervening": 4, "max_distance": 16}
 
 
 def paths(settings: Any) -> dict[str, str]:
-    """The path of every test set by its name, after those of `settings`, of `train` too, were found to exist."""
+    """The paths of the test sets by name, after checking that they and the paths of `train` exist."""
     for path in settings.train:
         _require("train", path)
     if not settings.train:
@@ -77,7 +78,7 @@ def paths(settings: Any) -> dict[str, str]:
         _require("tests", path)
     if settings.ratios[2] == 0 and not named:
         raise ValueError(
-            "config.task.tests: found none, expected 'name=path' where ratios leave no share for a test set"
+            "config.task.tests: found none, expected 'name=path' because ratios leave no share for a test set"
         )
     return {name: path for name, _, path in named}
 
@@ -92,11 +93,12 @@ def _require(setting: str, path: str) -> None:
 def clean(
     examples: Examples, max_length: int, *, whole: bool, is_asked: bool = False
 ) -> tuple[Examples, dict[str, int]]:
-    """Every input once, but for what is ambiguous, unmarked or too long; and how many sentences were read and went.
+    """Keep each input once, remove ambiguous, unmarked and too long ones, and count the sentences read and removed.
 
-    An input is the words before the verb, of a language model too: so the two set-ups train on the same sentences, and
-    of those that begin alike a language model sees the first only. Where it `is_asked` alone, in a test set of its own,
-    another verb after the same words is another item.
+    An input consists of the words before the verb, also for a language model. Thus both setups train on the same
+    sentences, and a language model sees only the first of several sentences with the same words before the verb. In a
+    test set from a path of its own (`is_asked`), a language model treats a different verb after the same words as a
+    different item.
     """
     marked, unmarked = corpus.marked(examples)
     once, counts = corpus.unique(marked, _item if whole and is_asked else Examples.prefix)
@@ -105,12 +107,12 @@ def clean(
 
 
 def _item(examples: Examples, i: int) -> tuple[tuple[str, ...], frozenset[str]]:
-    """The words before the verb, and the forms between which a language model chooses."""
+    """The words before the verb and the two forms between which a language model chooses."""
     return examples.prefix(i), frozenset((examples.sentences[i][examples.verb_index[i]], examples.verb_alternative[i]))
 
 
 def check_left(sets: Mapping[str, Examples], removed: Mapping[str, Mapping[str, int]]) -> None:
-    """Raises ValueError for a set in which nothing is left."""
+    """Raise ValueError for a set without any sentence left."""
     for name, examples in sets.items():
         if examples.size == 0:
             raise ValueError(f"no sentence is left in the set {name!r}; removed: {removed}; see ratios, max_length")
@@ -126,7 +128,7 @@ def task_of(
     limits: Mapping[str, Mapping[str, int]],
     removed: Mapping[str, Mapping[str, int]],
 ) -> Task:
-    """The task of these sets, train first; its facts say what they are and what was removed from each."""
+    """The task of these sets, train first; its facts describe the sets and count what was removed from each."""
     if vocab.whole:
         sets, removed = _askable(sets, vocab, removed)
     words = tuple(vocab.ids)
@@ -156,20 +158,20 @@ def task_of(
 def _askable(
     sets: Mapping[str, Examples], vocab: Vocabulary, removed: Mapping[str, Mapping[str, int]]
 ) -> tuple[dict[str, Examples], dict[str, Mapping[str, int]]]:
-    """The sets, all but the training set without items of words that are not known, and what was removed."""
+    """Remove test and validation items with unknown words or verb forms, and count them."""
     asked, counts = {"train": sets["train"]}, dict(removed)
     for key in [key for key in sets if key != "train"]:
         readable, unknown = encoding.readable(sets[key], vocab)
         asked[key], form_unknown = language.with_known_forms(readable, vocab)
         counts[key] = {**removed.get(key, {}), "word_unknown": unknown, "verb_form_unknown": form_unknown}
         if not asked[key].size:
-            expected = "one whose words before the verb, and its two forms, are known; see vocabulary_size, min_count"
+            expected = "one with known words before the verb and two known verb forms; see vocabulary_size, min_count"
             raise ValueError(f"no sentence is left in the set {key!r}; removed: {counts[key]}; expected {expected}")
     return asked, counts
 
 
 def dataset(key: str, examples: Examples, vocab: Vocabulary, max_length: int, limits: Mapping[str, int]) -> Dataset:
-    """The set `key` ("train" is shown, the others are asked) in the set-up of the vocabulary."""
+    """The set `key` in the setup of the vocabulary. For a language model, all but "train" are forced choices."""
     if not vocab.whole:
         return encoding.dataset(examples, vocab, max_length, **limits)
     build_set = language.training_set if key == "train" else language.evaluation_set
@@ -193,7 +195,7 @@ def _by_number(label: np.ndarray) -> dict[str, int]:
 
 
 def _group_sizes(column: np.ndarray, label: np.ndarray) -> dict[str, dict[str, int]]:
-    """The size of every group of a column, by number; keys are strings, as JSON has it."""
+    """The size of every group of a column, by number; keys are strings, as JSON requires."""
     return {str(value): _by_number(label[column == value]) for value in np.unique(column[column >= 0])}
 
 

@@ -1,8 +1,8 @@
-"""The shape of a generated sentence: which slots of the wide table are filled, before any word is chosen.
+"""The shape of a generated sentence: which slots are filled, before any word is chosen.
 
-A sentence is one row of a table with a column for every slot in which a word may stand, from the opening
-clause to the full stop, so that thousands are drawn at once. Sentences of equal shape have equal length: an
-attractor sentence and its twin differ in words only.
+A sentence is one row of a table with a column for every slot that can hold a word, from the opening clause to the full
+stop. Thousands of sentences are drawn at once. Sentences of equal shape have equal length, so an attractor sentence and
+its twin differ in words only.
 """
 
 from dataclasses import dataclass
@@ -11,10 +11,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 MAX_INTERVENING = 6
-ROUNDS = 1_000  # draws of what does not fit or repeats; the default sets need under 100
+ROUNDS = 1_000  # redraws of sentences that do not fit or repeat; the default sets need fewer than 100
 
-# Slot, the slot it needs (- none), its probability given that one. Probabilities below 1 are multiplied by
-# the sentence's elaboration. "modifiers" stands for the slots of MODIFIER, six times; `_modifiers` decides.
+# Slot, the slot that it requires (- for none), and its probability given that slot. Probabilities below 1 are
+# multiplied by the elaboration of the sentence. "modifiers" stands for six copies of the slots in MODIFIER, which
+# `_modifiers` fills.
 _SLOTS = """
 clause - .5 | clause_who clause 1 | clause_adverb clause .6 | clause_verb clause 1 | clause_place clause .6 |
 clause_time clause .5 | clause_comma clause 1 |
@@ -37,7 +38,7 @@ MODIFIER = ("link", "agrees", "det", "adj", "noun", "closes")
 
 
 class Slots(NamedTuple):
-    """The columns of the table: names, the column each needs (-1 none) and its probability."""
+    """The columns of the table: their names, the column that each requires (-1 for none), and their probabilities."""
 
     names: tuple[str, ...]
     needs: tuple[int, ...]
@@ -66,17 +67,17 @@ _VARIED = [AT[name] for name in ("clause", "opening", "adj", "that", "aside")]
 
 @dataclass(frozen=True)
 class Style:
-    """How sentences are built around their agreement; the knobs of the grammar.
+    """The knobs of the grammar, except the numbers of sentences, intervening nouns and attractors.
 
-    - depth: how deep modifiers nest, "the key to the door of the house" is 2; None draws 1..6 a sentence.
+    - depth: nesting depth of modifiers; "the key to the door of the house" has 2; None draws 1..6 per sentence.
     - relatives: the shares of object and of subject relative clauses among sentences with modifiers.
-    - opening_noun: the share of sentences with a noun before the subject; None leaves it to elaboration.
-    - asides: the probability of each noun-free phrase between subject and verb; None as above.
-    - elaboration: range of the factor on the probability of everything optional, one draw a sentence.
-    - distance: least and greatest distance from subject to verb, in words; adjacent = 1.
-    - longest: greatest number of words before the verb.
+    - opening_noun: the share of sentences with a noun before the subject; None leaves it to `elaboration`.
+    - asides: the probability of each noun-free phrase between subject and verb; None leaves it to `elaboration`.
+    - elaboration: range of the factor on the probabilities of optional slots, drawn once per sentence.
+    - distance: smallest and largest distance from subject to verb in words; adjacent = 1.
+    - longest: largest number of words before the verb.
     - subjects: "seen", or "unseen" for the nouns that are never subjects in training.
-    - nonce: words combine against the lexicon's selectional restrictions.
+    - nonce: if True, words violate the selectional restrictions of the lexicon.
     """
 
     depth: int | None = None
@@ -90,7 +91,7 @@ class Style:
     nonce: bool = False
 
     def __post_init__(self):
-        """Raises ValueError for a depth or a kind of subjects that there is not."""
+        """Raise ValueError for an invalid `depth` or `subjects`."""
         if self.depth is not None and self.depth < 1:
             raise ValueError(f"depth: found {self.depth}, expected None or at least 1")
         if self.subjects not in ("seen", "unseen"):
@@ -98,12 +99,12 @@ class Style:
 
 
 class Shape(NamedTuple):
-    """What sentences look like without their words, a row a sentence.
+    """The structure of sentences without their words, with one row per sentence.
 
-    `present` [n, slots] says which slots are filled. Of modifier i, `nested` [n, 6] says that it modifies the
-    noun of modifier i-1 (else the subject), `subject_relative` and `object_relative` [n, 6] its kind (else it
-    is a prepositional phrase), and `closes` [n, 6] the modifier whose object relative clause ends after it
-    (-1 none). `frame` [n]: the main verb is 0 transitive, 1 intransitive, 2 a copula.
+    `present` [n, slots] marks the slots that are filled. For modifier i, `nested` [n, 6] is True if it modifies the
+    noun of modifier i-1 and False if it modifies the subject. `subject_relative` and `object_relative` [n, 6] give its
+    kind; if both are False it is a prepositional phrase. `closes` [n, 6] is the modifier whose object relative clause
+    ends after modifier i, or -1. `frame` [n] is 0 for a transitive main verb, 1 for intransitive and 2 for a copula.
     """
 
     present: np.ndarray
@@ -119,7 +120,7 @@ class Shape(NamedTuple):
 
 
 def draw(rng: np.random.Generator, n_intervening: np.ndarray, style: Style) -> Shape:
-    """Shapes that keep to the style's limits, drawn again until they do."""
+    """Draw shapes, and redraw those outside the limits of the style until all are within."""
     shape = _any_shape(rng, n_intervening, style)
     for _ in range(ROUNDS):
         redraw = np.flatnonzero(~_within_limits(shape, style))
@@ -151,8 +152,8 @@ def _any_shape(rng: np.random.Generator, n_intervening: np.ndarray, style: Style
     present[:, MODIFIER_SLOTS["agrees"]] = modifiers["subject_relative"]
     present[:, MODIFIER_SLOTS["closes"]] = modifiers["closes"] >= 0
     relative = (modifiers["subject_relative"] | modifiers["object_relative"]).any(1)
-    present[:, AT["that"]] &= ~relative  # one relative clause is enough
-    # Few sentences are as short as "the keys": an adjective gives them enough variety never to repeat.
+    present[:, AT["that"]] &= ~relative  # at most one relative clause per sentence
+    # There are few sentences as short as "the keys": an adjective adds enough variety to avoid repetitions.
     present[:, AT["adj"]] |= style.nonce | ((n_intervening == 0) & ~present[:, _VARIED].any(1))
     frame = rng.choice(3, size=n, p=(0.5, 0.25, 0.25))
     _keep_frame(present, frame)
@@ -161,7 +162,7 @@ def _any_shape(rng: np.random.Generator, n_intervening: np.ndarray, style: Style
 
 
 def _coins(rng: np.random.Generator, n: int, style: Style) -> np.ndarray:
-    """[n, slots] bool: every slot for itself, by its probability."""
+    """[n, slots] bool: draw every slot independently with its probability."""
     elaboration = rng.uniform(*style.elaboration, size=n)
     probability = np.where(SLOTS.probability == 1, 1, SLOTS.probability * elaboration[:, None])
     if style.opening_noun is not None:
@@ -172,14 +173,14 @@ def _coins(rng: np.random.Generator, n: int, style: Style) -> np.ndarray:
 
 
 def _modifiers(rng: np.random.Generator, n_intervening: np.ndarray, style: Style) -> dict[str, np.ndarray]:
-    """How modifiers hang together: chains of `depth`, at most one relative clause a sentence."""
+    """The structure of the modifiers: chains of `depth`, with at most one relative clause per sentence."""
     n, i = len(n_intervening), np.arange(MAX_INTERVENING)[None, :]
     depth = rng.integers(1, MAX_INTERVENING + 1, n) if style.depth is None else np.full(n, style.depth)
     kind, at = rng.random(n), (rng.random(n) * n_intervening).astype(int)
     is_object = kind < style.relatives[0]
     is_subject = ~is_object & (kind < sum(style.relatives))
     here = (i == at[:, None]) & (n_intervening > 0)[:, None]
-    # What is nested in an object relative clause comes before its verb: "that the man near the doors likes".
+    # A modifier nested in an object relative clause precedes the verb: "that the man near the doors likes".
     last = np.minimum(n_intervening - 1, at + depth - 1 - at % depth)
     return {
         "nested": np.broadcast_to(i % depth[:, None] > 0, here.shape).copy(),
@@ -190,7 +191,7 @@ def _modifiers(rng: np.random.Generator, n_intervening: np.ndarray, style: Style
 
 
 def _keep_frame(present: np.ndarray, frame: np.ndarray) -> None:
-    """After the verb: an object, or an adverb and a place, or an adjective."""
+    """Select the slots after the verb by frame: an object, an adverb and a place, or an adjective."""
     for name in ("object_det", "object"):
         present[:, AT[name]] = frame == 0
     present[:, AT["object_adj"]] = ((frame == 0) & present[:, AT["object_adj"]]) | (frame == 2)

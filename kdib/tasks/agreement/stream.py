@@ -1,9 +1,10 @@
-"""Real text that need not fit into memory: read block by block, encoded once, and mapped from files after that.
+"""Real text that does not need to fit into memory: read block by block, encoded once, then memory-mapped from files.
 
-Three passes over the training text. The first takes a digest of every input; they decide, without the words, which
-inputs are repeated or ambiguous and which set each one belongs to, so that a repetition can never be in another set.
-The second counts the words of the training set and picks up the small sets. The third encodes. What grows with the
-text in memory is a few bytes a sentence (its set, and a sixteenth of the digests at a time), and the distinct words.
+Three passes over the training text build the task. The first computes a digest of every input. The digests alone
+determine which inputs are repeated or ambiguous and which set each input belongs to, so a repetition can never be in
+another set. The second pass counts the words of the training set and collects the small sets. The third encodes the
+training set. Memory grows with the text by a few bytes per sentence (its set, and a sixteenth of the digests at a time)
+and by the number of distinct words.
 """
 
 import hashlib
@@ -21,8 +22,8 @@ from kdib.tasks.base import Dataset, Task
 
 CACHE = Path.home() / ".cache" / "kdib" / "sets"
 BLOCK = 10_000  # sentences in memory at a time
-SLICE_BITS = 4  # of a digest: those that begin alike are sorted together, one slice after another
-CHUNK = 2**20  # digests that are looked at together
+SLICE_BITS = 4  # leading bits of a digest that define a slice; slices are sorted one after another
+CHUNK = 2**20  # digests that are processed together
 NOWHERE, TRAIN, VALIDATION, TEST = range(4)
 
 
@@ -30,10 +31,10 @@ NOWHERE, TRAIN, VALIDATION, TEST = range(4)
 class StreamSettings(sets.CorpusSettings):
     """Real text of any size.
 
-    Which set an input is in depends on its own words and `seed` only, but for what `max_per_set` leaves out. What is
-    too long is dropped before repetitions are looked for. `max_per_set` caps every set but the training set, and the
-    sample of it to which the baselines are fitted and that the facts describe. The encoded sets are kept in `cache`
-    (by default in the user's cache folder), made anew for other settings or other text, and checked when opened.
+    The set of an input depends only on its own words and `seed`, apart from the limit `max_per_set`. Sentences that are
+    too long are removed before repetitions are searched. `max_per_set` limits every set except the training set, and
+    the sample of the training set that is used for the baselines and described in the facts. The encoded sets are kept
+    in `cache` (by default in the user's cache folder), rebuilt for other settings or text, and checked when opened.
     """
 
     max_per_set: int = 10_000
@@ -43,21 +44,21 @@ class StreamSettings(sets.CorpusSettings):
         super().__post_init__()
         if self.max_per_set < 1:
             raise ValueError(
-                f"config.task.max_per_set must be at least 1: these sets are in memory, got {self.max_per_set}"
+                f"config.task.max_per_set must be at least 1, as these sets are kept in memory, got {self.max_per_set}"
             )
 
     @property
     def whole(self) -> bool:
-        """Whether a model is shown whole sentences."""
+        """Whether the input of a model is the whole sentence."""
         return self.setup == "language_model"
 
 
 def build(settings: StreamSettings) -> Task:
-    """The task of these settings, its training inputs mapped from files.
+    """Build the task of these settings, with memory-mapped training inputs.
 
     Raises:
         FileNotFoundError: a path is missing; the message names the setting and the remedies.
-        ValueError: as `corpus.read`, or for a setting out of range, an empty set, or a cache that is damaged.
+        ValueError: as `corpus.read`, or for a setting out of range, an empty set or a damaged cache.
     """
     tests = sets.paths(settings)
     corpus.check_ratios(settings.ratios)
@@ -69,8 +70,8 @@ def build(settings: StreamSettings) -> Task:
 
     def prepare(folder: Path) -> Task:
         task = _prepare(settings, tests, folder)
-        if sources() != about["sources"]:  # the passes would not have read the same sentences
-            raise ValueError(f"config.task: a file of {settings.train} or the tests changed while it was read")
+        if sources() != about["sources"]:  # the passes may have read different sentences
+            raise ValueError(f"config.task: a file of {settings.train} or of the tests changed while it was read")
         return task
 
     about = {"settings": described, "sources": sources()}
@@ -78,9 +79,9 @@ def build(settings: StreamSettings) -> Task:
 
 
 def _prepare(settings: StreamSettings, tests: dict[str, str], folder: Path) -> Task:
-    """Writes the training inputs into `folder`; they are empty in the task that is returned."""
+    """Write the training inputs into `folder` and return the task with an empty training set."""
     counts = _write_keys(settings, folder / "keys")
-    empty = (folder / "keys").stat().st_size == 0  # which cannot be mapped
+    empty = (folder / "keys").stat().st_size == 0  # an empty file cannot be mapped
     keys_M = np.zeros(0, np.uint64) if empty else np.memmap(folder / "keys", np.uint64, "r")
     part_M, doubled = divide(keys_M, settings.ratios)
     _cap(part_M, settings)
@@ -121,11 +122,11 @@ def _prepare(settings: StreamSettings, tests: dict[str, str], folder: Path) -> T
     return task._replace(train=Dataset({}, {}), facts=facts)
 
 
-# ---- the first pass: which sentence goes where
+# ---- the first pass: assign sentences to sets
 
 
 def _blocks(settings: StreamSettings) -> Iterator[tuple[Examples, Counter[str]]]:
-    """The training text in blocks, without what is unmarked or too long, and how many sentences each lost to what."""
+    """Blocks of the training text without unmarked or too long sentences, and the counts of removed sentences."""
     for path in settings.train:
         for block in corpus.blocks(path, BLOCK):
             marked, unmarked = corpus.marked(block)
@@ -135,7 +136,7 @@ def _blocks(settings: StreamSettings) -> Iterator[tuple[Examples, Counter[str]]]
 
 
 def keys_of(examples: Examples, seed: int) -> np.ndarray:
-    """63 bits of a digest of the words before the verb, and the label in the lowest bit: [N] uint64."""
+    """63 bits of a digest of the words before the verb, with the label in the lowest bit: [N] uint64."""
     salt = seed.to_bytes(8, "little", signed=True)
     texts = (" ".join(examples.prefix(i)).encode() for i in range(examples.size))
     digests = b"".join(hashlib.blake2b(text, digest_size=8, salt=salt).digest() for text in texts)
@@ -152,10 +153,10 @@ def _write_keys(settings: StreamSettings, file: Path) -> dict[str, int]:
 
 
 def divide(keys_M: np.ndarray, ratios: Sequence[float]) -> tuple[np.ndarray, dict[str, int]]:
-    """The set of every sentence [M] uint8, NOWHERE where its input is ambiguous or repeats another; and their counts.
+    """The set of every sentence [M] uint8, NOWHERE for ambiguous and repeated inputs, and the counts of these two.
 
-    As `corpus.unique`: the first of a repeated input is kept, and one attested with both numbers is in no set. The
-    share of [0, 1) in which a digest lies is its set.
+    As in `corpus.unique`, the first sentence of a repeated input is kept, and an input that occurs with both numbers is
+    in no set. `ratios` divide [0, 1) into intervals; the interval in which a digest, scaled to [0, 1), lies is its set.
     """
     part_M = np.zeros(len(keys_M), np.uint8)
     n_clear = 0
@@ -181,27 +182,27 @@ def divide(keys_M: np.ndarray, ratios: Sequence[float]) -> tuple[np.ndarray, dic
 
 
 def _cap(part_M: np.ndarray, settings: StreamSettings) -> None:
-    """Puts into no set what exceeds `max_per_set` of validation and test."""
+    """Assign sentences of validation and test in excess of `max_per_set` to NOWHERE."""
     rng = np.random.default_rng(settings.seed)
     for part in (VALIDATION, TEST):
         part_M[rng.permutation(np.flatnonzero(part_M == part))[settings.max_per_set :]] = NOWHERE
 
 
-# ---- the second: words, and what is small
+# ---- the second pass: count words and collect the small sets
 
 
 def _divided(settings: StreamSettings, part_M: np.ndarray) -> Iterator[tuple[Examples, np.ndarray]]:
-    """The blocks again, each with its share of `part_M`."""
+    """The blocks again, each with its part of `part_M`."""
     start = 0
     for block, _ in _blocks(settings):
         yield block, part_M[start : start + block.size]
         start += block.size
     if start != len(part_M):
-        raise ValueError(f"found {start} sentences, expected {len(part_M)} as before: did the text change?")
+        raise ValueError(f"found {start} sentences, expected {len(part_M)} as in the first pass: did the text change?")
 
 
 def _pick(settings: StreamSettings, part_M: np.ndarray) -> tuple[dict[str, Examples], Counter[tuple[str, str]]]:
-    """A sample of the training set, validation and test as they are; and how often training has every (word, tag)."""
+    """A sample of the training set, all of validation and test, and the frequency of (word, tag) pairs in training."""
     n_train, seen = int(np.sum(part_M == TRAIN)), Counter()
     size = min(n_train, settings.max_per_set)
     sample = np.random.default_rng(settings.seed).choice(n_train, size, replace=False)
@@ -222,7 +223,7 @@ def _pick(settings: StreamSettings, part_M: np.ndarray) -> tuple[dict[str, Examp
 def _other(
     path: str, settings: StreamSettings, keys_M: np.ndarray, part_M: np.ndarray
 ) -> tuple[Examples, dict[str, int]]:
-    """A set out of distribution without what training or validation have; and what was removed."""
+    """An out-of-distribution set without the inputs of training and validation, and the counts of removed sentences."""
     fitting, counts = sets.clean(corpus.read(path), settings.max_length, whole=settings.whole, is_asked=True)
     keys = keys_of(fitting, settings.seed) >> 1
     known_N = np.zeros(len(keys), bool)
@@ -233,13 +234,13 @@ def _other(
     return encoding.take(fitting, np.sort(rows)), {**counts, "words_seen_in_training": int(known_N.sum())}
 
 
-# ---- the third: tokens
+# ---- the third pass: encode the training set
 
 
 def _encoded(
     settings: StreamSettings, part_M: np.ndarray, vocab: Vocabulary, wanted: set[bytes], found: set[bytes]
 ) -> Iterator[dict[str, np.ndarray]]:
-    """The training inputs in blocks; those of `wanted` that are met go into `found`."""
+    """The training inputs in blocks; rows of tokens that are in `wanted` are added to `found`."""
     first = 0
     for block, part_B in _divided(settings, part_M):
         training = encoding.take(block, np.flatnonzero(part_B == TRAIN))
@@ -255,5 +256,5 @@ def _inputs(examples: Examples, vocab: Vocabulary, settings: StreamSettings):
 
 
 def _rows(examples: Examples, vocab: Vocabulary, settings: StreamSettings) -> list[bytes]:
-    """What a model sees of every sentence, to compare."""
+    """The input tokens of every sentence as bytes, for comparison."""
     return [row.tobytes() for row in _inputs(examples, vocab, settings)["tokens"]]

@@ -1,7 +1,8 @@
-"""The agreement task: which number does the verb take after these words? Generated or in real text.
+"""The agreement task in generated or real text: is the verb after these words singular or plural?
 
-Both set-ups of Abnar, Dehghani & Zuidema 2020 on the question of Linzen, Dupoux & Goldberg 2016: "classification" of
-the words before the verb, and "language_model", which predicts every word and is asked for the verb's two forms.
+The question is that of Linzen, Dupoux & Goldberg 2016, in both setups of Abnar, Dehghani & Zuidema 2020:
+"classification" of the words before the verb, and "language_model", which predicts every word and is tested by a choice
+between the verb's two forms.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,10 +18,10 @@ from kdib.tasks.agreement.sets import PUBLISHED_LIMITS, SETUPS, CorpusSettings, 
 from kdib.tasks.agreement.stream import StreamSettings
 from kdib.tasks.base import Task
 
-# The published limits hold for natural text; two generated sets exceed them on purpose.
+# The published limits are for natural text; two generated sets exceed them on purpose.
 LONG = {"max_intervening": 6, "max_distance": 24}
 GRAMMAR_LIMITS = {"more_attractors": LONG, "longer_distance": LONG}
-ALL_WORDS = 100_000  # more than any grammar has: every word that training shows is known
+ALL_WORDS = 100_000  # more than any grammar has, so that every training word is in the vocabulary
 
 
 @dataclass(frozen=True)
@@ -46,14 +47,14 @@ SOURCES: dict[str, type[Settings]] = {"grammar": GrammarSettings, "corpus": Corp
 
 
 def build(settings: Settings) -> Task:
-    """The task of these settings; the same settings give the same task."""
+    """Build the task of these settings; equal settings give equal tasks."""
     if isinstance(settings, StreamSettings):
         return stream.build(settings)
     return grammar_task(settings) if isinstance(settings, GrammarSettings) else corpus_task(settings)
 
 
 def augmentation(name: str, **knobs: float) -> None:
-    """Sentences have no augmentations; raises ValueError."""
+    """Raise ValueError, because there are no augmentations of sentences."""
     raise ValueError(f"config.fits: augment={name!r} is unknown: there are no augmentations of sentences")
 
 
@@ -61,7 +62,7 @@ def augmentation(name: str, **knobs: float) -> None:
 
 
 def grammar_task(settings: GrammarSettings) -> Task:
-    """Sets of one grammar; out of distribution are more attractors, distance, new nouns and nonsense."""
+    """The task on generated text; out-of-distribution sets have more attractors, distance, new nouns or nonsense."""
     sets = grammar.splits(
         seed=settings.data_seed,
         n_train=settings.n_train,
@@ -90,11 +91,13 @@ def _longest(examples: Examples, whole: bool) -> int:
 
 
 def corpus_task(settings: CorpusSettings) -> Task:
-    """Train and validation from the training text, a test set per path; no input of training is in another set.
+    """The task on real text: training and validation sets from the training text and one test set per path.
+
+    No input of the training set occurs in another set.
 
     Raises:
         FileNotFoundError: a path is missing; the message names the setting and the remedies.
-        ValueError: a malformed row, a setting out of range, or a set in which nothing is left.
+        ValueError: a malformed row, a setting out of range, or a set without any sentence left.
     """
     sets, removed = _read(settings, paths(settings))
     vocab = encoding.vocabulary(
@@ -112,7 +115,7 @@ def corpus_task(settings: CorpusSettings) -> Task:
 
 
 def _read(settings: CorpusSettings, paths: Mapping[str, str]) -> tuple[dict[str, Examples], dict[str, dict]]:
-    """All sets by name, train first, each input once within its set; and what was removed from each."""
+    """All sets by name, train first, with each input once per set, and the counts of removed sentences by set."""
     whole = _is_whole(settings)
     text, counts = clean(
         encoding.join([corpus.read(path) for path in settings.train]), settings.max_length, whole=whole
@@ -134,7 +137,7 @@ def _capped(examples: Examples, limit: int, rng: np.random.Generator) -> Example
 
 
 def _unseen(examples: Examples, others: Sequence[Examples], vocab: Vocabulary) -> tuple[Examples, dict[str, int]]:
-    """Without inputs that are in `others` by their words, or by their tokens once rare words are tags."""
+    """Remove inputs whose words, or whose tokens after replacing rare words by tags, occur in `others`."""
     examples, same_words = corpus.without(examples, others, Examples.prefix)
     examples, same_tokens = corpus.without(examples, others, vocab.spell)
     return examples, {"words_seen_in_training": same_words, "tokens_seen_in_training": same_tokens}

@@ -2,9 +2,9 @@
 
     python -m kdib.tasks.agreement.tfds --path=my.tsv.gz --data_dir=FOLDER
 
-prepares FOLDER/kdib_agreement as array_record; `path` is anything that `corpus.read` reads. The corpus task then takes
-the path "tfds:kdib_agreement@FOLDER", or "tfds:kdib_agreement" for the folder that TFDS uses by default. After
-`import kdib.tasks.agreement.tfds`, `tfds.data_source("kdib_agreement", data_dir=FOLDER)` reads it too.
+prepares FOLDER/kdib_agreement as array_record; `path` is anything that `corpus.read` accepts. The task then accepts the
+path "tfds:kdib_agreement@FOLDER", or "tfds:kdib_agreement" for the default folder of TFDS. After
+`import kdib.tasks.agreement.tfds`, `tfds.data_source("kdib_agreement", data_dir=FOLDER)` reads the set too.
 """
 
 import argparse
@@ -29,25 +29,25 @@ COMMAND = "python -m kdib.tasks.agreement.tfds --path=FILE --data_dir=FOLDER"
 
 
 def prepare(path: str | Path, data_dir: str | Path) -> KdibAgreement:
-    """The set of the corpus `path`, written to `data_dir`.
+    """Write the set of the corpus `path` to `data_dir`.
 
     Raises:
-        FileExistsError: `data_dir` has a set already.
+        FileExistsError: `data_dir` already contains the set.
         FileNotFoundError, ValueError: as `corpus.read`.
     """
     builder = KdibAgreement(path=path, data_dir=data_dir, file_format="array_record")
     if builder.is_prepared():
-        raise FileExistsError(f"{builder.data_path} is prepared already; delete it, or give another data_dir")
+        raise FileExistsError(f"{builder.data_path} is prepared already; delete it or choose another data_dir")
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
     return builder
 
 
 def find(path: str) -> KdibAgreement:
-    """The prepared set of a path "tfds:kdib_agreement" or "tfds:kdib_agreement@FOLDER". Never asks the network.
+    """The prepared set of a path "tfds:kdib_agreement" or "tfds:kdib_agreement@FOLDER". Does not use the network.
 
     Raises:
-        ValueError: another set is named.
-        FileNotFoundError: there is no prepared set; the message says how to make one.
+        ValueError: the path names another set.
+        FileNotFoundError: there is no prepared set; the message says how to prepare one.
     """
     name, _, folder = path.removeprefix(corpus.PREPARED).partition("@")
     if name != NAME:
@@ -60,9 +60,9 @@ def find(path: str) -> KdibAgreement:
 
 
 def read(path: str) -> Examples:
-    """The sentences of a prepared set, in their order; they are decoded once and then kept beside it as arrays.
+    """The sentences of a prepared set, in order; they are decoded once and then cached as arrays next to the set.
 
-    Raises as `find`, and ValueError, naming the file, if the set or what was kept of it is damaged.
+    Raises as `find`, and ValueError, naming the file, if the set or the cache is damaged.
     """
     builder = find(path)
     file = Path(builder.data_path) / f"examples-{prepared.key(builder, SPLIT)[:16]}.npz"
@@ -70,7 +70,7 @@ def read(path: str) -> Examples:
 
 
 def blocks(path: str, size: int) -> Iterator[Examples]:
-    """The sentences of a prepared set, `size` at a time, decoded again every time. Raises as `read`."""
+    """The sentences of a prepared set, `size` at a time, decoded without a cache. Raises as `read`."""
     builder = find(path)
     records, found = prepared.records(builder, SPLIT), 0
     while block := list(islice(records, size)):
@@ -80,13 +80,13 @@ def blocks(path: str, size: int) -> Iterator[Examples]:
 
 
 def key(path: str) -> str:
-    """A hash of what the files of a prepared set contain."""
+    """A hash of the file contents of a prepared set."""
     return prepared.key(find(path), SPLIT)
 
 
 def _whole(builder: KdibAgreement) -> Arrays:
     arrays = decode(builder)
-    _check_count(builder, len(arrays["label"]))  # tfds.testing.mock_data: must not be kept as the real set
+    _check_count(builder, len(arrays["label"]))  # mock examples of tfds.testing.mock_data must not be cached
     return arrays
 
 
@@ -96,7 +96,7 @@ def _check_count(builder: KdibAgreement, found: int) -> None:
 
 
 def decode(builder: KdibAgreement) -> Arrays:
-    """The columns FIELDS of a prepared set: numbers [N] int32, texts as the UTF-8 bytes of one JSON list, uint8."""
+    """The columns FIELDS of a prepared set: numbers as int32 [N], texts as the UTF-8 bytes (uint8) of one JSON list."""
     return _columns(prepared.records(builder, SPLIT))
 
 
@@ -114,7 +114,7 @@ def _packed(texts: Iterable[str | bytes]) -> np.ndarray:
 
 
 def unpack(arrays: Arrays) -> Examples:
-    """The examples of what `decode` answers."""
+    """The Examples of the arrays that `decode` returns."""
     columns: dict[str, Any] = dict(arrays) | {name: json.loads(arrays[name].tobytes()) for name in TEXTS}
     columns |= {name: _words(columns[name]) for name in WORDS}
     return Examples(*(columns[name] for name in FIELDS))
@@ -125,9 +125,9 @@ def _words(texts: Iterable[str]) -> list[tuple[str, ...]]:
 
 
 def main() -> None:
-    """Prepares the set of the command line."""
+    """Prepare the set given on the command line."""
     parser = argparse.ArgumentParser(description=f"Prepares the TFDS set {NAME} from a local corpus.")
-    parser.add_argument("--path", required=True, help="a .tsv or .tsv.gz, or a folder: what kdib reads as a corpus")
+    parser.add_argument("--path", required=True, help="a .tsv or .tsv.gz, or a folder that kdib reads as a corpus")
     parser.add_argument("--data_dir", required=True, help=f"the set is written to DATA_DIR/{NAME}")
     arguments = parser.parse_args()
     try:

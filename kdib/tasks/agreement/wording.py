@@ -1,4 +1,4 @@
-"""From shapes to words: every slot is filled for all sentences at once, by or against the restrictions."""
+"""Fill the slots of shapes with words, for all sentences at once, obeying or violating the selectional restrictions."""
 
 from typing import NamedTuple
 
@@ -11,10 +11,10 @@ C = len(CLASSES)
 
 
 class Plan(NamedTuple):
-    """What is asked for, a row a sentence; singular is 0, plural 1.
+    """The requested properties of the sentences, with one row per sentence; singular is 0, plural 1.
 
-    The subject's number (`label`), the intervening nouns, how many of them are attractors (`n_diff`), and the
-    number of the first noun before the subject (`opening`): dealt out, so that it cannot tell the label.
+    The columns are the number of the subject (`label`), the count of intervening nouns, the count of attractors among
+    them (`n_diff`), and the number of the first noun before the subject (`opening`), which is balanced over the labels.
     """
 
     label: np.ndarray
@@ -28,18 +28,18 @@ class Plan(NamedTuple):
 
 
 class Menu(NamedTuple):
-    """For each of R situations the things to choose from: the first `count` [R] of `items` [R, M]."""
+    """The options in each of R situations: the first `count` [R] of `items` [R, M]."""
 
     items: np.ndarray
     count: np.ndarray
 
     def pick(self, rng: np.random.Generator, row: np.ndarray) -> np.ndarray:
-        """One item for every row number, uniformly."""
+        """Draw one item uniformly for every row number."""
         return self.items[row, (rng.random(len(row)) * self.count[row]).astype(int)]
 
 
 def _menu(fits: np.ndarray, items: np.ndarray | None = None) -> Menu:
-    """From fits [R, M]: which of `items` (by default 0..M-1) goes with which situation."""
+    """The menu of fits [R, M], which marks the `items` (by default 0..M-1) that are allowed in each situation."""
     first_fitting = np.argsort(~fits, axis=1, kind="stable")
     return Menu(first_fitting if items is None else items[first_fitting], fits.sum(1))
 
@@ -66,7 +66,7 @@ class Choices(NamedTuple):
 
 
 def choices_of(style: Style, unseen: np.ndarray) -> Choices:
-    """The lexicon's restrictions as menus, or, for nonce sentences, their violations."""
+    """The menus of words that obey the restrictions of the lexicon or, for nonce sentences, violate them."""
     words = LEXICON
 
     def allowed(fits: np.ndarray, among: np.ndarray | bool = True) -> np.ndarray:
@@ -76,7 +76,7 @@ def choices_of(style: Style, unseen: np.ndarray) -> Choices:
     pair = allowed(words.subject_fits.T[:, None, :] & words.object_fits.T[None, :, :])
     frames = np.stack([allowed(words.subject_fits.T, words.frame == frame) for frame in range(3)])
     in_class = np.eye(C, dtype=bool)[:, words.noun_class]
-    objects = words.object_fits | (words.frame > 0)[:, None]  # unused there, but a menu must not be empty
+    objects = words.object_fits | (words.frame > 0)[:, None]  # unused for these frames, but a menu must not be empty
     n_forms = max(map(len, words.determiners))
     determiners = np.stack([np.pad(d, (0, n_forms - len(d))) for d in words.determiners])
     return Choices(
@@ -96,7 +96,7 @@ def choices_of(style: Style, unseen: np.ndarray) -> Choices:
 
 
 class Draft(NamedTuple):
-    """Sentences in the making: `tokens` [n, slots] are being filled."""
+    """Sentences under construction, whose `tokens` [n, slots] are being filled."""
 
     rng: np.random.Generator
     plan: Plan
@@ -105,7 +105,7 @@ class Draft(NamedTuple):
     tokens: np.ndarray
 
     def number(self) -> np.ndarray:
-        """[n] numbers that nothing depends on."""
+        """[n] random grammatical numbers, independent of everything else."""
         return self.rng.integers(2, size=len(self.tokens))
 
     def put_noun(self, slots: tuple[str, str, str], noun: np.ndarray, number: np.ndarray) -> None:
@@ -116,13 +116,13 @@ class Draft(NamedTuple):
         self.tokens[:, head] = LEXICON.nouns[noun, number]
 
     def relative_verb(self, agent_class: np.ndarray, patient_class: np.ndarray, number) -> np.ndarray:
-        """[n] verbs between these classes; they agree with their own subject, as in natural English."""
+        """[n] verbs that fit these classes and agree with their own subject, as in natural English."""
         verb = self.choices.relative_verbs.pick(self.rng, agent_class * C + patient_class)
         return LEXICON.verbs[verb, number]
 
 
 def fill(rng: np.random.Generator, plan: Plan, shape: Shape, choices: Choices) -> np.ndarray:
-    """[n, slots] tokens of the lexicon, 0 where the shape leaves a slot empty."""
+    """[n, slots] tokens of the lexicon, 0 in the empty slots of a shape."""
     draft = Draft(rng, plan, shape, choices, np.zeros(shape.present.shape, np.int16))
     for slot, items in LEXICON.phrases.items():
         draft.tokens[:, AT[slot]] = items[rng.integers(len(items), size=len(draft.tokens))]
@@ -135,7 +135,7 @@ def fill(rng: np.random.Generator, plan: Plan, shape: Shape, choices: Choices) -
 
 
 def _fill_opening(draft: Draft) -> None:
-    """Before the subject: nouns whose numbers have nothing to do with the subject's."""
+    """Fill the slots before the subject, with nouns whose numbers are independent of the subject's."""
     rng, choices = draft.rng, draft.choices
     outer, inner = rng.integers(C, size=(2, len(draft.tokens)))
     draft.tokens[:, AT["opening"]] = choices.opening.pick(rng, outer)
@@ -146,7 +146,7 @@ def _fill_opening(draft: Draft) -> None:
 
 
 def _fill_modifiers(draft: Draft, subject_class: np.ndarray) -> None:
-    """Prepositional phrases and relative clauses, each on the subject or on the noun before it."""
+    """Fill the prepositional phrases and relative clauses, which modify the subject or the preceding noun."""
     rng, plan, shape, choices, tokens = draft
     number = plan.label[:, None] ^ _attractors(rng, plan)
     clause_verb = np.zeros((len(tokens), MAX_INTERVENING), np.int16)
@@ -167,7 +167,7 @@ def _fill_modifiers(draft: Draft, subject_class: np.ndarray) -> None:
 
 
 def _class_beside(draft: Draft, head_class: np.ndarray, patient: np.ndarray, agent: np.ndarray) -> np.ndarray:
-    """[n] classes of a modifier's noun: in a relative clause some verb must fit, else any class will do."""
+    """[n] classes of the noun in a modifier: in a relative clause some verb must fit it, elsewhere any class does."""
     any_class = draft.rng.integers(C, size=len(head_class))
     of_patient = draft.choices.patient_class.pick(draft.rng, head_class)
     of_agent = draft.choices.agent_class.pick(draft.rng, head_class)
@@ -175,15 +175,15 @@ def _class_beside(draft: Draft, head_class: np.ndarray, patient: np.ndarray, age
 
 
 def _attractors(rng: np.random.Generator, plan: Plan) -> np.ndarray:
-    """[n, 6] 0/1: `n_diff` of the first `n_intervening` modifiers, at random."""
+    """[n, 6] 0/1: a random choice of `n_diff` of the first `n_intervening` modifiers."""
     order = rng.random((len(plan.label), MAX_INTERVENING))
-    order[np.arange(MAX_INTERVENING)[None, :] >= plan.n_intervening[:, None]] = 2  # after all that exist
+    order[np.arange(MAX_INTERVENING)[None, :] >= plan.n_intervening[:, None]] = 2  # sorts after all existing modifiers
     rank = np.argsort(np.argsort(order, axis=1), axis=1)
     return (rank < plan.n_diff[:, None]).astype(int)
 
 
 def _fill_predicate(draft: Draft, subject_class: np.ndarray) -> None:
-    """The main verb and what follows it."""
+    """Fill the main verb and the slots after it."""
     rng, plan, shape, choices, tokens = draft
     verb = choices.verbs.pick(rng, shape.frame * C + subject_class)
     tokens[:, AT["verb"]] = LEXICON.verbs[verb, plan.label]

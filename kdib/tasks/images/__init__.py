@@ -1,1 +1,1 @@
-"""Pictures and their classes: generated digits, MNIST and its kin from files."""
+"""Image classification: generated digits, and MNIST and similar data sets from files."""

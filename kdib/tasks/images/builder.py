@@ -1,7 +1,7 @@
-"""TFDS's sets mnist and fashion_mnist, built from local IDX files without TensorFlow; tfds.py prepares and reads them.
+"""TFDS builders of mnist and fashion_mnist from local IDX files without TensorFlow; tfds.py prepares and reads them.
 
-TFDS's own builders need TensorFlow to encode the pictures and the network to fetch them. What these write has the
-name, version and features of TFDS's sets, so `tfds.load` and `tfds.data_source` read it as theirs.
+The builders of TFDS itself need TensorFlow to encode the images and the network to download them. The sets written here
+have the name, version and features of the original ones, so `tfds.load` and `tfds.data_source` can read them.
 """
 
 import io
@@ -18,16 +18,16 @@ from kdib.tasks.images.sets import Images
 
 class _LocalInfo(tfds.core.DatasetInfo):
     def initialize_from_bucket(self) -> None:
-        """Nothing: these files are local. TFDS would leave a temporary folder, and may ask the network."""
+        """Do nothing, because the files are local. TFDS would leave a temporary folder and might use the network."""
 
 
 class _FromIdx(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """The pictures of four IDX files, in their order."""
+    """The images of four IDX files, in the order of the files."""
 
     VERSION = tfds.core.Version("3.0.1")
 
     def __init__(self, *, path: Path, **options: Any):
-        """`path` is the folder of the files."""
+        """`path` is the folder with the IDX files."""
         self.path = path
         super().__init__(**options)
 
@@ -41,7 +41,7 @@ class _FromIdx(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             description="Prepared from local IDX files by kdib.tasks.images.tfds.",
             features=tfds.features.FeaturesDict(features),
             supervised_keys=("image", "label"),
-            disable_shuffling=True,  # what is read back is what idx.read gave, in its order
+            disable_shuffling=True,  # keeps the images in the order of idx.read
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
@@ -55,13 +55,13 @@ class _FromIdx(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 class Mnist(_FromIdx, skip_registration=True):
-    """LeCun, Cortes & Burges's digits."""
+    """The digits of LeCun, Cortes & Burges."""
 
     name = "mnist"
 
 
 class FashionMnist(_FromIdx, skip_registration=True):
-    """Xiao, Rasul & Vollgraf's clothes."""
+    """The clothes of Xiao, Rasul & Vollgraf."""
 
     name = "fashion_mnist"
 
@@ -70,7 +70,7 @@ BUILDERS: dict[str, type[_FromIdx]] = {"mnist": Mnist, "fashion_mnist": FashionM
 
 
 def _png(image_HxW: np.ndarray) -> io.BytesIO:
-    """A file of its own: TFDS takes its bytes as they are, where it would ask TensorFlow to encode an array."""
+    """The image as a PNG file. TFDS copies the bytes of a file, but would call TensorFlow to encode an array."""
     from PIL import Image
 
     file = io.BytesIO()

@@ -2,9 +2,9 @@
 
     corrupted_NxHxWxC = corrupt("fog", jax.random.key(0), images_NxHxWxC)
 
-Each is (key, image [28, 28, 1] of floats in [0, 1], **knobs) -> image in [0, 1]; the knobs' defaults are MNIST-C's. The
-published set is one random draw of the original code. What is drawn here is another one, by other generators, and is
-called "MNIST-C-style" wherever it is shown.
+Each is (key, image [28, 28, 1] of floats in [0, 1], **knobs) -> image in [0, 1]; the default knobs are MNIST-C's. The
+published set is one random draw from the original code. This module uses other random generators, so its sets are
+different draws, which are labelled "MNIST-C-style".
 
 Reference: Mu, Gilmer, MNIST-C: A Robustness Benchmark for Computer Vision, ICML workshop (2019), and its code.
 """
@@ -24,14 +24,14 @@ from kdib.tasks.images import filters, transforms
 STYLE = "MNIST-C-style"
 SIDE = 28
 SHAPE = (SIDE, SIDE, 1)
-CHUNK = 128  # images corrupted together: fog makes 256 x 256 heights for each
+CHUNK = 128  # images corrupted together; fog needs 256 x 256 heights for each
 
 
 def shot_noise(key: jax.Array, image: jax.Array, *, photons: int = 3) -> jax.Array:
-    """Poisson(photons * image) / photons: fewer photons are noisier.
+    """Shot noise Poisson(photons * image) / photons; fewer photons give more noise.
 
-    By inversion of one uniform number a pixel: counts of `photons` and more are all clipped to 1, so that no more than
-    `photons` steps of the distribution function matter. Raises ValueError unless `photons` is whole and >= 1.
+    Each pixel inverts the distribution function at one uniform number. Counts of at least `photons` are clipped to 1,
+    so `photons` steps of the distribution function suffice. Raises ValueError unless `photons` is whole and >= 1.
     """
     if photons != int(photons) or photons < 1:
         raise ValueError(f"shot_noise: expected photons to be a whole number >= 1, got {photons}")
@@ -47,15 +47,15 @@ def shot_noise(key: jax.Array, image: jax.Array, *, photons: int = 3) -> jax.Arr
 
 
 def impulse_noise(key: jax.Array, image: jax.Array, *, amount: float = 0.17) -> jax.Array:
-    """This share of the pixels turned white or black, one as likely as the other."""
+    """Turn this share of the pixels white or black with equal probability."""
     uniform = jax.random.uniform(key, image.shape)
     return jnp.where(uniform < amount / 2, 1.0, jnp.where(uniform < amount, 0.0, image))
 
 
 def glass_blur(key: jax.Array, image: jax.Array, *, sigma: float = 0.7, delta: int = 1, sweeps: int = 2) -> jax.Array:
-    """Blurred, pixels exchanged with near ones, blurred again.
+    """Blur the image, exchange pixels with nearby ones, and blur it again.
 
-    As in the code of MNIST-C both blurs run along axis 0 only, and the first is truncated to 256 levels.
+    As in the code of MNIST-C, both blurs run along axis 0 only, and the result of the first is truncated to 256 levels.
     """
     for_chance, for_offset = jax.random.split(key)
     span = SIDE - 2 * delta
@@ -67,13 +67,13 @@ def glass_blur(key: jax.Array, image: jax.Array, *, sigma: float = 0.7, delta: i
 
 
 def exchange(image_HxW: jax.Array, chance: jax.Array, offset: jax.Array, delta: int) -> jax.Array:
-    """Each pixel in turn, from the lower right on, exchanged with its neighbour where `chance` says so.
+    """Exchange pixels with nearby ones where `chance` is True, one after another, starting at the lower right.
 
     Args:
       image_HxW: [H, W] values.
       chance: [sweeps, S, S] bool with S = SIDE - 2 delta, in the order of the visits.
       offset: [sweeps, S, S, 2] int (dy, dx) in [-delta, delta - 1].
-      delta: the farthest exchange.
+      delta: the largest offset.
     """
     sweeps, span, _ = chance.shape
     place = jnp.arange(2 * delta)
@@ -81,7 +81,7 @@ def exchange(image_HxW: jax.Array, chance: jax.Array, offset: jax.Array, delta: 
     def visit(i, image):
         sweep, row, column = i // span**2, i // span % span, i % span
         corner = SIDE - 2 * delta - row, SIDE - 2 * delta - column
-        # The same square in all images of a batch: a slice, where a pixel of one's own would be gathered.
+        # The square is the same in all images of a batch, hence a slice; pixels at random offsets would need a gather.
         square = jax.lax.dynamic_slice(image, corner, (2 * delta, 2 * delta))
         dy, dx = offset[sweep, row, column]
         partner = (place[:, None] == delta + dy) & (place[None, :] == delta + dx)
@@ -95,14 +95,14 @@ def exchange(image_HxW: jax.Array, chance: jax.Array, offset: jax.Array, delta: 
 def motion_blur(
     key: jax.Array, image: jax.Array, *, radius: int = 10, sigma: float = 3.0, degrees: float = 45.0
 ) -> jax.Array:
-    """A half Gaussian of 2 * radius + 1 pixels along an angle uniform in [-degrees, degrees]."""
+    """Blur by half a Gaussian of 2 * radius + 1 pixels along an angle uniform in [-degrees, degrees]."""
     return smear(image, jax.random.uniform(key, minval=-degrees, maxval=degrees), radius, sigma)
 
 
 def smear(image: jax.Array, angle: jax.Array | float, radius: int, sigma: float) -> jax.Array:
-    """The motion blur of [H, W, 1] along `angle` degrees, whose pixels are those nearest to the line.
+    """The motion blur of [H, W, 1] along `angle` degrees, sampled at the pixels nearest to the line.
 
-    Beyond the border the outermost pixel is repeated. Reference: ImageMagick's MotionBlurImage.
+    The outermost pixels are repeated beyond the border. Reference: ImageMagick's MotionBlurImage.
     """
     taps = jnp.arange(2 * radius + 1)
     weight = jnp.exp(-(taps**2) / (2 * sigma**2))
@@ -119,43 +119,43 @@ def smear(image: jax.Array, angle: jax.Array | float, radius: int, sigma: float)
 
 
 def shear(key: jax.Array, image: jax.Array, *, amount: float = 0.4) -> jax.Array:
-    """Rows slanted by sin(amount) and heightened by 1 / cos(amount), to either side, about the centre."""
+    """Shear rows by sin(amount) to a random side and stretch the height by 1 / cos(amount), about the centre."""
     angle = _sign(key) * amount
     return transforms.affine(image, jnp.array([[jnp.cos(angle), 0.0], [-jnp.sin(angle), 1.0]]))
 
 
 def scale(key: jax.Array, image: jax.Array, *, factor: float = 0.7) -> jax.Array:
-    """Shrunk to this share about the centre; nothing is drawn."""
+    """Scale by this factor about the centre; deterministic."""
     del key
     return transforms.scale(image, factor)
 
 
 def rotate(key: jax.Array, image: jax.Array, *, radians: float = 0.4) -> jax.Array:
-    """Turned by this angle to either side about the centre."""
+    """Rotate by this angle to a random side about the centre."""
     return transforms.rotate(image, jnp.rad2deg(_sign(key) * radians))
 
 
 def brightness(key: jax.Array, image: jax.Array, *, amount: float = 0.5) -> jax.Array:
-    """This much added, clipped to [0, 1]; nothing is drawn."""
+    """Add this amount and clip to [0, 1]; deterministic."""
     del key
     return jnp.clip(image + amount, 0, 1)
 
 
 def translate(key: jax.Array, image: jax.Array, *, pixels: int = 3) -> jax.Array:
-    """Moved by this many whole pixels up or down and to the left or right."""
+    """Move by this many whole pixels up or down and to the left or right, at random."""
     dy, dx = jnp.where(jax.random.bernoulli(key, shape=(2,)), pixels, -pixels)
     return transforms.shift(image, dy, dx, reach=pixels)
 
 
 def stripe(key: jax.Array, image: jax.Array, *, width: int = 7) -> jax.Array:
-    """This many columns at either side inverted; nothing is drawn."""
+    """Invert this many columns at either side; deterministic."""
     del key
     column = jnp.arange(SIDE)[None, :, None]
     return jnp.where((column < width) | (column >= SIDE - width), 1 - image, image)
 
 
 def fog(key: jax.Array, image: jax.Array, *, amount: float = 3.0, decay: float = 1.4) -> jax.Array:
-    """A cloud added `amount` times, and the sum scaled back; a smaller `decay` makes a rougher cloud."""
+    """Add a cloud times `amount` and rescale the sum; a smaller `decay` gives a rougher cloud."""
     top = image.max()
     cloud_HxW = plasma(key, 256, decay)[:SIDE, :SIDE]
     return jnp.clip((image + amount * cloud_HxW[..., None]) * top / (top + amount), 0, 1)
@@ -164,13 +164,13 @@ def fog(key: jax.Array, image: jax.Array, *, amount: float = 3.0, decay: float =
 def plasma(key: jax.Array, size: int, decay: float) -> jax.Array:
     """Heights [size, size] from 0 to 1 by the diamond-square algorithm on a torus; `size` is a power of two.
 
-    Each level takes the next [3, n, n] of the uniform numbers: for centres of squares, of level edges, of upright
-    ones. From level to level they shrink by decay squared, as in the published MNIST-C, which draws from the
-    uniform distribution over +-wobble and multiplies by the wobble once more. Reference: Fournier, Fussell,
+    Each level uses the next [3, n, n] uniform numbers: for the centres of squares, of horizontal edges and of vertical
+    edges. They shrink by decay squared from level to level, as in the published MNIST-C, which draws from the uniform
+    distribution over +-wobble and multiplies by the wobble once more. Reference: Fournier, Fussell,
     Carpenter, Computer rendering of stochastic models, CACM 25 (1982).
     """
     corners, wobble = jnp.zeros((1, 1)), 1.0
-    uniform = jax.random.uniform(key, (size**2 - 1,), minval=-1.0)  # in one draw: it compiles eight times as fast
+    uniform = jax.random.uniform(key, (size**2 - 1,), minval=-1.0)  # one draw compiles eight times as fast
     while len(corners) < size:
         n = len(corners)
         noise = wobble**2 * uniform[n**2 - 1 : 4 * n**2 - 1].reshape(3, n, n)
@@ -198,7 +198,7 @@ def spatter(
     edge: float = 1.5,
     cutoff: float = 0.8,
 ) -> jax.Array:
-    """Drops of mud of grey level 63 / 255 where blurred noise exceeds `threshold`; a larger `mean` makes more."""
+    """Add mud drops of grey level 63 / 255 where blurred noise exceeds `threshold`; a larger `mean` adds more."""
     noise_HxW = mean + spread * jax.random.normal(key, (SIDE, SIDE))
     drops_HxW = (filters.gaussian(noise_HxW, blur) > threshold).astype(image.dtype)
     mask_HxW = filters.gaussian(drops_HxW, edge)
@@ -207,7 +207,7 @@ def spatter(
 
 
 def dotted_line(key: jax.Array, image: jax.Array, *, reach: float = 2.3) -> jax.Array:
-    """A line of dots from side to side, between heights drawn from 0..26; `reach` is its half width in pixels."""
+    """Add a dotted line from side to side between heights drawn from 0..26; `reach` is its half width in pixels."""
     start, end = jax.random.randint(key, (2,), 0, SIDE - 1)
     line_HxW = line(0.0, start, SIDE - 1.0, end, reach)
     dots_HxW = jnp.where((jnp.arange(SIDE) // 2 % 2 == 0)[None, :], 0, line_HxW)
@@ -215,7 +215,7 @@ def dotted_line(key: jax.Array, image: jax.Array, *, reach: float = 2.3) -> jax.
 
 
 def zigzag(key: jax.Array, image: jax.Array, *, amplitude: float = 2.0, reach: float = 2.3) -> jax.Array:
-    """A zigzag from column 2 to 25 about a line of random height and slope."""
+    """Add a zigzag from column 2 to 25 about a line of random height and slope."""
     for_height, for_slope = jax.random.split(key)
     start = jax.random.randint(for_height, (), 0, SIDE - 1)
     return draw_zigzag(image, start, jax.random.randint(for_slope, (), -5, 5), amplitude, reach)
@@ -224,12 +224,12 @@ def zigzag(key: jax.Array, image: jax.Array, *, amplitude: float = 2.0, reach: f
 def draw_zigzag(
     image: jax.Array, start: jax.Array | int, rise: jax.Array | int, amplitude: float, reach: float
 ) -> jax.Array:
-    """A zigzag added to [28, 28, 1], from row `start` at column 2 to `start + rise` (in -5..4) at column 25."""
-    length = 2.0  # of half a wave: with it each line of 23 columns at such a slope has the same seven pieces
+    """Add to [28, 28, 1] a zigzag from row `start` at column 2 to row `start + rise` (rise in -5..4) at column 25."""
+    length = 2.0  # of half a wave; each line of 23 columns at such a slope then has the same seven pieces
     angle = jnp.arctan(rise / 23.0)
     distance = 23.0 / jnp.cos(angle)
     along = [0.0, *((2 * i + 1) * length for i in range(6)), distance]
-    # Where MNIST-C lets the last piece end; it is amplitude / (2 (distance - 20)) from the line.
+    # In MNIST-C the last piece ends at a distance of amplitude / (2 (distance - 20)) from the line.
     aside = [0.0, *((-1) ** i * amplitude for i in range(6)), -amplitude / (2 * (distance - 20.0))]
     columns = [2.0 + jnp.cos(angle) * c - jnp.sin(angle) * r for c, r in zip(along, aside, strict=True)]
     rows = [start + jnp.sin(angle) * c + jnp.cos(angle) * r for c, r in zip(along, aside, strict=True)]
@@ -240,9 +240,9 @@ def draw_zigzag(
 
 
 def line(c0, r0, c1, r1, reach: float) -> jax.Array:
-    """A line [28, 28] from column c0, row r0 to column c1 > c0, row r1, that fades with the distance along the column.
+    """A line [28, 28] from column c0, row r0 to column c1 > c0, row r1, that fades with the vertical distance.
 
-    Brightness is log(1 - distance / reach) + 1, clipped to [0, 1]; columns from floor(c0) to below ceil(c1).
+    Its brightness is log(1 - distance / reach) + 1, clipped to [0, 1], in the columns from floor(c0) to below ceil(c1).
     """
     row, column = jnp.arange(SIDE)[:, None], jnp.arange(SIDE)[None, :]
     height = (r1 - r0) / (c1 - c0) * (column - c0) + r0
@@ -254,7 +254,7 @@ def line(c0, r0, c1, r1, reach: float) -> jax.Array:
 def canny_edges(
     key: jax.Array, image: jax.Array, *, sigma: float = 1.0, low: float = 0.1, high: float = 0.2
 ) -> jax.Array:
-    """White edges on black (see filters.canny); nothing is drawn."""
+    """White edges on black (see filters.canny); deterministic."""
     del key
     return filters.canny(image[..., 0], sigma=sigma, low=low, high=high)[..., None].astype(image.dtype)
 
@@ -276,7 +276,7 @@ CORRUPTIONS: dict[str, Callable[..., jax.Array]] = {
     "zigzag": zigzag,
     "canny_edges": canny_edges,
 }
-KNOBS = {  # the others: a number >= 0
+KNOBS = {  # all other knobs are numbers >= 0
     "photons": SOME,
     "delta": Range(1, SIDE // 2, whole=True),
     "sweeps": COUNT,
@@ -296,20 +296,20 @@ KNOBS = {  # the others: a number >= 0
 
 
 def corrupt(name: str, key: jax.Array, images_NxHxWxC: Any, **knobs: Any) -> jax.Array:
-    """A corruption of N images, each by `fold_in(key, its row)`, rounded to whole grey levels.
+    """Corrupt N images, each with the key `fold_in(key, its row)`, and round to whole grey levels.
 
     Args:
       name: one of CORRUPTIONS.
-      key: the draw of a whole set.
+      key: the key of the whole set.
       images_NxHxWxC: [N, 28, 28, 1] uint8.
-      knobs: of the corruption, such as `amount`; another value compiles anew.
+      knobs: knobs of the corruption, such as `amount`; every new value compiles again.
 
     Returns:
       [N, 28, 28, 1] uint8.
 
     Raises:
-      ValueError: for an unknown name or knob, which lists the known ones, a knob out of its range, or images of
-        another shape or dtype.
+      ValueError: for an unknown name or knob, listing the known ones, a knob out of range, or images of another
+        shape or dtype.
     """
     if name not in CORRUPTIONS:
         raise ValueError(f"unknown corruption {name!r}; known: {', '.join(CORRUPTIONS)}")
@@ -332,7 +332,7 @@ def _corrupted(key: jax.Array, images: jax.Array, *, name: str, knobs: tuple) ->
 
     n = len(images)
     size = min(CHUNK, n)
-    rows = jnp.arange(-(-n // size) * size)  # whole chunks: a remainder would be compiled apart
+    rows = jnp.arange(-(-n // size) * size)  # whole chunks, because a remainder would be compiled separately
     return jax.lax.map(one, (rows, images[rows % n]), batch_size=size)[:n]
 
 

@@ -1,4 +1,4 @@
-"""Where the sets of pictures that are not generated lie: a folder, the system's, or TFDS's. Nothing is downloaded."""
+"""Locate image data sets on disk: in a given folder, in that of a system package, or in that of TFDS. No downloads."""
 
 import os
 from collections.abc import Iterator
@@ -17,19 +17,19 @@ TO_BE_HAD = {
     "dataset-fashion-mnist",
     "cifar10": BY_TFDS.format("cifar10"),
     "svhn_cropped": BY_TFDS.format("svhn_cropped"),
-    "cifar10_jpeg": "its two .npz files come with the data that kdib is tested on",
+    "cifar10_jpeg": "its two .npz files are part of the test data of kdib",
 }
 
 
 def read(name: str, data_dir: str) -> Source:
-    """The set `name` from the folder `data_dir`; "": from $KDIB_DATA_DIR, the system's folder, or TFDS's own.
+    """The set `name` from the folder `data_dir`; "" means $KDIB_DATA_DIR, the system's folder, or the folder of TFDS.
 
-    Both are looked into for the set's own files, at and below the folder, and then for a set prepared by TFDS. The
-    first that is there is read; if it is damaged, no other takes its place.
+    The search looks for the original files of the set in and below the folder, and then for a set prepared by TFDS. It
+    reads the first match. If that is damaged, no other replaces it.
 
     Raises:
-      FileNotFoundError: it is nowhere; the message says where it was looked for, and the remedies.
-      ValueError: a damaged file, which is named.
+      FileNotFoundError: the set was not found; the message lists the places searched and the remedies.
+      ValueError: a file is damaged; the message names it.
     """
     looked: list[str] = []
     for found in _places(name, data_dir, looked):
@@ -42,9 +42,9 @@ def read(name: str, data_dir: str) -> Source:
 
 
 def corrupted(name: str, data_dir: str) -> Images:
-    """The test pictures of a corruption of the published MNIST-C, as TFDS has prepared "mnist_corrupted/<name>".
+    """The test images of a corruption of the published MNIST-C, prepared by TFDS as "mnist_corrupted/<name>".
 
-    They are looked for where `read` looks for prepared sets. Raises as `read`.
+    The search covers the same places as `read` for prepared sets. Raises as `read`.
     """
     looked: list[str] = []
     for builder in _builders(f"mnist_corrupted/{name}", _folder(data_dir), data_dir, looked):
@@ -63,7 +63,7 @@ def _folder(data_dir: str) -> Path | None:
 
 
 def _places(name: str, data_dir: str, looked: list[str]) -> Iterator[Source]:
-    """What there is of the set, in the order of preference, read only when it is asked for."""
+    """The set from every place that has it, in order of preference, read only when the iterator reaches the place."""
     folder = _folder(data_dir)
     looked.append(f"looked in {folder}" if folder else f"neither data_dir nor ${VARIABLE} is set")
     own = jpegs if name == "cifar10_jpeg" else idx if name in idx.FOLDERS else None
@@ -81,11 +81,11 @@ def _places(name: str, data_dir: str, looked: list[str]) -> Iterator[Source]:
 
 
 def _builders(name: str, folder: Path | None, data_dir: str, looked: list[str]) -> Iterator[Any]:
-    """Those of a set that TFDS has prepared, in `folder` and, if no `data_dir` is given, in its own."""
+    """The builders of a set that TFDS prepared in `folder` or, if no `data_dir` is given, in its default folder."""
     try:
         from kdib.tasks.images import tfds
     except ModuleNotFoundError as error:
-        looked.append(f"TFDS could not be asked, {error}: pip install 'kdib[tfds]'")
+        looked.append(f"TFDS is not available, {error}: pip install 'kdib[tfds]'")
         return
     for place in [folder] * (folder is not None) + [None] * (not data_dir):
         looked.append(f"TFDS has none prepared in {place or 'its default folder'}")

@@ -1,4 +1,4 @@
-"""Gaussian blur as a matrix, and Canny's edge detector, of one grey picture [H, W] at a time."""
+"""Gaussian blur as a matrix product and the Canny edge detector, for one grey image [H, W] at a time."""
 
 import jax
 import jax.numpy as jnp
@@ -6,10 +6,10 @@ import numpy as np
 
 
 def gaussian_matrix(n: int, sigma: float, *, mode: str = "nearest") -> np.ndarray:
-    """The [n, n] matrix that blurs an axis of n pixels; the kernel is cut at 4 sigma.
+    """The [n, n] matrix that blurs an axis of n pixels, with a kernel truncated at 4 sigma.
 
-    `mode` says what lies outside: "nearest" repeats the outermost pixel, "constant" is zero. Raises ValueError for
-    another one. Reference: scipy.ndimage.gaussian_filter1d.
+    `mode` defines the values outside: "nearest" repeats the outermost pixel, "constant" uses zeros. Raises ValueError
+    for any other mode. Reference: scipy.ndimage.gaussian_filter1d.
     """
     if mode not in ("nearest", "constant"):
         raise ValueError(f"expected mode 'nearest' or 'constant', got {mode!r}")
@@ -25,21 +25,21 @@ def gaussian_matrix(n: int, sigma: float, *, mode: str = "nearest") -> np.ndarra
 
 
 def gaussian(image_HxW: jax.Array, sigma: float, *, mode: str = "nearest") -> jax.Array:
-    """A picture [H, W] blurred along both axes; arguments as of `gaussian_matrix`."""
+    """Blur an image [H, W] along both axes; the arguments are those of `gaussian_matrix`."""
     rows, columns = (gaussian_matrix(n, sigma, mode=mode) for n in image_HxW.shape)
     return _product(_product(rows, image_HxW), columns.T)
 
 
 def blur_rows(image_HxW: jax.Array, sigma: float) -> jax.Array:
-    """A picture [H, W] blurred along axis 0 only."""
+    """Blur an image [H, W] along axis 0 only."""
     return _product(gaussian_matrix(image_HxW.shape[0], sigma), image_HxW)
 
 
 def canny(image_HxW: jax.Array, *, sigma: float = 1.0, low: float = 0.1, high: float = 0.2) -> jax.Array:
-    """The edges of a picture of floats in [0, 1], as booleans [H, W].
+    """The edges of an image of floats in [0, 1], as booleans [H, W].
 
-    The gradient's magnitude where it is a maximum along its direction (interpolated between eight neighbours) and at
-    least `low`, in those of the connected pieces that reach `high` somewhere.
+    Edge candidates are pixels where the gradient magnitude is at least `low` and a maximum along the gradient,
+    interpolated between eight neighbours. A connected component of candidates is kept if it reaches `high` somewhere.
 
     Reference: Canny, A computational approach to edge detection, IEEE PAMI 8 (1986); skimage.feature.canny.
     """
@@ -53,7 +53,7 @@ def canny(image_HxW: jax.Array, *, sigma: float = 1.0, low: float = 0.1, high: f
 
 
 def sobel(image_HxW: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The derivatives down and to the right, times 8; beyond the border its mirror image.
+    """The derivatives down and to the right, times 8; the image is mirrored beyond the border.
 
     Reference: scipy.ndimage.sobel.
     """
@@ -64,7 +64,7 @@ def sobel(image_HxW: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _is_ridge(dy_HxW: jax.Array, dx_HxW: jax.Array, magnitude_HxW: jax.Array) -> jax.Array:
-    """Whether the magnitude is at least that on either side, where the gradient's line leaves the 3 x 3 square."""
+    """Whether the magnitude is at least as large as on both sides, where the gradient line leaves the 3 x 3 square."""
     steep_y, steep_x = jnp.abs(dy_HxW), jnp.abs(dx_HxW)
     vertical, alike = steep_y > steep_x, (dy_HxW > 0) == (dx_HxW > 0)
     larger = jnp.maximum(steep_y, steep_x)
@@ -87,7 +87,7 @@ def _at(image_HxW: jax.Array, dy: int, dx: int) -> jax.Array:
 
 
 def _grown(seed_HxW: jax.Array, within_HxW: jax.Array) -> jax.Array:
-    """The pieces of `within`, connected over sides and corners, that hold a pixel of `seed`."""
+    """The components of `within`, connected over sides and corners, that contain a pixel of `seed`."""
 
     def grow(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         old, _ = state
@@ -95,10 +95,10 @@ def _grown(seed_HxW: jax.Array, within_HxW: jax.Array) -> jax.Array:
         new = (tall | _at(tall, 0, 1) | _at(tall, 0, -1)) & within_HxW
         return new, jnp.any(new != old)
 
-    # A picture without a seed has nothing to grow.
+    # Without a seed pixel there is nothing to grow.
     return jax.lax.while_loop(lambda state: state[1], grow, (seed_HxW, jnp.any(seed_HxW)))[0]
 
 
 def _product(a: jax.Array | np.ndarray, b: jax.Array | np.ndarray) -> jax.Array:
-    # The default precision of a TPU would round the picture to bfloat16.
+    # The default precision of a TPU would round the image to bfloat16.
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)

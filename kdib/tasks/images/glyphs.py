@@ -1,7 +1,7 @@
-"""How the ten digits are written: for each a few ways, each a few strokes through points.
+"""Glyphs of the ten digits: a few ways to write each, and for each way a few strokes through control points.
 
-Every way is a matrix, so that thousands of digits whose points were moved are drawn at once: the strokes are
-Catmull-Rom splines, and a spline's points are linear in its control points (Catmull & Rom 1974).
+The strokes are Catmull-Rom splines, whose points are linear in the control points (Catmull & Rom 1974). Each way is
+therefore a matrix, and thousands of digits with perturbed control points are drawn at once.
 """
 
 import functools
@@ -56,8 +56,8 @@ WAYS: dict[int, list[list[Stroke]]] = {
 class Glyphs(NamedTuple):
     """All T ways of writing a digit, padded to K control points.
 
-    `points = spline_TxPxK[t] @ control_TxKx2[t]` are the N_POINTS points of way t; `joined_TxP` is 1 where a point and
-    the next one belong to one stroke; the ways of digit d are `first_D[d]` and the `count_D[d]` - 1 after it.
+    `points = spline_TxPxK[t] @ control_TxKx2[t]` are the N_POINTS points of way t. `joined_TxP` is 1 where a point and
+    the next one belong to the same stroke. The ways of digit d are `first_D[d]` and the `count_D[d]` - 1 after it.
     """
 
     control_TxKx2: np.ndarray
@@ -88,7 +88,7 @@ def glyphs() -> Glyphs:
 
 
 def _shares(way: Sequence[Stroke]) -> list[int]:
-    """How many of the N_POINTS each stroke gets, by its length."""
+    """The number of the N_POINTS points of each stroke, in proportion to its length."""
     lengths = [np.sum(np.hypot(*np.diff(np.array(stroke), axis=0).T)) for stroke in way]
     ends = np.round(N_POINTS * np.cumsum(lengths) / np.sum(lengths)).astype(int)
     return np.diff(ends, prepend=0).tolist()
@@ -97,7 +97,7 @@ def _shares(way: Sequence[Stroke]) -> list[int]:
 def spline(k: int, n: int) -> np.ndarray:
     """[n, k]: n points of the Catmull-Rom spline through k control points, from the first to the last.
 
-    The points before the first and after the last are mirrored: p[-1] = 2 p[0] - p[1].
+    The control points before the first and after the last are reflections: p[-1] = 2 p[0] - p[1].
     """
     place = np.linspace(0, k - 1, n)
     start = np.minimum(place.astype(int), k - 2)

@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST from their four IDX files, plain or gzipped.
+"""Read MNIST and Fashion-MNIST from their four IDX files, plain or gzipped.
 
 Reference: LeCun, Cortes & Burges, "The MNIST database", for the format; Xiao, Rasul & Vollgraf 2017 for Fashion-MNIST.
 """
@@ -16,22 +16,22 @@ import numpy as np
 from kdib.tasks.images.sets import Images, Source, checked, wrong
 
 MEMBERS = {"train": "train", "test": "t10k"}
-KINDS = {"images": 3, "labels": 1}  # axes of each; the last byte of the magic number
-BYTES = 0x08  # the magic number's third byte: unsigned bytes
-FOLDERS = {"mnist": "MNIST/raw", "fashion_mnist": "FashionMNIST/raw"}  # where torchvision leaves them
-DEBIAN = {"fashion_mnist": Path("/usr/share/datasets/fashion-mnist")}  # of the package dataset-fashion-mnist
-MD5 = {  # of the plain file of training images
+KINDS = {"images": 3, "labels": 1}  # number of axes, the last byte of the magic number
+BYTES = 0x08  # the third byte of the magic number, for unsigned bytes
+FOLDERS = {"mnist": "MNIST/raw", "fashion_mnist": "FashionMNIST/raw"}  # the folders of torchvision
+DEBIAN = {"fashion_mnist": Path("/usr/share/datasets/fashion-mnist")}  # package dataset-fashion-mnist
+MD5 = {  # of the uncompressed file of training images
     "6bbc9ace898e44ae57da46a324031adb": "mnist",
     "f4a8712d7a061bf5bd6d2ca38dc4d50a": "fashion_mnist",
 }
 
 
 def array(file: Path, n_axes: int) -> np.ndarray:
-    """The array uint8 of an IDX `file`, plain or gzipped.
+    """The uint8 array of an IDX `file`, plain or gzipped.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it is cut off or too long, is not of unsigned bytes, or has another number of axes.
+      ValueError: the file is truncated or too long, is not of unsigned bytes, or does not have `n_axes` axes.
     """
     data = _bytes(file)
     head = 4 + 4 * n_axes
@@ -57,11 +57,11 @@ def _bytes(file: Path) -> bytes:
 
 
 def read(name: str, folder: Path) -> Source:
-    """The set `name` of the four files in `folder`.
+    """The set `name` from the four files in `folder`.
 
     Raises:
-      FileNotFoundError: one of the four is not there; it is named.
-      ValueError: a damaged file, files that do not belong together, or those of another set.
+      FileNotFoundError: one of the four files is missing; the message names it.
+      ValueError: a file is damaged, or the files do not match or belong to another set.
     """
     _check_content(name, folder)
     return Source(_split(name, folder, "train"), _split(name, folder, "test"), f"IDX files in {folder}")
@@ -81,24 +81,24 @@ def _check_content(name: str, folder: Path) -> None:
 
 
 def _known(file: Path) -> str:
-    """MNIST or Fashion-MNIST, which call their files alike, by the content of their training images; "" if neither."""
+    """The name of the set with these training images, "" if unknown; MNIST and Fashion-MNIST share file names."""
     return MD5.get(hashlib.md5(_bytes(file), usedforsecurity=False).hexdigest(), "")
 
 
-# ---- where they are
+# ---- finding the files
 
 
 def find(name: str, root: Path) -> Path | None:
     """The folder at or below `root` with IDX files of the set `name`; None if there is none.
 
-    It is `root`/name, `root`/MNIST/raw as torchvision has it, or `root` itself. A folder that holds another set is
-    passed over; one with damaged files is not, so that reading it says what is wrong.
+    The candidates are `root`/name, the folder of torchvision such as `root`/MNIST/raw, and `root` itself. A folder with
+    another set is skipped. A folder with damaged files is not skipped, so that reading it reports the damage.
     """
     return next((folder for folder in _folders(name, root) if _content(folder) in (name, "")), None)
 
 
 def others(name: str, root: Path) -> list[str]:
-    """What `find` passed over, in words."""
+    """Descriptions of the folders that `find` skipped."""
     return [f"{folder} holds {known}" for folder in _folders(name, root) if (known := _content(folder)) != name]
 
 
@@ -107,7 +107,7 @@ def _folders(name: str, root: Path) -> list[Path]:
 
 
 def _content(folder: Path) -> str:
-    """The set whose images these are, "" if that is not known."""
+    """The name of the set in a folder; "" if unknown."""
     try:
         return _known(_file(folder, "train", "images"))
     except (FileNotFoundError, ValueError):
@@ -115,7 +115,7 @@ def _content(folder: Path) -> str:
 
 
 def installed(name: str) -> Path | None:
-    """The folder in which a Debian package installed the set `name`; None if it did not."""
+    """The folder in which a Debian package installed the set `name`; None if there is none."""
     return next((folder for folder in [DEBIAN[name]] if any(_present(folder))), None) if name in DEBIAN else None
 
 
@@ -126,7 +126,7 @@ def _present(folder: Path) -> Iterator[Path]:
 
 
 def _candidates(folder: Path, split: str, kind: str) -> list[Path]:
-    stems = [f"{MEMBERS[split]}-{kind}{dot}idx{KINDS[kind]}-ubyte" for dot in "-."]  # some unpack with a dot
+    stems = [f"{MEMBERS[split]}-{kind}{dot}idx{KINDS[kind]}-ubyte" for dot in "-."]  # some tools write a dot
     return [folder / f"{stem}{suffix}" for suffix in ("", ".gz") for stem in stems]
 
 

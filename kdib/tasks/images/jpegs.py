@@ -1,6 +1,6 @@
-"""Pictures that are kept as JPEG files end to end in an .npz: a small, lossy stand-in for CIFAR-10, for tests.
+"""Images stored as concatenated JPEG files in an .npz: a small, lossy substitute for CIFAR-10 in tests.
 
-The arrays are `jpeg` uint8 (all files' bytes), `offset` int [N + 1] (file i is jpeg[offset[i]:offset[i + 1]]),
+The arrays are `jpeg` uint8 (the bytes of all files), `offset` int [N + 1] (file i is jpeg[offset[i]:offset[i + 1]]),
 `label` [N], and `names`, the classes.
 """
 
@@ -17,18 +17,18 @@ ARRAYS = ("jpeg", "offset", "label", "names")
 
 
 def read(name: str, folder: Path) -> Source:
-    """The set of the two files in `folder`.
+    """The set from the two files in `folder`.
 
     Raises:
-      FileNotFoundError: one of the two is not there, or there is more than one of its kind.
-      ValueError: a damaged file, or arrays that do not belong together; it names the file.
+      FileNotFoundError: there is not exactly one file for each split.
+      ValueError: a file is damaged or its arrays do not match; the message names the file.
     """
     train, test = (images(name, _only(folder, pattern)) for pattern in FILES.values())
-    return Source(train, test, f"lossy JPEG pictures in {folder}; no accuracy on them is one on CIFAR-10")
+    return Source(train, test, f"lossy JPEG images in {folder}; accuracies on them are not accuracies on CIFAR-10")
 
 
 def find(name: str, root: Path) -> Path | None:
-    """The folder `root`/name or `root` with such files; None if neither has one."""
+    """The folder with such files, `root`/name or `root`; None if neither has any."""
     places = (root / name, root)
     return next((place for place in places if any(any(place.glob(p)) for p in FILES.values())), None)
 
@@ -41,7 +41,7 @@ def _only(folder: Path, pattern: str) -> Path:
 
 
 def images(name: str, file: Path) -> Images:
-    """The pictures of one file. Raises ValueError, naming the file, if it is damaged."""
+    """The images of one file. Raises ValueError, naming the file, if it is damaged."""
     arrays = _arrays(file)
     offset_M, label_N = arrays["offset"], arrays["label"].astype(np.int32)
     if tuple(arrays["names"]) != NAMES[name]:
@@ -61,7 +61,7 @@ def _arrays(file: Path) -> dict[str, np.ndarray]:
     try:
         with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored}
-    except Exception as error:  # zip, zlib, numpy: each has its own, and all mean the same
+    except Exception as error:  # zip, zlib and numpy raise different errors for a damaged file
         raise wrong(file, f"{type(error).__name__}: {error}", "an undamaged .npz file") from error
     if missing := [name for name in ARRAYS if name not in arrays]:
         raise wrong(file, f"no array {missing[0]!r}", f"the arrays {', '.join(ARRAYS)}")

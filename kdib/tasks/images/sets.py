@@ -1,4 +1,4 @@
-"""What every source of pictures answers, and what the sources are called."""
+"""The types that every image source returns, and the names, classes and shapes of the sets."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ import numpy as np
 NUMERALS = tuple("0123456789")
 CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-NAMES: dict[str, tuple[str, ...]] = {  # the classes of each set that files hold, in the order of their labels
+NAMES: dict[str, tuple[str, ...]] = {  # classes by label, for sets from files
     "mnist": NUMERALS,
     "fashion_mnist": CLOTHES,
     "cifar10": CIFAR10,
@@ -20,14 +20,14 @@ SHAPES |= dict.fromkeys(("cifar10", "svhn_cropped", "cifar10_jpeg"), (32, 32, 3)
 
 
 class Images(NamedTuple):
-    """N labelled pictures."""
+    """N labelled images."""
 
     image: np.ndarray  # uint8 [N, H, W, C]
     label: np.ndarray  # int32 [N]
 
 
 class Source(NamedTuple):
-    """The two sets that files hold, and in words where they came from."""
+    """The training and test split of a set, and a description of their origin."""
 
     train: Images
     test: Images
@@ -35,21 +35,21 @@ class Source(NamedTuple):
 
 
 def checked(images: Images, name: str, place: object) -> Images:
-    """`images`, after their shape, number and labels were found to be those of the set `name`.
+    """Return `images` after checking shape, number and labels against the set `name`.
 
-    Of "mnist_corrupted/scale" the first part counts. Raises ValueError, naming the `place` that they were read from.
+    For "mnist_corrupted/scale" the part before the slash counts. Raises ValueError, naming the `place` of the images.
     """
     known = name.partition("/")[0]
     shape, n_classes = SHAPES[known], len(NAMES[known])
     if images.image.shape[1:] != shape or not len(images.image):
         raise wrong(place, f"images of shape {images.image.shape}", f"[N, {', '.join(map(str, shape))}] with N >= 1")
     if len(images.image) != len(images.label):
-        raise wrong(place, f"{len(images.image)} images and {len(images.label)} labels", "as many of each")
+        raise wrong(place, f"{len(images.image)} images and {len(images.label)} labels", "equal numbers")
     if not 0 <= images.label.min() <= images.label.max() < n_classes:
         raise wrong(place, f"labels {images.label.min()}..{images.label.max()}", f"0..{n_classes - 1}")
     return images
 
 
 def wrong(place: object, found: str, expected: str) -> ValueError:
-    """The error of a file that is there and not what it should be."""
+    """The error for a file whose contents are wrong."""
     return ValueError(f"{place}: found {found}, expected {expected}")

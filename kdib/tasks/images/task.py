@@ -1,6 +1,6 @@
-"""The task on pictures: which of ten classes? Generated digits, or MNIST, Fashion-MNIST, CIFAR-10 and SVHN from files.
+"""Image classification with ten classes: generated digits, or MNIST, Fashion-MNIST, CIFAR-10 and SVHN from files.
 
-Beside the test set in distribution stand its pictures translated and scaled, as in Abnar, Dehghani & Zuidema 2020.
+The in-distribution test set is accompanied by translated and scaled versions, as in Abnar, Dehghani & Zuidema 2020.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ MADE = {
 
 @dataclass(frozen=True)
 class DigitsSettings:
-    """Generated digits. Sets of one `data_seed` share no picture, and larger ones begin with smaller ones."""
+    """Generated digits. The sets of one `data_seed` share no image, and a larger set starts with a smaller one."""
 
     source: ClassVar[str] = "digits"
     setup: ClassVar[str] = "classification"
@@ -47,10 +47,11 @@ class DigitsSettings:
 
 @dataclass(frozen=True)
 class FileSettings:
-    """Pictures from files; `data_dir` as `files.read` takes it.
+    """Images from files; `data_dir` is described in `files.read`.
 
-    `seed` shuffles the training split; validation are the first `n_validation` of it and training the next `n_train`.
-    `n_test` of the test split are chosen by it too. 0: all there are.
+    `seed` shuffles the training split. The first `n_validation` images become the validation set and the next `n_train`
+    the training set. `seed` also selects `n_test` images of the test split. 0 for `n_train` or `n_test`
+    means all images.
     """
 
     source: ClassVar[str]
@@ -67,9 +68,10 @@ class FileSettings:
 
 @dataclass(frozen=True)
 class MnistSettings(FileSettings):
-    """LeCun, Cortes & Burges's digits. `corrupted` are sets of the published MNIST-C (Mu & Gilmer 2019) to test on too.
+    """The digits of LeCun, Cortes & Burges.
 
-    Such as ("translate", "scale"), as TFDS has prepared its mnist_corrupted; they become "mnist_c_translate", ...
+    `corrupted`, such as ("translate", "scale"), adds test sets "mnist_c_translate", ... of the published MNIST-C (Mu &
+    Gilmer 2019). TFDS must have prepared them as mnist_corrupted.
     """
 
     source = "mnist"
@@ -77,25 +79,25 @@ class MnistSettings(FileSettings):
 
 
 class FashionMnistSettings(FileSettings):
-    """Xiao, Rasul & Vollgraf 2017: clothes in MNIST's format."""
+    """Xiao, Rasul & Vollgraf 2017: clothes in the format of MNIST."""
 
     source = "fashion_mnist"
 
 
 class Cifar10Settings(FileSettings):
-    """Krizhevsky 2009: colour pictures of ten kinds of things."""
+    """Krizhevsky 2009: colour images of ten classes."""
 
     source = "cifar10"
 
 
 class SvhnSettings(FileSettings):
-    """Netzer et al. 2011: house numbers, cropped to a digit."""
+    """Netzer et al. 2011: house numbers, cropped to single digits."""
 
     source = "svhn_cropped"
 
 
 class Cifar10JpegSettings(FileSettings):
-    """A lossy part of CIFAR-10, for tests; no accuracy on it is one on CIFAR-10."""
+    """A lossy subset of CIFAR-10 for tests; accuracies on it are not accuracies on CIFAR-10."""
 
     source = "cifar10_jpeg"
 
@@ -106,11 +108,11 @@ SOURCES: dict[str, type[Settings]] = {kind.source: kind for kind in (DigitsSetti
 
 
 def build(settings: Settings) -> Task:
-    """The task of these settings; the same settings and files give the same task.
+    """Build the task of these settings; equal settings and files give equal tasks.
 
     Raises:
-      FileNotFoundError: the files are not there; the message names the remedies.
-      ValueError: a damaged file, or more pictures asked for than there are.
+      FileNotFoundError: the files do not exist; the message names the remedies.
+      ValueError: a file is damaged, or the settings ask for more images than exist.
     """
     if isinstance(settings, DigitsSettings):
         sizes = {"train": settings.n_train, "validation": settings.n_validation, "test": settings.n_test}
@@ -129,7 +131,7 @@ def build(settings: Settings) -> Task:
 
 
 def _carved(images: Images, settings: FileSettings) -> dict[str, Images]:
-    """Training and validation set, which share no picture of the training split."""
+    """Disjoint training and validation sets from the training split."""
     n, n_validation = len(images.label), settings.n_validation
     check("config.task.n_validation", n_validation, Range(1, n - 1, whole=True))
     check("config.task.n_train", settings.n_train, Range(0, n - n_validation, whole=True))
@@ -165,7 +167,7 @@ def _task(
     origin: str,
     others: Mapping[str, Images] = MappingProxyType({}),
 ) -> Task:
-    """`sets` are train, validation and test; of them more are made. `others` are tested on beside these."""
+    """The task of `sets` (train, validation, test) and the sets derived from them; `others` are further test sets."""
     sets = sets | {
         "translated": Images(moved.translated(sets["test"].image, seed)[0], sets["test"].label),
         "scaled": Images(moved.scaled(sets["test"].image), sets["test"].label),

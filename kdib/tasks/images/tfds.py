@@ -1,9 +1,9 @@
-"""Prepared TFDS sets of pictures, read without TensorFlow in either format, and prepared from local IDX files.
+"""Read image sets prepared by TFDS without TensorFlow, in either format, and prepare sets from local IDX files.
 
     python -m kdib.tasks.images.tfds --name=mnist --path=FOLDER --data_dir=SETS
 
-prepares SETS/mnist as array_record from the IDX files in FOLDER; mnist or fashion_mnist. Any set of pictures with a
-label that TFDS has prepared is read: cifar10, svhn_cropped, mnist_corrupted/translate, ...
+prepares SETS/mnist as array_record from the IDX files in FOLDER; likewise fashion_mnist. Any labelled image set that
+TFDS has prepared can be read: cifar10, svhn_cropped, mnist_corrupted/translate, ...
 """
 
 import argparse
@@ -23,10 +23,10 @@ from kdib.tasks.prepared import Arrays
 
 
 def prepare(name: str, path: str | Path, data_dir: str | Path) -> Any:
-    """The set `name` of the IDX files at or below the folder `path`, written to `data_dir`; its TFDS builder.
+    """Write the set `name` from the IDX files at or below the folder `path` to `data_dir`, and return its TFDS builder.
 
     Raises:
-      FileExistsError: `data_dir` has a set already.
+      FileExistsError: `data_dir` already contains the set.
       FileNotFoundError, ValueError: as `idx.read`.
     """
     folder = idx.find(name, Path(path).expanduser())
@@ -34,7 +34,7 @@ def prepare(name: str, path: str | Path, data_dir: str | Path) -> Any:
         raise FileNotFoundError(f"found no IDX files of {name} at {path}, expected four such as t10k-labels-idx1-ubyte")
     builder = BUILDERS[name](path=folder, data_dir=data_dir, file_format="array_record")
     if builder.is_prepared():
-        raise FileExistsError(f"{builder.data_path} is prepared already; delete it, or give another data_dir")
+        raise FileExistsError(f"{builder.data_path} is prepared already; delete it or choose another data_dir")
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
     return builder
 
@@ -42,7 +42,7 @@ def prepare(name: str, path: str | Path, data_dir: str | Path) -> Any:
 def find(name: str, data_dir: Path | None) -> Any:
     """The TFDS builder of a prepared set such as "mnist" or "mnist_corrupted/scale"; None if there is none.
 
-    It looks into `data_dir`, or where TFDS keeps its sets by default, and asks no network.
+    It searches `data_dir`, or the default folder of TFDS if that is None, and does not use the network.
     """
     try:
         return read_only_builder.builder_from_files(name, data_dir=data_dir)
@@ -51,17 +51,17 @@ def find(name: str, data_dir: Path | None) -> Any:
 
 
 def source(name: str, builder: Any) -> Source:
-    """Both sets of a prepared set `name`. Raises as `images`."""
+    """The training and test split of a prepared set `name`. Raises as `images`."""
     train, test = (images(name, builder, split) for split in ("train", "test"))
     return Source(train, test, f"TFDS, {builder.data_path}")
 
 
 def images(name: str, builder: Any, split: str) -> Images:
-    """One split of the set `name`; decoded once, and then kept beside it as arrays.
+    """One split of the set `name`; it is decoded once and then cached as arrays next to the set.
 
     Raises:
-      FileNotFoundError: a file of the set is not there.
-      ValueError: a file is damaged, or holds other pictures than the set's; it names the file or the folder.
+      FileNotFoundError: a file of the set is missing.
+      ValueError: a file is damaged or has images of another set; the message names the file or the folder.
     """
     file = Path(builder.data_path) / f"images-{split}-{prepared.key(builder, split)[:16]}.npz"
     arrays = prepared.kept(file, lambda: _whole(builder, split))
@@ -76,7 +76,7 @@ def _whole(builder: Any, split: str) -> Arrays:
 
 
 def decode(builder: Any, split: str) -> Images:
-    """The pictures of a split, decoded anew. Raises as `images`."""
+    """The images of a split, decoded without a cache. Raises as `images`."""
     columns: tuple[list, list] = ([], [])
     for record in _records(builder, split):
         for column, field in zip(columns, Images._fields, strict=True):
@@ -85,19 +85,19 @@ def decode(builder: Any, split: str) -> Images:
 
 
 def _records(builder: Any, split: str) -> Iterator[Mapping[str, Any]]:
-    """As `prepared.records`, which finds array_record by the set's name, so not those with a configuration."""
+    """Like `prepared.records`, which finds array_record sets by name and thus misses those with a configuration."""
     tfrecord = builder.info.file_format is tfds.core.FileFormat.TFRECORD
     try:
         yield from prepared.records(builder, split) if tfrecord else builder.as_data_source(split=split)
     except (FileNotFoundError, ValueError):
         raise
-    except Exception as error:  # array_record, protobuf, Pillow: each has its own, and all mean the same
+    except Exception as error:  # array_record, protobuf and Pillow raise different errors for damage
         found = f"{type(error).__name__}: {error}"
         raise wrong(builder.data_path, found, f"undamaged {builder.info.file_format.value} files") from error
 
 
 def main() -> None:
-    """Prepares the set of the command line."""
+    """Prepare the set given on the command line."""
     parser = argparse.ArgumentParser(description="Prepares a TFDS set from local IDX files.")
     parser.add_argument("--name", required=True, choices=BUILDERS)
     parser.add_argument("--path", required=True, help="the folder of the four IDX files, plain or .gz")

@@ -1,11 +1,11 @@
-"""Shifts, rotations, scalings, shears, crops, colours: pure functions of images, to probe with and to augment by.
+"""Deterministic image transforms for probes and augmentation: shift, rotate, scale, shear, crop, colour.
 
-They take their parameters and draw nothing: `shift(image, dy, dx)`, `rotate(image, degrees)`. Parameters may be traced,
-so that `jax.vmap` gives every image its own. `views.py` draws them.
+They are pure functions of an image and parameters: `shift(image, dy, dx)`, `rotate(image, degrees)`. Parameters may be
+traced, so `jax.vmap` can give every image its own. `views.py` draws random parameters.
 
 Images are [H, W, C]; `shift` and `shift_subpixel` also take leading axes, which share the offset. Rows count downwards:
-+dy moves the picture down, +dx to the right. Zeros come in from outside, and interpolation is bilinear between the
-centres of pixels, of which those outside are zero (`mode="grid-constant"` of scipy.ndimage).
++dy moves the image down, +dx to the right. Interpolation is bilinear between pixel centres, and pixels outside the
+image are zero (`mode="grid-constant"` of scipy.ndimage).
 """
 
 import jax
@@ -15,19 +15,19 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 def shift(image: jax.Array, dy: jax.Array | int, dx: jax.Array | int, *, reach: int | None = None) -> jax.Array:
-    """Move a picture by whole pixels, exactly; any dtype.
+    """Move an image by whole pixels, exactly and for any dtype.
 
     Args:
       image: [..., H, W, C].
       dy: whole number of rows, down; may be traced.
       dx: whole number of columns, to the right; may be traced.
-      reach: a promise that neither exceeds it, which makes the padded copy small. A longer offset is cut to it.
+      reach: an upper bound on both offsets, which makes the padded copy smaller. Larger offsets are clipped to it.
 
     Returns:
-      [..., H, W, C] of the same dtype; zeros come in.
+      [..., H, W, C] of the same dtype, filled with zeros.
 
     Raises:
-      TypeError: if an offset is not of an integer type: `shift_subpixel` takes fractions.
+      TypeError: if an offset is not of an integer type; `shift_subpixel` takes fractions.
     """
     for offset in (dy, dx):
         if not jnp.issubdtype(jnp.result_type(offset), jnp.integer):
@@ -41,16 +41,16 @@ def shift(image: jax.Array, dy: jax.Array | int, dx: jax.Array | int, *, reach: 
 
 
 def shift_subpixel(image: jax.Array, dy: jax.Array | float, dx: jax.Array | float) -> jax.Array:
-    """Move a picture [..., H, W, C] of floats by fractions of pixels, dy down and dx to the right.
+    """Move a float image [..., H, W, C] by fractions of pixels, dy down and dx to the right.
 
-    It equals `shift` at whole offsets up to the rounding of a product. Reference: scipy.ndimage.shift, order=1.
+    At whole offsets it equals `shift` up to the rounding of a product. Reference: scipy.ndimage.shift, order=1.
     """
     height, width = image.shape[-3:-1]
     return _resample(image, jnp.arange(height) - dy, jnp.arange(width) - dx)
 
 
 def affine(image: jax.Array, matrix_2x2: jax.Array) -> jax.Array:
-    """out(p) = image(centre + matrix (p - centre)) of [H, W, C] with p = (row, column): the inverse map.
+    """Affine transform of [H, W, C] by the inverse map out(p) = image(centre + matrix (p - centre)), p = (row, column).
 
     Reference: scipy.ndimage.affine_transform, order=1.
     """
@@ -62,7 +62,7 @@ def affine(image: jax.Array, matrix_2x2: jax.Array) -> jax.Array:
 
 
 def rotate(image: jax.Array, degrees: jax.Array | float) -> jax.Array:
-    """Turn a picture [H, W, C] about its centre, counter-clockwise as one looks at it.
+    """Rotate an image [H, W, C] about its centre, counter-clockwise for the viewer.
 
     Reference: skimage.transform.rotate, order=1.
     """
@@ -72,14 +72,14 @@ def rotate(image: jax.Array, degrees: jax.Array | float) -> jax.Array:
 
 
 def scale(image: jax.Array, factor: jax.Array | float) -> jax.Array:
-    """Enlarge a picture [H, W, C] about its centre by `factor` > 0; below 1 it shrinks, without a low-pass filter."""
+    """Scale an image [H, W, C] about its centre by `factor` > 0; below 1 it shrinks, without a low-pass filter."""
     height, width, _ = image.shape
     rows, columns = (jnp.arange(n) - (n - 1) / 2 for n in (height, width))
     return _resample(image, (height - 1) / 2 + rows / factor, (width - 1) / 2 + columns / factor)
 
 
 def shear(image: jax.Array, amount: jax.Array | float) -> jax.Array:
-    """Slant a picture [H, W, C]: a row moves to the right by `amount` pixels for each pixel it is above the centre."""
+    """Shear an image [H, W, C]: a row moves right by `amount` pixels for each pixel that it is above the centre."""
     return affine(image, jnp.array([[1.0, 0.0], [amount, 1.0]]))
 
 
@@ -90,10 +90,10 @@ def crop_resize(
     height: jax.Array | float,
     width: jax.Array | float,
 ) -> jax.Array:
-    """The box of `height` x `width` pixels from row `top` and column `left` on, stretched to the size of the image.
+    """Crop the box of `height` x `width` pixels at row `top` and column `left`, and resize it to the size of the image.
 
-    The box may end between pixels and lies within the image [H, W, C]; samples stop at the outermost centres of its
-    pixels. Reference: jax.image.resize of a cropped image, "linear", antialias=False.
+    The box may end between pixels and must lie within the image [H, W, C]. Samples are clipped to the outermost pixel
+    centres of the box. Reference: jax.image.resize of a cropped image, "linear", antialias=False.
     """
     rows, columns = image.shape[:2]
     return _resample(image, _stretched(rows, top, height), _stretched(columns, left, width))
@@ -106,15 +106,16 @@ def colour_jitter(
     saturation: jax.Array | float,
     hue: jax.Array | float = 0.0,
 ) -> jax.Array:
-    """Blend an image [H, W, C] with black, with its mean luma, with its own luma, clipped to [0, 1] each; turn its hue.
+    """Change brightness, contrast, saturation and hue of an image [H, W, C] with values in [0, 1].
 
-    Factors of 1 change nothing, of 0 give black, a flat grey, and a grey picture; `hue` is a share of a turn, and 1/3
-    makes red green. An image of one channel is its own luma and has no hue. Reference:
+    The factors blend it with black, with its mean luma and with its own luma, and each result is clipped to [0, 1]. A
+    factor of 1 changes nothing; 0 gives black, a uniform grey, and a grey image. `hue` is a fraction of a turn; 1/3
+    turns red into green. An image with one channel is its own luma and has no hue. Reference:
     torchvision.transforms.v2.functional adjust_brightness, adjust_contrast, adjust_saturation and adjust_hue.
 
     Raises:
       ValueError: unless C is 1 or 3.
-      TypeError: unless the image is of floats.
+      TypeError: unless the image is floating point.
     """
     _check_floats(image)
     if image.shape[-1] not in (1, 3):
@@ -128,7 +129,7 @@ def colour_jitter(
 
 
 def _turned(image: jax.Array, turns: jax.Array | float) -> jax.Array:
-    """[H, W, 3] in [0, 1], its hue in HSV turned; saturation and value stay.
+    """Turn the HSV hue of [H, W, 3] in [0, 1]; saturation and value do not change.
 
     Reference: Smith, Color gamut transform pairs, SIGGRAPH (1978).
     """
@@ -142,7 +143,7 @@ def _turned(image: jax.Array, turns: jax.Array | float) -> jax.Array:
 
 
 def _clip(offset: jax.Array | int, reach: int) -> jax.Array:
-    # Of an unsigned type -dy would wrap around.
+    # With an unsigned type -dy would wrap around.
     return jnp.clip(jnp.asarray(offset, jnp.int32), -reach, reach)
 
 
@@ -153,23 +154,23 @@ def _luma(image: jax.Array) -> jax.Array:
 
 
 def _stretched(n: int, start: jax.Array | float, length: jax.Array | float) -> jax.Array:
-    """Where n pixels that cover [start, start + length) of an axis have their centres, in its coordinates [n]."""
+    """The centres [n] of n pixels that cover [start, start + length) of an axis, in the coordinates of the axis."""
     within = jnp.clip((jnp.arange(n) + 0.5) * length / n - 0.5, 0, length - 1)
     return start + within
 
 
 def _resample(image: jax.Array, rows_H: jax.Array, columns_W: jax.Array) -> jax.Array:
-    """Bilinear samples of [..., H, W, C] at all rows x columns, as two products with hat functions: no gather."""
+    """Bilinear samples of [..., H, W, C] at all rows x columns, as products with hat functions instead of a gather."""
     _check_floats(image)
     rows_HxH = _hat(rows_H, image.shape[-3], image.dtype)
     columns_WxW = _hat(columns_W, image.shape[-2], image.dtype)
-    # The default precision of a TPU would round the picture to bfloat16.
+    # The default precision of a TPU would round the image to bfloat16.
     return jnp.einsum("ih,...hwc,jw->...ijc", rows_HxH, image, columns_WxW, precision=jax.lax.Precision.HIGHEST)
 
 
 def _check_floats(image: jax.Array) -> None:
     if not jnp.issubdtype(image.dtype, jnp.floating):
-        raise TypeError(f"expected an image of floats, got {image.dtype}: only `shift` takes whole numbers")
+        raise TypeError(f"expected an image of floats, got {image.dtype}: only `shift` takes integers")
 
 
 def _hat(places_M: jax.Array, n: int, dtype) -> jax.Array:
@@ -177,7 +178,7 @@ def _hat(places_M: jax.Array, n: int, dtype) -> jax.Array:
 
 
 def _sample(image: jax.Array, y_HxW: jax.Array, x_HxW: jax.Array) -> jax.Array:
-    """Bilinear samples of [H, W, C] at any places; pixels outside are zero."""
+    """Bilinear samples of [H, W, C] at arbitrary places; pixels outside the image are zero."""
     _check_floats(image)
     top, left = jnp.floor(y_HxW), jnp.floor(x_HxW)
     down_HxWx1, right_HxWx1 = (y_HxW - top)[..., None], (x_HxW - left)[..., None]

@@ -1,7 +1,8 @@
-"""What an augmented fit sees of its images: a new view every epoch, which can be replayed from (run, epoch, id).
+"""Image augmentations: a new view of every image in every epoch, which can be reproduced from (run, epoch, id).
 
-An augmentation takes a key and the width of what it draws: `AUGMENTATIONS["rotate"](key, image, degrees=15.0)`. Its
-knobs are Python numbers, and a ValueError names what they may be (`KNOBS`). Images are [H, W, C] of floats in [0, 1].
+An augmentation takes a key and the range of its random parameters: `AUGMENTATIONS["rotate"](key, image, degrees=15.0)`.
+Its knobs are Python numbers in the ranges of `KNOBS`, otherwise it raises ValueError. Images are [H, W, C] floats in
+[0, 1].
 """
 
 import functools
@@ -18,7 +19,7 @@ from kdib.tasks.images.transforms import colour_jitter, crop_resize, rotate, sca
 
 Batch = Mapping[str, jax.Array]
 
-KNOBS: Mapping[str, Range] = {  # one meaning in every augmentation that has it
+KNOBS: Mapping[str, Range] = {  # a knob means the same in every augmentation
     "pixels": COUNT,
     "degrees": AT_LEAST_0,
     "factor": AT_LEAST_1,
@@ -35,7 +36,7 @@ KNOBS: Mapping[str, Range] = {  # one meaning in every augmentation that has it
 
 
 def check_knobs(where: str, knobs: Mapping[str, float]) -> None:
-    """Raises ValueError for a knob of an augmentation that is out of its range."""
+    """Raise ValueError for a knob of an augmentation that is out of range."""
     for knob, value in knobs.items():
         check(f"{where}: {knob}", value, KNOBS[knob])
 
@@ -53,10 +54,10 @@ def _checked(augmentation: Callable[..., Any]) -> Callable[..., Any]:
 def mixup(
     key: jax.Array, images_NxHxWxC: jax.Array, labels_NxK: jax.Array, *, alpha: float = 0.2
 ) -> tuple[jax.Array, jax.Array]:
-    """Each image and its label as w of its own and 1 - w of another's, one w ~ Beta(alpha, alpha) a batch.
+    """Mix each image and label with weight w with those of another example, with one w ~ Beta(alpha, alpha) per batch.
 
     Args:
-      key: draws w and who is mixed with whom.
+      key: draws w and the pairs.
       images_NxHxWxC: [N, H, W, C] floats.
       labels_NxK: [N, K], one-hot or probabilities.
       alpha: > 0; towards 0 nothing is mixed, at 1 w is uniform.
@@ -72,34 +73,35 @@ def mixup(
 
 @_checked
 def random_shift(key: jax.Array, image: jax.Array, *, pixels: int = 2) -> jax.Array:
-    """Whole offsets, uniform in [-pixels, pixels] on each axis."""
+    """Shift by a whole number of pixels, uniform in [-pixels, pixels] on each axis."""
     dy, dx = jax.random.randint(key, (2,), -int(pixels), int(pixels) + 1)
     return shift(image, dy, dx, reach=int(pixels))
 
 
 @_checked
 def random_rotate(key: jax.Array, image: jax.Array, *, degrees: float = 15.0) -> jax.Array:
-    """An angle uniform in [-degrees, degrees]."""
+    """Rotate by an angle uniform in [-degrees, degrees]."""
     return rotate(image, _uniform(key, degrees))
 
 
 @_checked
 def random_scale(key: jax.Array, image: jax.Array, *, factor: float = 1.2) -> jax.Array:
-    """A factor between 1 / factor and factor, its logarithm uniform."""
+    """Scale by a log-uniform factor between 1 / factor and factor."""
     return scale(image, jnp.exp(_uniform(key, 1.0) * jnp.log(factor)))
 
 
 @_checked
 def random_shear(key: jax.Array, image: jax.Array, *, amount: float = 0.2) -> jax.Array:
-    """A slant uniform in [-amount, amount]."""
+    """Shear by an amount uniform in [-amount, amount]."""
     return shear(image, _uniform(key, amount))
 
 
 @_checked
 def random_crop_resize(key: jax.Array, image: jax.Array, *, area: float = 0.5, aspect: float = 4 / 3) -> jax.Array:
-    """A box of a share uniform in [area, 1] of the image, its ratio of sides up to `aspect` to either side, anywhere.
+    """Crop a box at a random place and resize it to the size of the image.
 
-    Sides that would exceed the image are cut to it. Reference: torchvision's RandomResizedCrop, which draws again.
+    Its share of the image is uniform in [area, 1], and its aspect ratio log-uniform between 1 / aspect and aspect, both
+    before sides that exceed the image are cut. Reference: torchvision's RandomResizedCrop, which draws again instead.
     """
     rows, columns = image.shape[:2]
     for_area, for_aspect, for_place = jax.random.split(key, 3)
@@ -121,9 +123,9 @@ def random_colour_jitter(
     saturation: float = 0.2,
     hue: float = 0.05,
 ) -> jax.Array:
-    """Factors uniform in [1 - knob, 1 + knob], from 0 on; the hue turned by a share of a turn in [-hue, hue].
+    """Jitter the colours by factors uniform in [1 - knob, 1 + knob], at least 0, and turn the hue by [-hue, hue] turns.
 
-    The hue's knob is a quarter of the others, as in SimCLR (Chen, Kornblith, Norouzi, Hinton, 2020).
+    The default of `hue` is a quarter of the others, as in SimCLR (Chen, Kornblith, Norouzi, Hinton, 2020).
     """
     *keys, for_hue = jax.random.split(key, 4)
     knobs = zip(keys, (brightness, contrast, saturation), strict=True)
@@ -133,7 +135,7 @@ def random_colour_jitter(
 
 @_checked
 def random_flip(key: jax.Array, image: jax.Array, *, probability: float = 0.5) -> jax.Array:
-    """Left and right exchanged with this probability; digits and letters do not survive it."""
+    """Mirror the image horizontally with this probability; not suitable for digits and letters."""
     return jnp.where(jax.random.bernoulli(key, float(probability)), image[:, ::-1], image)
 
 
@@ -151,14 +153,14 @@ KNOWN: Mapping[str, Callable] = AUGMENTATIONS | {"mixup": mixup}
 
 
 def augmentation(name: str, **knobs: float) -> Callable[[jax.Array, Batch], Batch]:
-    """fn(key, batch) -> batch, its images [B, H, W, C] as floats in [0, 1], each augmented with a key of its own.
+    """The function (key, batch) -> batch that augments each image with its own key and returns floats in [0, 1].
 
-    An example's key is `key` folded with its id, so that a view depends neither on the batch nor on its place there.
-    "mixup" alone mixes the images of a batch in pairs, with a key from its first id; labels are not mixed, so that
-    kdib.checks refuses it to a loss that reads them. Equal arguments give the same object.
+    The key of an example is `key` folded with its id, so a view depends neither on the batch nor on the position in it.
+    "mixup" is the exception: it mixes the images of a batch in pairs, with a key from the first id. It does not mix
+    labels, so kdib.checks rejects it for losses that read them. Equal arguments return the same object.
 
     Raises:
-      ValueError: for an unknown augmentation or knob, listing the known ones; for a knob out of its range.
+      ValueError: for an unknown augmentation or knob, listing the known ones, and for a knob out of range.
     """
     known("config.fits: augment.name", name, KNOWN)
     parameters = inspect.signature(KNOWN[name]).parameters.values()
@@ -174,7 +176,7 @@ def _augmentation(name: str, knobs: tuple[tuple[str, float], ...]) -> Callable[[
 
     def mix(key: jax.Array, batch: Batch) -> Batch:
         image_BxHxWxC = batch["image"].astype(jnp.float32) / 255
-        nothing_Bx0 = jnp.zeros((len(image_BxHxWxC), 0))  # in the place of labels
+        nothing_Bx0 = jnp.zeros((len(image_BxHxWxC), 0))  # instead of labels
         return {**batch, "image": change(jax.random.fold_in(key, batch["id"][0]), image_BxHxWxC, nothing_Bx0)[0]}
 
     def augment(key: jax.Array, batch: Batch) -> Batch:

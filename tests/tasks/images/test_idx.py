@@ -136,7 +136,7 @@ def damaged_images(data):
         (data[:4] + struct.pack(">I", 31) + data[8:], "23520 bytes after the head, expected 24304, for the shape (31,"),
         (encoded(IMAGES["train"].reshape(30, 14, 56)), "images of shape (30, 14, 56, 1), expected [N, 28, 28, 1]"),
         (encoded(IMAGES["train"][:0]), "images of shape (0, 28, 28, 1), expected [N, 28, 28, 1] with N >= 1"),
-        (encoded(IMAGES["train"][:29]), "29 images and 30 labels, expected as many of each"),
+        (encoded(IMAGES["train"][:29]), "29 images and 30 labels, expected equal numbers"),
     ]  # fmt: skip
 
 

@@ -282,7 +282,7 @@ def test_damaged_arrays_are_named(sets):
     source_of(sets)
     file = next(sets.glob("mnist/3.0.1/images-test-*.npz"))
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=r"images-test-[0-9a-f]{16}\.npz: found .*delete it, and it is made anew"):
+    with pytest.raises(ValueError, match=r"images-test-[0-9a-f]{16}\.npz: found .*delete it to rebuild it"):
         source_of(sets)
 
 

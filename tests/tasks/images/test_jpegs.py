@@ -42,7 +42,7 @@ def test_every_picture_is_cut_out_and_decoded(tmp_path):
         assert images.image.dtype == np.uint8 and images.label.dtype == np.int32
         np.testing.assert_array_equal(images.label, np.arange(6))
         assert np.abs(images.image.astype(int) - np.stack(PICTURES)).max() <= 2  # JPEG is lossy
-    assert "no accuracy on them is one on CIFAR-10" in source.origin
+    assert "accuracies on them are not accuracies on CIFAR-10" in source.origin
 
 
 def test_the_real_files(data_dir):
