@@ -6,15 +6,18 @@ The in-distribution test set is accompanied by translated and scaled versions, a
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar
 
+import jax
 import numpy as np
 
+from kdib.fields import known
 from kdib.ranges import SEED, Range, check
 from kdib.tasks.base import Dataset, Task
 from kdib.tasks.images import digits, files, moved
+from kdib.tasks.images.corruptions import CORRUPTIONS, STYLE, corrupt
 from kdib.tasks.images.sets import NAMES, NUMERALS, Images
 from kdib.tasks.images.views import augmentation
 
@@ -28,9 +31,16 @@ MADE = {
 }
 
 
+CORRUPTION_SEED = 0  # fixed, so that every study sees the same corrupted images
+
+
 @dataclass(frozen=True)
 class DigitsSettings:
-    """Generated digits. The sets of one `data_seed` share no image, and a larger set starts with a smaller one."""
+    """Generated digits. The sets of one `data_seed` share no image, and a larger set starts with a smaller one.
+
+    `corruptions`, such as {"rotated_a_little": {"name": "rotate", "radians": 0.1}}, adds test sets: the test images
+    under an MNIST-C-style corruption at a strength of your choice (`kdib.tasks.images.corruptions`).
+    """
 
     source: ClassVar[str] = "digits"
     setup: ClassVar[str] = "classification"
@@ -38,10 +48,11 @@ class DigitsSettings:
     n_train: int = 10_000
     n_validation: int = 2_000
     n_test: int = 2_000
+    corruptions: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
-        for field in ("n_train", "n_validation", "n_test"):
-            check(f"config.task.{field}", getattr(self, field), Range(1, 10_000_000, whole=True))
+        for size in ("n_train", "n_validation", "n_test"):
+            check(f"config.task.{size}", getattr(self, size), Range(1, 10_000_000, whole=True))
         check("config.task.data_seed", self.data_seed, SEED)
 
 
@@ -51,7 +62,7 @@ class FileSettings:
 
     `seed` shuffles the training split. The first `n_validation` images become the validation set and the next `n_train`
     the training set. `seed` also selects `n_test` images of the test split. 0 for `n_train` or `n_test`
-    means all images.
+    means all images. `corruptions` is described in DigitsSettings and needs images of 28 x 28 x 1.
     """
 
     source: ClassVar[str]
@@ -61,6 +72,7 @@ class FileSettings:
     n_validation: int = 5_000
     n_test: int = 0
     seed: int = 0
+    corruptions: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
         check("config.task.seed", self.seed, SEED)
@@ -168,6 +180,9 @@ def _task(
     others: Mapping[str, Images] = MappingProxyType({}),
 ) -> Task:
     """The task of `sets` (train, validation, test) and the sets derived from them; `others` are further test sets."""
+    if taken := settings.corruptions.keys() & {"translated", "scaled", "shifted", *sets, *others}:
+        raise ValueError(f"config.task.corruptions: there is a set {min(taken)!r} already; choose another name")
+    others = {**others, **{name: _corrupted(name, sets["test"], settings) for name in settings.corruptions}}
     sets = sets | {
         "translated": Images(moved.translated(sets["test"].image, seed)[0], sets["test"].label),
         "scaled": Images(moved.scaled(sets["test"].image), sets["test"].label),
@@ -189,8 +204,22 @@ def _task(
     )
 
 
+def _corrupted(name: str, images: Images, settings: Settings) -> Images:
+    """The test images under one of the settings' corruptions."""
+    where, knobs = f"config.task.corruptions.{name}", dict(settings.corruptions[name])
+    corruption = knobs.pop("name", "")
+    known(f"{where}.name", corruption, CORRUPTIONS)
+    try:
+        return Images(
+            np.asarray(corrupt(corruption, jax.random.key(CORRUPTION_SEED), images.image, **knobs)), images.label
+        )
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
 def _facts(settings: Settings, sets: dict[str, Images], names: tuple[str, ...], origin: str) -> dict[str, Any]:
     made = {name: text for name, text in MADE.items() if (name, settings.source) != ("validation", "digits")}
+    made |= {name: f"{STYLE}: test, {_spelled(knobs)}" for name, knobs in settings.corruptions.items()}
     return {
         "settings": asdict(settings),
         "source": settings.source,
@@ -201,6 +230,12 @@ def _facts(settings: Settings, sets: dict[str, Images], names: tuple[str, ...], 
         "training_images_sha256": hashlib.sha256(np.ascontiguousarray(sets["train"].image).data).hexdigest(),
         "sets": {name: _set_facts(images, names) for name, images in sets.items()},
     }
+
+
+def _spelled(knobs: Mapping[str, Any]) -> str:
+    """For example "rotate (radians=0.1)"."""
+    rest = ", ".join(f"{knob}={value}" for knob, value in knobs.items() if knob != "name")
+    return f"{knobs['name']} ({rest})" if rest else knobs["name"]
 
 
 def _set_facts(images: Images, names: tuple[str, ...]) -> dict[str, Any]:

@@ -15,12 +15,13 @@ import jax.numpy as jnp
 
 from kdib.fields import known
 from kdib.ranges import AT_LEAST_0, AT_LEAST_1, COUNT, POSITIVE, SHARE, Range, check
-from kdib.tasks.images.transforms import colour_jitter, crop_resize, rotate, scale, shear, shift
+from kdib.tasks.images.transforms import colour_jitter, crop_resize, rotate, scale, shear, shift, shift_subpixel
 
 Batch = Mapping[str, jax.Array]
 
 KNOBS: Mapping[str, Range] = {  # a knob means the same in every augmentation
     "pixels": COUNT,
+    "distance": AT_LEAST_0,
     "degrees": AT_LEAST_0,
     "factor": AT_LEAST_1,
     "amount": AT_LEAST_0,
@@ -76,6 +77,13 @@ def random_shift(key: jax.Array, image: jax.Array, *, pixels: int = 2) -> jax.Ar
     """Shift by a whole number of pixels, uniform in [-pixels, pixels] on each axis."""
     dy, dx = jax.random.randint(key, (2,), -int(pixels), int(pixels) + 1)
     return shift(image, dy, dx, reach=int(pixels))
+
+
+@_checked
+def random_shift_subpixel(key: jax.Array, image: jax.Array, *, distance: float = 2.0) -> jax.Array:
+    """Shift by fractions of pixels, uniform in [-distance, distance] on each axis; bilinear."""
+    for_y, for_x = jax.random.split(key)
+    return shift_subpixel(image, _uniform(for_y, distance), _uniform(for_x, distance))
 
 
 @_checked
@@ -142,6 +150,7 @@ def random_flip(key: jax.Array, image: jax.Array, *, probability: float = 0.5) -
 # (key, image [H, W, C] of floats in [0, 1], **knobs) -> image; jax.vmap over keys and images for a batch.
 AUGMENTATIONS: dict[str, Callable[..., jax.Array]] = {
     "shift": random_shift,
+    "shift_subpixel": random_shift_subpixel,
     "rotate": random_rotate,
     "scale": random_scale,
     "shear": random_shear,

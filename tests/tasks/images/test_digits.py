@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
 from PIL import Image
 from scipy.interpolate import CubicHermiteSpline
+from sklearn.neural_network import MLPClassifier
 
 from kdib.tasks.images import digits as module
 from kdib.tasks.images.digits import BLOCK, CLASSES, SIDE, digits
@@ -52,6 +54,19 @@ def test_digits_are_centred_by_mass_and_stay_within_the_picture(drawn):
     assert 0.9 * module.WANDER < off_Nx2.std() < 1.5 * module.WANDER  # the pen's varying width adds to it
     edge_N = np.concatenate([drawn[0][:, [0, -1], :, 0].max(axis=(1, 2)), drawn[0][:, :, [0, -1], 0].max(axis=(1, 2))])
     assert np.mean(edge_N > 0) < 0.03
+
+
+def test_an_mlp_learns_them_but_not_all_and_not_where_they_stand():
+    (x, y), (test_x, test_y) = digits(0, 4000), digits(0, 1000, "test")
+    mlp = MLPClassifier((100,), learning_rate_init=3e-3, max_iter=12, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it could train for longer
+        mlp.fit(x.reshape(4000, -1) / 255.0, y)
+    moved = np.roll(test_x, (3, 3), axis=(1, 2))
+    accuracy, elsewhere = (
+        (mlp.predict(images.reshape(1000, -1) / 255.0) == test_y).mean() for images in (test_x, moved)
+    )
+    assert 0.85 < accuracy < 0.99 and elsewhere < 0.45
 
 
 def test_one_prototype_a_class_is_not_enough_but_says_something(drawn):

@@ -5,6 +5,7 @@ import socket
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 from test_idx import IMAGES, write
@@ -12,6 +13,7 @@ from test_moved import sliced
 
 from kdib.fields import from_mapping
 from kdib.tasks.images import files, idx, moved, task
+from kdib.tasks.images.corruptions import corrupt
 from kdib.tasks.images.digits import digits
 from kdib.tasks.images.sets import CLOTHES
 from kdib.tasks.images.task import DigitsSettings, MnistSettings
@@ -96,7 +98,7 @@ def test_facts_are_json_and_count_every_set(small):
     facts = json.loads(json.dumps(small.facts))
     assert facts == small.facts  # lists, not tuples: what is read back is what was written
     assert facts["image_shape"] == [28, 28, 1] and facts["classes"] == list("0123456789")
-    assert facts["settings"] == {"data_seed": 0, **SMALL} and facts["source"] == "digits"
+    assert facts["settings"] == {"data_seed": 0, "corruptions": {}, **SMALL} and facts["source"] == "digits"
     assert list(facts["sets"]) == ["train", "validation", *small.tests, *small.watched]
     everyone = [small.train, small.validation, *small.tests.values(), *small.watched.values()]
     for data, of_set in zip(everyone, facts["sets"].values(), strict=True):
@@ -104,6 +106,41 @@ def test_facts_are_json_and_count_every_set(small):
         assert of_set["labels"]["3"] == np.sum(data.inputs["label"] == 3)
     assert all(facts["made"][name].startswith("MNIST-C-style") for name in ("translated", "scaled"))
     assert "validation" not in facts["made"]  # nothing is carved from generated digits
+
+
+def test_corruptions_at_ones_own_strength_are_test_sets(small):
+    settings = {
+        "rotated_not_at_all": {"name": "rotate", "radians": 0.0},
+        "rotated_a_little": {"name": "rotate", "radians": 0.1},
+        "rotated": {"name": "rotate"},
+    }
+    built = task.build(DigitsSettings(**SMALL, corruptions=settings))
+    test = small.tests["test"].inputs
+    image = {name: built.tests[name].inputs["image"] for name in settings}
+    assert list(built.tests) == ["test", "translated", "scaled", *settings]
+    np.testing.assert_array_equal(image["rotated_not_at_all"], test["image"])
+    moved_by = [np.abs(image[name].astype(int) - test["image"]).mean() for name in settings]
+    assert 0 == moved_by[0] < moved_by[1] < moved_by[2]
+    np.testing.assert_array_equal(image["rotated"], corrupt("rotate", jax.random.key(0), test["image"]))
+    np.testing.assert_array_equal(built.tests["rotated"].inputs["label"], test["label"])
+    assert built.facts["made"]["rotated_a_little"] == "MNIST-C-style: test, rotate (radians=0.1)"
+    np.testing.assert_array_equal(built.train.inputs["image"], small.train.inputs["image"])
+
+
+@pytest.mark.parametrize(
+    ("corruptions", "message"),
+    [
+        ({"scaled": {"name": "scale"}}, r"config.task.corruptions: there is a set 'scaled' already"),
+        ({"test": {"name": "scale"}}, r"there is a set 'test' already"),
+        ({"a": {"name": "rotation"}}, r"config.task.corruptions.a.name: 'rotation' is unknown.*rotate"),
+        ({"a": {"radians": 1.0}}, r"config.task.corruptions.a.name: '' is unknown"),
+        ({"a": {"name": "rotate", "angle": 1.0}}, r"config.task.corruptions.a: .*'angle' is unknown.*radians"),
+        ({"a": {"name": "scale", "factor": 0.0}}, r"config.task.corruptions.a: .*factor must be a number > 0"),
+    ],
+)
+def test_a_corruption_that_cannot_be_is_named(corruptions, message):
+    with pytest.raises(ValueError, match=message):
+        task.build(DigitsSettings(**SMALL, corruptions=corruptions))
 
 
 # ---- files

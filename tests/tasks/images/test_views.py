@@ -52,6 +52,18 @@ def test_random_shifts_are_uniform_over_the_square():
     np.testing.assert_allclose(share[1:6, 1:6], 1 / 25, atol=0.014)  # five standard errors
 
 
+def test_random_shifts_by_fractions_are_uniform_too():
+    """The centre of mass of a point moves by the offset, which bilinear weights keep exactly."""
+    point = np.zeros((9, 9, 1), np.float32)
+    point[4, 4] = 1
+    keys = jax.random.split(jax.random.key(0), 2000)
+    out = np.asarray(jax.vmap(lambda key: views.AUGMENTATIONS["shift_subpixel"](key, point, distance=1.5))(keys))
+    offset_Nx2 = np.stack([(out.sum((axis, 3)) @ np.arange(9)) - 4 for axis in (2, 1)], 1)
+    assert np.abs(offset_Nx2).max() <= 1.5 + 1e-5 and np.abs(offset_Nx2 - np.rint(offset_Nx2)).max() > 0.4
+    np.testing.assert_allclose(offset_Nx2.mean(0), 0, atol=0.1)
+    np.testing.assert_allclose(np.cov(offset_Nx2.T), np.eye(2) * 1.5**2 / 3, atol=0.08)
+
+
 @pytest.mark.parametrize(
     ("name", "knob", "value", "words"),
     [
@@ -83,6 +95,7 @@ def test_knobs_of_nothing_change_nothing(image):
     key = jax.random.key(0)
     knobs = {
         "shift": {"pixels": 0},
+        "shift_subpixel": {"distance": 0},
         "rotate": {"degrees": 0},
         "scale": {"factor": 1},
         "shear": {"amount": 0},
