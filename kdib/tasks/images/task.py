@@ -19,7 +19,7 @@ from kdib.tasks.base import Dataset, Task
 from kdib.tasks.images import digits, files, moved
 from kdib.tasks.images.corruptions import CORRUPTIONS, STYLE, corrupt
 from kdib.tasks.images.sets import NAMES, NUMERALS, Images
-from kdib.tasks.images.views import augmentation
+from kdib.tasks.images.views import AUGMENTATIONS, augmentation
 
 __all__ = ["SOURCES", "augmentation", "build"]
 
@@ -31,7 +31,7 @@ MADE = {
 }
 
 
-CORRUPTION_SEED = 0  # fixed, so that every study sees the same corrupted images
+PROBE_SEED = 0  # fixed, so that every study sees the same corrupted and augmented images
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,9 @@ class DigitsSettings:
     """Generated digits. The sets of one `data_seed` share no image, and a larger set starts with a smaller one.
 
     `corruptions`, such as {"rotated_a_little": {"name": "rotate", "radians": 0.1}}, adds test sets: the test images
-    under an MNIST-C-style corruption at a strength of your choice (`kdib.tasks.images.corruptions`).
+    under an MNIST-C-style corruption at a strength of your choice (`kdib.tasks.images.corruptions`). `views`, such as
+    {"jittered": {"name": "colour_jitter", "brightness": 0.4}}, adds test sets of randomly augmented test images
+    (`kdib.tasks.images.views`).
     """
 
     source: ClassVar[str] = "digits"
@@ -49,6 +51,7 @@ class DigitsSettings:
     n_validation: int = 2_000
     n_test: int = 2_000
     corruptions: Mapping[str, Any] = field(default_factory=dict)
+    views: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
         for size in ("n_train", "n_validation", "n_test"):
@@ -62,7 +65,7 @@ class FileSettings:
 
     `seed` shuffles the training split. The first `n_validation` images become the validation set and the next `n_train`
     the training set. `seed` also selects `n_test` images of the test split. 0 for `n_train` or `n_test`
-    means all images. `corruptions` is described in DigitsSettings and needs images of 28 x 28 x 1.
+    means all images. `corruptions` (for images of 28 x 28 x 1) and `views` are described in DigitsSettings.
     """
 
     source: ClassVar[str]
@@ -73,6 +76,7 @@ class FileSettings:
     n_test: int = 0
     seed: int = 0
     corruptions: Mapping[str, Any] = field(default_factory=dict)
+    views: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
         check("config.task.seed", self.seed, SEED)
@@ -180,9 +184,7 @@ def _task(
     others: Mapping[str, Images] = MappingProxyType({}),
 ) -> Task:
     """The task of `sets` (train, validation, test) and the sets derived from them; `others` are further test sets."""
-    if taken := settings.corruptions.keys() & {"translated", "scaled", "shifted", *sets, *others}:
-        raise ValueError(f"config.task.corruptions: there is a set {min(taken)!r} already; choose another name")
-    others = {**others, **{name: _corrupted(name, sets["test"], settings) for name in settings.corruptions}}
+    others = {**others, **_probes(settings, sets["test"], {"translated", "scaled", "shifted", *sets, *others})}
     sets = sets | {
         "translated": Images(moved.translated(sets["test"].image, seed)[0], sets["test"].label),
         "scaled": Images(moved.scaled(sets["test"].image), sets["test"].label),
@@ -204,22 +206,37 @@ def _task(
     )
 
 
-def _corrupted(name: str, images: Images, settings: Settings) -> Images:
-    """The test images under one of the settings' corruptions."""
-    where, knobs = f"config.task.corruptions.{name}", dict(settings.corruptions[name])
-    corruption = knobs.pop("name", "")
-    known(f"{where}.name", corruption, CORRUPTIONS)
-    try:
-        return Images(
-            np.asarray(corrupt(corruption, jax.random.key(CORRUPTION_SEED), images.image, **knobs)), images.label
-        )
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+def _probes(settings: Settings, images: Images, taken: set[str]) -> dict[str, Images]:
+    """The test images as the settings' `corruptions` and `views` change them, by the name of the new test set."""
+    made, kinds = {}, {"corruptions": (_corrupted, CORRUPTIONS), "views": (_viewed, AUGMENTATIONS)}
+    for kind, (change, names) in kinds.items():
+        for name, knobs in getattr(settings, kind).items():
+            where = f"config.task.{kind}.{name}"
+            if name in taken or name in made:
+                raise ValueError(f"{where}: there is a set {name!r} already; choose another name")
+            known(f"{where}.name", knobs.get("name", ""), names)
+            try:
+                made[name] = images._replace(image=change(images.image, **knobs))
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}") from error
+    return made
+
+
+def _corrupted(image_NxHxWxC: np.ndarray, *, name: str, **knobs: Any) -> np.ndarray:
+    return np.asarray(corrupt(name, jax.random.key(PROBE_SEED), image_NxHxWxC, **knobs))
+
+
+def _viewed(image_NxHxWxC: np.ndarray, *, name: str, **knobs: Any) -> np.ndarray:
+    """An augmented view of every image, drawn once."""
+    batch = {"image": image_NxHxWxC, "id": np.arange(len(image_NxHxWxC), dtype=np.int32)}
+    image = jax.jit(augmentation(name, **knobs))(jax.random.key(PROBE_SEED), batch)["image"]
+    return np.asarray(np.rint(image * 255), np.uint8)
 
 
 def _facts(settings: Settings, sets: dict[str, Images], names: tuple[str, ...], origin: str) -> dict[str, Any]:
     made = {name: text for name, text in MADE.items() if (name, settings.source) != ("validation", "digits")}
     made |= {name: f"{STYLE}: test, {_spelled(knobs)}" for name, knobs in settings.corruptions.items()}
+    made |= {name: f"test, augmented: {_spelled(knobs)}" for name, knobs in settings.views.items()}
     return {
         "settings": asdict(settings),
         "source": settings.source,

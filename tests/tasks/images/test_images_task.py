@@ -98,7 +98,9 @@ def test_facts_are_json_and_count_every_set(small):
     facts = json.loads(json.dumps(small.facts))
     assert facts == small.facts  # lists, not tuples: what is read back is what was written
     assert facts["image_shape"] == [28, 28, 1] and facts["classes"] == list("0123456789")
-    assert facts["settings"] == {"data_seed": 0, "corruptions": {}, **SMALL} and facts["source"] == "digits"
+    assert (
+        facts["settings"] == {"data_seed": 0, "corruptions": {}, "views": {}, **SMALL} and facts["source"] == "digits"
+    )
     assert list(facts["sets"]) == ["train", "validation", *small.tests, *small.watched]
     everyone = [small.train, small.validation, *small.tests.values(), *small.watched.values()]
     for data, of_set in zip(everyone, facts["sets"].values(), strict=True):
@@ -127,20 +129,47 @@ def test_corruptions_at_ones_own_strength_are_test_sets(small):
     np.testing.assert_array_equal(built.train.inputs["image"], small.train.inputs["image"])
 
 
+def test_augmented_views_are_test_sets_too(small):
+    settings = {
+        "as_it_was": {"name": "shift_subpixel", "distance": 0.0},
+        "half_a_pixel": {"name": "shift_subpixel", "distance": 0.5},
+        "jittered": {"name": "colour_jitter", "brightness": 0.4, "contrast": 0.0, "saturation": 0.0, "hue": 0.0},
+    }
+    built, again = (task.build(DigitsSettings(**SMALL, views=settings)) for _ in range(2))
+    test = small.tests["test"].inputs["image"]
+    image = {name: built.tests[name].inputs["image"] for name in settings}
+    np.testing.assert_array_equal(image["as_it_was"], test)
+    assert all((image[name] != test).any() and image[name].dtype == np.uint8 for name in ("half_a_pixel", "jittered"))
+    brighter_N = image["jittered"].sum((1, 2, 3)) / test.sum((1, 2, 3))
+    assert 0.59 < brighter_N.min() < 0.75 and brighter_N.std() > 0.05  # each image has a draw of its own
+    for name in settings:
+        np.testing.assert_array_equal(again.tests[name].inputs["image"], image[name])
+    assert built.facts["made"]["half_a_pixel"] == "test, augmented: shift_subpixel (distance=0.5)"
+
+
 @pytest.mark.parametrize(
-    ("corruptions", "message"),
+    ("settings", "message"),
     [
-        ({"scaled": {"name": "scale"}}, r"config.task.corruptions: there is a set 'scaled' already"),
-        ({"test": {"name": "scale"}}, r"there is a set 'test' already"),
-        ({"a": {"name": "rotation"}}, r"config.task.corruptions.a.name: 'rotation' is unknown.*rotate"),
-        ({"a": {"radians": 1.0}}, r"config.task.corruptions.a.name: '' is unknown"),
-        ({"a": {"name": "rotate", "angle": 1.0}}, r"config.task.corruptions.a: .*'angle' is unknown.*radians"),
-        ({"a": {"name": "scale", "factor": 0.0}}, r"config.task.corruptions.a: .*factor must be a number > 0"),
+        ({"corruptions": {"scaled": {"name": "scale"}}}, r"task.corruptions.scaled: there is a set 'scaled' already"),
+        ({"corruptions": {"test": {"name": "scale"}}}, r"there is a set 'test' already"),
+        (
+            {"corruptions": {"a": {"name": "fog"}}, "views": {"a": {"name": "flip"}}},
+            r"views.a: there is a set 'a' already",
+        ),
+        (
+            {"corruptions": {"a": {"name": "rotation"}}},
+            r"config.task.corruptions.a.name: 'rotation' is unknown.*rotate",
+        ),
+        ({"corruptions": {"a": {"radians": 1.0}}}, r"config.task.corruptions.a.name: '' is unknown"),
+        ({"corruptions": {"a": {"name": "rotate", "angle": 1.0}}}, r"corruptions.a: .*'angle' is unknown.*radians"),
+        ({"corruptions": {"a": {"name": "scale", "factor": 0.0}}}, r"corruptions.a: .*factor must be a number > 0"),
+        ({"views": {"a": {"name": "mixup"}}}, r"config.task.views.a.name: 'mixup' is unknown.*colour_jitter"),
+        ({"views": {"a": {"name": "rotate", "radians": 1.0}}}, r"views.a: .*'radians' is unknown.*degrees"),
     ],
 )
-def test_a_corruption_that_cannot_be_is_named(corruptions, message):
+def test_a_probe_that_cannot_be_is_named(settings, message):
     with pytest.raises(ValueError, match=message):
-        task.build(DigitsSettings(**SMALL, corruptions=corruptions))
+        task.build(DigitsSettings(**SMALL, **settings))
 
 
 # ---- files
