@@ -1,4 +1,4 @@
-"""What a configuration may be refused for before anything is trained: names, then the task, teachers and losses."""
+"""Checks of a configuration before anything is trained: names, then the task, teachers and losses."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -25,13 +25,13 @@ from kdib.verdict import has_direction
 
 
 def check_names(study: Study) -> None:
-    """Presets, losses, properties, schedules and the task's settings: all looked up before anything runs."""
+    """Check all names before anything runs: presets, losses, properties, schedules and the task's settings."""
     task = tasks.settings(study.task)
     for name, fields in study.models.items():
         _check_model(f"config.models.{name}", fields)
     for name, spec in study.losses.items():
         if taken := {*METRICS, "parameters"} & spec.keys():
-            raise ValueError(f"config.losses.{name}: a step reports {', '.join(taken)} itself; call the term otherwise")
+            raise ValueError(f"config.losses.{name}: a step itself reports {', '.join(taken)}; rename the term")
     for name, fit in study.fits.items():
         spec = _spec(fit.loss, study)
         if task.setup == "language_model":
@@ -58,7 +58,7 @@ def check_names(study: Study) -> None:
 
 
 def _in_config(where: str, fit: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-    """Calls it; what it refuses is said to be of this field and fit."""
+    """Call `function`; a ValueError names the field `where` and the fit."""
     try:
         function(*args, **kwargs)
     except ValueError as error:
@@ -86,22 +86,22 @@ def _check_loss(where: str, fit: Fit, spec: losses.LossSpec) -> None:
     asks = [name for name, term in spec.items() if any(path.startswith("teacher.") for path in term.inputs)]
     if asks and fit.answers == "online":
         raise ValueError(
-            f"{where}.answers='online' has no teacher outside the student ({', '.join(asks)}): ask for "
+            f"{where}.answers='online' has no teacher outside the student, but {', '.join(asks)} needs one: read "
             "'student.hidden.teacher_logits', and train it by 'student.hidden.teacher_train_logits'"
         )
     if asks and not fit.teacher:
-        raise ValueError(f"{where}.loss={fit.loss!r} asks a teacher ({', '.join(asks)}), and the fit has none")
+        raise ValueError(f"{where}.loss={fit.loss!r} needs a teacher ({', '.join(asks)}), and the fit has none")
     hidden = [name for name, term in spec.items() if any(path.startswith("teacher.hidden.") for path in term.inputs)]
     if hidden and fit.answers == "table":
         raise ValueError(
-            f"{where}.answers='table' stores logits, and {fit.loss!r} asks for what is hidden ({', '.join(hidden)}); "
+            f"{where}.answers='table' stores only logits, and {fit.loss!r} needs hidden layers ({', '.join(hidden)}); "
             "use answers='live'"
         )
     labelled = [name for name, term in spec.items() if "batch.label" in term.inputs]
     if fit.augment.get("name") == "mixup" and labelled:
         raise ValueError(
-            f"{where}.augment: mixup mixes pictures and not labels, which {fit.loss!r} reads ({', '.join(labelled)}); "
-            "learn from a teacher's answers alone, with answers='live'"
+            f"{where}.augment: mixup mixes images but not labels, which {fit.loss!r} reads ({', '.join(labelled)}); "
+            "use a loss on the teacher's outputs only, with answers='live'"
         )
     if fit.match_entropy and not any("epsilon" in term.hparams for term in spec.values()):
         raise ValueError(f"{where}.match_entropy needs a label_smoothing term, {fit.loss!r} has {', '.join(spec)}")
@@ -110,8 +110,8 @@ def _check_loss(where: str, fit: Fit, spec: losses.LossSpec) -> None:
 def _check_language_model(where: str, fit: Fit, spec: losses.LossSpec) -> None:
     if fit.match_entropy or (fit.teacher and fit.answers == "table"):
         raise ValueError(
-            f"{where}: stored answers of a language model would be a vocabulary at every word; "
-            "use answers='live', and no match_entropy"
+            f"{where}: stored outputs of a language model would hold a vocabulary for every word; "
+            "use answers='live' and no match_entropy"
         )
     if padded := [name for name, term in spec.items() if term.where is None]:
         raise ValueError(
@@ -124,35 +124,37 @@ def _check_headline(name: str, properties: Mapping[str, Property]) -> None:
     if not has_direction(properties[name]):
         able = [other for other, prop in properties.items() if has_direction(prop)]
         raise ValueError(
-            f"config.properties: the headline is said on the first, and {name!r} is no scalar property with a "
+            f"config.properties: the headline uses the first property, but {name!r} is no scalar property with a "
             f"direction; put one of these first: {', '.join(able)}"
         )
 
 
 def check_task(study: Study, task: Task) -> None:
-    """What can be known of a configuration only once its task is built."""
+    """Check what can be checked only once the task is built."""
     if task.train.size < study.train.batch_size:
-        raise ValueError(f"config.train.batch_size is {study.train.batch_size}, of {task.train.size} examples")
+        size = study.train.batch_size
+        raise ValueError(f"config.train.batch_size is {size}, but there are {task.train.size} examples")
     if task.train.size < study.train.window:
-        raise ValueError(f"config.train.window is {study.train.window}, of {task.train.size} examples")
+        raise ValueError(f"config.train.window is {study.train.window}, but there are {task.train.size} examples")
     if study.train.buckets and "max_length" not in task.shapes:
-        raise ValueError(f"config.train.buckets={study.train.buckets}: {task.name} has no lengths; use ()")
+        raise ValueError(f"config.train.buckets={study.train.buckets}: inputs of {task.name} have no lengths; use ()")
     for name in study.properties:
         least = of_task(study.task["name"])[name].least
         if small := [f"{test!r} has {data.size}" for test, data in task.tests.items() if data.size < least]:
-            raise ValueError(f"config.properties: {name} needs {least} examples of a test set; {', '.join(small)}")
+            raise ValueError(f"config.properties: {name} needs {least} examples per test set; {', '.join(small)}")
     if "corruptions" in study.properties and task.shapes["image_shape"] != CORRUPTIBLE:
         raise ValueError(
-            f"config.properties: corruptions are of images {list(CORRUPTIBLE)}, as MNIST-C's; those of {task.name} are "
+            f"config.properties: corruptions need images {list(CORRUPTIBLE)}, like those of MNIST-C; {task.name} has "
             f"{list(task.shapes['image_shape'])}: leave the property out"
         )
 
 
 def check_teachers(lab: Lab) -> None:
-    """That every snapshot which is to teach will be there, and every view can be drawn: found before hours of training.
+    """Check, before hours of training, that every teaching snapshot will exist and every augmentation can be drawn.
 
     Raises:
-      ValueError: for a step at which a teacher is not saved, with those at which it is, or a knob that cannot be.
+      ValueError: for a step at which a teacher is not saved (the message lists the saved ones), or for an argument that
+        an augmentation refuses.
     """
     for name, fit in lab.study.fits.items():
         if augment := tasks.augmentation(lab.study.task["name"], fit.augment):
@@ -162,11 +164,13 @@ def check_teachers(lab: Lab) -> None:
             continue
         saved = _saved_steps(fit.teacher, lab)
         if absent := sorted(wanted - {*saved}):
-            raise ValueError(f"config.fits.{name}: {fit.teacher} is not saved at steps {absent}; it is at {saved}")
+            raise ValueError(
+                f"config.fits.{name}: {fit.teacher} is not saved at steps {absent}; it is saved at {saved}"
+            )
 
 
 def _saved_steps(teacher: str, lab: Lab) -> tuple[int, ...]:
-    """Where a teacher will be saved, or if it is opened by path where all of its runs are."""
+    """The steps at which a teacher will be saved or, if it is opened by path, at which all of its runs are saved."""
     path = lab.study.fits[teacher].path
     if not path:
         return snapshot_steps(teacher, lab)
@@ -178,10 +182,11 @@ def _saved_steps(teacher: str, lab: Lab) -> tuple[int, ...]:
 
 
 def check_losses(lab: Lab) -> None:
-    """Traces a step of every fit, without arrays: layers that a loss does not find show before hours of training.
+    """Trace a step of every fit without arrays, to find missing layers of a loss before hours of training.
 
     Raises:
-      ValueError: for a path that leads nowhere, with the layers there are and their shapes, or shapes that do not fit.
+      ValueError: for a path that does not exist (the message lists the layers with their shapes) or for incompatible
+        shapes.
     """
     two = jax.eval_shape(dict, gather(lab.data, slice(0, 2)))
     seen = set()
@@ -201,7 +206,7 @@ def check_losses(lab: Lab) -> None:
 
 
 def _abstract_teacher(fit: Fit, batch: Any, lab: Lab) -> Any:
-    """The shapes of a teacher's variables: they depend on no run."""
+    """The shapes of a teacher's variables, which are the same for all runs."""
     if not fit.teacher or fit.answers == "online":
         return {"params": {}}
     model = model_of(fit.teacher, lab)
@@ -214,10 +219,10 @@ def _abstract_teacher(fit: Fit, batch: Any, lab: Lab) -> Any:
 
 
 def check_opened_by_path(lab: Lab) -> None:
-    """Reads every run that another workdir lends, so that a wrong one is found before hours of training.
+    """Read every run that is opened by path, so that a wrong one is found before hours of training.
 
     Raises:
-      SnapshotError: as `load_last`, for a run that was not finished there, or one of another network.
+      SnapshotError: as `load_last`, and for a run that is unfinished there or belongs to another network.
     """
     for name, fit in lab.study.fits.items():
         for run in main_runs(lab.study, name) if fit.path else ():
@@ -235,7 +240,7 @@ def check_opened_by_path(lab: Lab) -> None:
 
 
 def _steps_there(folder: Path) -> int:
-    """How long a fit of another workdir trains; -1, which no run reaches, if the folder is not one."""
+    """The steps of a fit of another workdir; -1, which no run reaches, if `folder` is not such a fit."""
     path = folder.parent.parent / "config.json"
     if not path.exists():
         return -1
@@ -243,5 +248,5 @@ def _steps_there(folder: Path) -> int:
     if not isinstance(config, dict) or "environment" not in config:
         return -1
     config.pop("environment")
-    other = parse(config)  # a field that came later had its default
+    other = parse(config)  # a field that was added later had its default
     return steps_of(other, folder.name) if folder.name in other.fits else -1

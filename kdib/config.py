@@ -1,4 +1,4 @@
-"""A study's configuration as frozen dataclasses: every name checked at once, before anything runs."""
+"""A study's configuration as frozen dataclasses; every name is checked before anything runs."""
 
 import dataclasses
 import math
@@ -11,7 +11,7 @@ from kdib.ranges import AT_LEAST_0, COUNT, POSITIVE, SOME, Range, check
 
 @dataclasses.dataclass(frozen=True)
 class Train:
-    """The recipe that every fit shares."""
+    """The training recipe that all fits share."""
 
     steps: int
     batch_size: int
@@ -21,53 +21,56 @@ class Train:
     schedule: Mapping[str, Any]  # of the learning rate: {"name": one in kdib.losses.SCHEDULES, **knobs}
     weight_decay: float
     clip_norm: float
-    chunk: int  # steps a compiled call takes at most
-    group_size: int  # runs trained in lockstep, on a CPU each on a device of its own
-    save_every: int  # steps between resumable states
+    chunk: int  # maximum number of steps per compiled call
+    group_size: int  # runs trained in lockstep; on a CPU each has its own device
+    save_every: int  # number of steps between resumable states
     snapshots: Mapping[str, Any]  # {"name": every | powers_of_two_epochs | dense_then_sparse | explicit, **knobs}
-    buckets: tuple[int, ...] = ()  # a batch holds inputs up to one of these lengths, each a step of the one program
-    window: int = 0  # examples that grain brings from the disk at a time; 0: the training set is on the device
-    l1: float = 0.0  # times sum |w|, a term of the loss over kernels and embeddings
-    l2: float = 0.0  # times sum w^2, likewise; weight_decay is decoupled
+    buckets: tuple[int, ...] = ()  # a batch is cut to one of these lengths; one program holds a step for each
+    window: int = 0  # number of examples that grain reads from the disk at a time; 0: all are on the device
+    l1: float = 0.0  # weight of sum |w| over kernels and embeddings, a term of the loss
+    l2: float = 0.0  # weight of sum w^2, likewise; weight_decay is decoupled
 
 
 @dataclasses.dataclass(frozen=True)
 class Tune:
-    """The same small grid for every fit, chosen on the validation set of development seeds; empty: no tuning."""
+    """A small grid, the same for every fit; runs with development seeds choose from it on the validation set.
+
+    Without learning rates nothing is tuned.
+    """
 
     learning_rates: tuple[float, ...]
-    seeds: int  # development seeds a grid point
+    seeds: int  # number of development seeds per grid point
 
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """One node of the graph: who learns, from whom, by which loss."""
+    """One training condition: the student's model, its teacher and its loss."""
 
     model: str
     loss: str
-    teacher: str = ""  # another fit; "" learns from labels
-    teacher_steps: tuple[int, ...] = ()  # its snapshots: one after another, or with `ensemble` as one; (): its last
-    ensemble: str = ""  # mean_probability, mean_logit: all seeds of the teacher (or, if several, its snapshots) as one
-    answers: str = "table"  # table: teacher asked once, beforehand; live: at every step; online: it learns beside
-    shuffle: bool = False  # permute the teacher's answers within a class (needs answers="table")
-    as_soft_as: int = -1  # a step: the answers are tempered to the mean entropy of this snapshot's (needs a table)
+    teacher: str = ""  # another fit; "": learn from labels
+    teacher_steps: tuple[int, ...] = ()  # its snapshots, in sequence or as an `ensemble`; (): its last one
+    ensemble: str = ""  # mean_probability or mean_logit of all the teacher's seeds, or of several teacher_steps
+    answers: str = "table"  # table: teacher evaluated once, before; live: at every step; online: trained jointly
+    shuffle: bool = False  # permute the teacher's outputs within each class (needs answers="table")
+    as_soft_as: int = -1  # a step: match the mean entropy of the teacher's snapshot at this step (needs a table)
     augment: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # {"name": one of the task's, **knobs}
-    softness_at: float = 1.0  # the temperature at which as_soft_as and match_entropy compare: that of the loss
-    match_entropy: str = ""  # a fit: label_smoothing's epsilon is set so that its targets have that fit's entropy
-    seeds: str = "main"  # main, peer (initial values disjoint from every main run's) or reordered (so is the order)
-    snapshots: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of itself; {}: those of train
-    budget: float = 1.0  # its steps as a multiple of train.steps; 2.0: its own and as many again as a teacher had
-    path: str = ""  # a fit folder of another workdir: its runs are opened instead of trained
+    softness_at: float = 1.0  # temperature at which as_soft_as and match_entropy compare: that of the loss
+    match_entropy: str = ""  # a fit: set label_smoothing's epsilon so that its targets have that fit's entropy
+    seeds: str = "main"  # main; peer: initialization disjoint from all main runs; reordered: the data order is
+    snapshots: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of this fit; {}: those of train
+    budget: float = 1.0  # steps as a multiple of train.steps; 2.0: its own plus those of its teacher
+    path: str = ""  # a fit folder of another workdir, whose runs are opened instead of trained
 
     @property
     def learns_from_all_seeds(self) -> bool:
-        """Whether its teacher is an ensemble of seeds, and not the paired one."""
+        """Whether its teacher is an ensemble of seeds instead of the run with the paired seed."""
         return bool(self.ensemble) and len(self.teacher_steps) < 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Roles:
-    """Which fit plays which part in the estimands."""
+    """The fit that has each role in the estimands."""
 
     teacher: str
     alone: str
@@ -77,11 +80,11 @@ class Roles:
 
 @dataclasses.dataclass(frozen=True)
 class FitCurve:
-    """A figure of the report: the fits of `x` against their numbers, and those of `beside` as horizontal bands."""
+    """A figure of the report: the fits of `x` against their x values, and the fits of `beside` as horizontal bands."""
 
-    x: Mapping[str, float]  # fit -> its place on the axis
+    x: Mapping[str, float]  # fit -> its value on the x axis
     xlabel: str
-    log: bool = False  # the axis
+    log: bool = False  # logarithmic x axis
     beside: tuple[str, ...] = ()
 
 
@@ -102,7 +105,7 @@ class Study:
     properties: tuple[str, ...]
     published: Mapping[str, Any]
     grid: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)  # student -> column -> fit
-    curves: Mapping[str, FitCurve] = dataclasses.field(default_factory=dict)  # of the report, each with its own section
+    curves: Mapping[str, FitCurve] = dataclasses.field(default_factory=dict)  # figures of the report, one section each
 
 
 CHOICES = {
@@ -110,7 +113,7 @@ CHOICES = {
     "answers": ("table", "live", "online"),
     "seeds": ("main", "peer", "reordered"),
 }
-TRAIN = {  # what the recipe's numbers must be
+TRAIN = {  # the ranges of the recipe's numbers
     **dict.fromkeys(("steps", "batch_size", "chunk", "group_size", "save_every"), SOME),
     **dict.fromkeys(("learning_rate", "clip_norm"), POSITIVE),
     **dict.fromkeys(("weight_decay", "l1", "l2"), AT_LEAST_0),
@@ -124,14 +127,14 @@ MAY_CHANGE = (
     "grid",
     "curves",
     "train.group_size",
-)  # on an old workdir; no trained run depends on them (but see `difference`)
+)  # on an existing workdir; no trained run depends on them (but see `difference`)
 
 
 def parse(config: Mapping[str, Any]) -> Study:
-    """Plain nested dicts -> Study.
+    """Convert plain nested dicts to a Study.
 
     Raises:
-      ValueError: in one line, for a missing or unknown field, a wrong type, or a name that nothing defines.
+      ValueError: in one line, for a missing or unknown field, a wrong type, or an undefined name.
     """
     study = from_mapping(Study, config, "config")
     for name, fit in study.fits.items():
@@ -173,14 +176,14 @@ def _check_published(published: Mapping[str, Any]) -> None:
     for part, values in numbers.items():
         for path, value in values.items():
             check(f"config.published.{part}.{path}", value, Range())
-            if path.count(".") < 2:  # a metric's name may have points of its own
+            if path.count(".") < 2:  # a metric's name may contain dots
                 raise ValueError(f"config.published.{part}.{path}: expected a mapping two levels deeper, got {value!r}")
     if any(numbers.values()) and not isinstance(published.get("source"), str):
-        raise ValueError("config.published lacks 'source', where its numbers are from")
+        raise ValueError("config.published lacks 'source', the publication of its numbers")
 
 
 def topological(fits: Mapping[str, Fit]) -> list[str]:
-    """The fits in an order in which every teacher comes first, otherwise as declared."""
+    """The fits in the declared order, except that every teacher comes before its students."""
     order: list[str] = []
 
     def visit(name: str, path: tuple[str, ...]) -> None:
@@ -198,10 +201,10 @@ def topological(fits: Mapping[str, Fit]) -> list[str]:
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """The fields, but for those that may change, in which two configurations differ: "train.steps: 600 -> 800".
+    """The fields in which two configurations differ, except those that may change: "train.steps: 600 -> 800".
 
-    A fit, model or loss that was not there is no difference: it changes no other. The number of seeds may not change
-    where it is the size of an ensemble: finished students had another teacher.
+    A new fit, model or loss is not a difference, because it changes no other. The number of seeds may not change if it
+    is the size of an ensemble, because finished students learned from an ensemble of another size.
     """
     ensembles = any(fit["ensemble"] and len(fit["teacher_steps"]) < 2 for fit in new["fits"].values())
     may_change = [name for name in MAY_CHANGE if not (ensembles and name == "seeds")]
@@ -218,13 +221,13 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def as_dict(study: Study) -> dict[str, Any]:
-    """The configuration as plain JSON-able dicts."""
+    """The configuration as plain dicts that JSON can store."""
     return dataclasses.asdict(study)
 
 
 def _check_curve(where: str, curve: FitCurve, study: Study) -> None:
     if not curve.x:
-        raise ValueError(f"{where}.x must name the fits on the curve, got none")
+        raise ValueError(f"{where}.x must name the fits on the curve; it is empty")
     for name, value in curve.x.items():
         known(f"{where}.x", name, study.fits)
         if not (0 if curve.log else -math.inf) < value < math.inf:
@@ -245,11 +248,11 @@ def _check_fit(name: str, fit: Fit, study: Study) -> None:
     if not 0.5 <= study.train.steps * fit.budget < float("inf"):
         raise ValueError(f"{where}.budget={fit.budget} of train.steps={study.train.steps} must be at least one step")
     if fit.path and study.tune.learning_rates:
-        raise ValueError(f"{where}.path: a grid (config.tune) needs teachers on development seeds, which a path lacks")
+        raise ValueError(f"{where}.path: a grid (config.tune) needs teachers at development seeds, which a path lacks")
     if fit.answers == "online" and (not fit.teacher or fit.ensemble or fit.match_entropy):
-        raise ValueError(f"{where}.answers='online' needs a teacher to take the architecture of, and no ensemble")
+        raise ValueError(f"{where}.answers='online' needs a teacher (its architecture), no ensemble or match_entropy")
     if fit.ensemble and not fit.teacher:
-        raise ValueError(f"{where}.ensemble={fit.ensemble!r} needs a teacher, whose seeds then teach together")
+        raise ValueError(f"{where}.ensemble={fit.ensemble!r} needs a teacher, whose seeds or snapshots it averages")
     _check_lessons(where, fit)
     teacher = study.fits.get(fit.teacher)
     if teacher and _initial_values(teacher, study) == _initial_values(fit, study):
@@ -261,21 +264,21 @@ def _check_fit(name: str, fit: Fit, study: Study) -> None:
 
 
 def _initial_values(fit: Fit, study: Study) -> tuple[dict[str, Any], bool]:
-    """What they depend on: the network, whatever its name, and whether the seeds are a peer's."""
+    """What a fit's initialization depends on: the network, whatever its name, and whether the seeds are a peer's."""
     fields = {name: value for name, value in flatten(study.models[fit.model]).items() if value is not None}
     return fields, fit.seeds == "peer"
 
 
 def _check_lessons(where: str, fit: Fit) -> None:
-    """What is made of a teacher's answers, and of which of them."""
+    """Check the fields that choose and transform a teacher's outputs."""
     for field, used in {"shuffle": fit.shuffle, "as_soft_as": fit.as_soft_as >= 0}.items():
         if used and (not fit.teacher or fit.answers != "table"):
-            raise ValueError(f"{where}.{field} needs a teacher whose answers are 'table', got {fit.answers!r}")
+            raise ValueError(f"{where}.{field} needs a teacher and answers='table', got answers={fit.answers!r}")
     if fit.teacher_steps and (not fit.teacher or fit.answers == "online"):
-        raise ValueError(f"{where}.teacher_steps={fit.teacher_steps} needs a teacher that has been trained before")
+        raise ValueError(f"{where}.teacher_steps={fit.teacher_steps} needs a teacher that was trained before")
     check(f"{where}.softness_at", fit.softness_at, POSITIVE)
     if fit.augment and fit.teacher and fit.answers == "table":
         raise ValueError(
-            f"{where}.augment: stored answers are those to the examples as they are, not to what the student sees; "
+            f"{where}.augment: stored teacher outputs are for the original examples, not for the augmented ones; "
             "use answers='live'"
         )

@@ -1,9 +1,10 @@
-"""From rows to effects: what distillation changed, against which control, how sure we are, and the verdict.
+"""From rows to effects: what distillation changed, compared with which control, and with what uncertainty.
 
-A scalar property (accuracy, calibration) gives every fit a column of values over seeds; a relational one
-(fidelity) gives columns of similarities to the teachers; a pairwise one (barriers) compares the runs of a fit.
-Every effect is the mean of one column, the mean paired difference of two or the transfer score of three, over
-the seeds that all of them have. The property declares before the run what is primary.
+A scalar property (accuracy, calibration) yields one column of values over seeds per fit. A relational property
+(fidelity) yields columns of similarities to teachers. A pairwise property (barriers) compares the runs of a fit. Every
+effect is the mean of one column, the mean paired difference of two columns, or the transfer score of three, over the
+seeds that all of them have. Each property declares before the run which effect is primary. The verdict on the effects
+is in `kdib.verdict`.
 """
 
 import math
@@ -18,8 +19,8 @@ from kdib.stats import Interval, holm, mean_interval, paired_difference, transfe
 
 Family = Literal["primary", "secondary", "exploratory"]
 FAMILIES: tuple[Family, ...] = ("primary", "secondary", "exploratory")
-Column = Mapping[int, float | None]  # by seed; None where a seed of the fit has no value
-Estimand = tuple[str, tuple[str, ...]]  # its name, and the one, two or three columns that it is made of
+Column = Mapping[int, float | None]  # by seed; None if a seed of the fit has no value
+Estimand = tuple[str, tuple[str, ...]]  # its name, and the names of its one, two or three columns
 
 PRIMARY_ESTIMANDS = ("distilled - self", "own - sibling")
 TRANSFER_SCORE = "transfer score"
@@ -32,7 +33,7 @@ LEVELS = {
 
 
 class Cell(NamedTuple):
-    """What was measured: a row's key but for the subjects."""
+    """What was measured: a row's key without its subjects."""
 
     property: str
     metric: str
@@ -44,11 +45,11 @@ class Cell(NamedTuple):
 class Effect(NamedTuple):
     """One estimate over seeds with its 95 % interval, in the metric's own units and direction.
 
-    `estimand` is a difference ("distilled - self"), the "transfer score", or a level of a relational property
-    ("own"). low, high and p are nan where `n_seeds` seeds define none (kdib.stats); p is None where nothing
-    is tested, p_holm outside the primary family. `bounded` is False for a transfer score that the data do not
-    decide: its low and high are infinite, and "undecided" is what to print. `missing_seeds` have no value in
-    one of the columns.
+    `estimand` is a difference ("distilled - self"), the "transfer score", or a level of a relational or pairwise
+    property ("own"). low, high and p are nan if `n_seeds` seeds do not define them (kdib.stats). p is None if nothing
+    is tested, and p_holm is None outside the primary family. `bounded` is False for a transfer score that the data do
+    not determine; its low and high are infinite, and it should be printed as "undecided". `missing_seeds` lack a value
+    in at least one of the columns.
     """
 
     property: str
@@ -69,7 +70,7 @@ class Effect(NamedTuple):
 
 
 class _Value(NamedTuple):
-    """A finite value of a row, with the subjects that its ids stand for."""
+    """A finite value of a row, with the subjects to which its ids refer."""
 
     subject: Subject
     other: Subject | None
@@ -85,43 +86,58 @@ def study_effects(
     in_distribution: str,
     failed: Collection[str] = (),
 ) -> list[Effect]:
-    """Every effect of a study: by family, then by property as declared, then as the rows come; never by size.
+    """All effects of a study, ordered by family, then by property as declared, then as in the rows; never by size.
 
-    Scalar: distilled - self (primary), distilled - alone, teacher - alone, the transfer score, and for every
-    control distilled - control, control - alone, control - teacher. Relational, sim being the metric, s a seed: own =
-    sim(distilled_s, T_s), sibling = mean over s' != s of sim(distilled_s, T_s'), floor = sim(alone_s, T_s),
-    ceiling = mean over s' of sim(T_s, T_s'); own - sibling (primary), own - floor, sibling - floor and
-    sibling - self: sibling (the latter as a student is, who learned from another of its own kind); own - self: own and
-    own - control: own, by how much a student of the teacher is more like it than one that never saw it; and own,
-    sibling for every other student, where own is always the role's teacher of the student's seed. `alone: own -
-    sibling` is the placebo: alone_s never saw a teacher, but shares its order of examples with T_s and, in less than
-    an epoch of training, its examples; own - sibling means copying only as far as it exceeds the placebo. A student
-    of the teacher's own architecture (`reverse`) shares its initial values with T_s as well.
+    Scalar properties: distilled - self (primary), distilled - alone, teacher - alone, the transfer score, and for every
+    control c: distilled - c, c - alone and c - teacher.
 
-    Pairwise, two runs of one fit being compared: the mean over its couples, of which a run has its part (`_by_run`);
-    distilled - self (primary), distilled - alone, for every control distilled - control and control - alone, and the
-    levels of the four roles.
+    Relational properties measure sim, the similarity of a student to a teacher. T_s is the role's teacher of seed s;
+    s' is any other seed:
 
-    The t intervals take seeds as independent. Sibling means and ceilings are not quite: every one of them averages over
-    the same teachers, so that their intervals are approximate. Those of pairwise properties are the jackknife's.
+        estimand                  compares                                      question
+        own                       sim(distilled_s, T_s)                         how similar to its own teacher?
+        sibling                   mean over s' of sim(distilled_s, T_s')        how similar to teachers of other seeds?
+        floor                     sim(alone_s, T_s)                             how similar without any teacher?
+        ceiling                   mean over s' of sim(T_s, T_s')                how similar are teachers to each other?
+        own - sibling (primary)   own and other teachers                        was this teacher's function copied?
+        alone: own - sibling      the same for alone (the placebo)              how large is it without a teacher?
+        own - floor               distilled and alone, own teacher              did the teacher raise the similarity?
+        sibling - floor           distilled to T_s', alone to T_s               is it a bias that all teachers share?
+        sibling - self: sibling   distilled and self, other teachers            is it more than any teacher would cause?
+        own - self: own           distilled and self, own teacher               is it more than self-distillation?
+        own - c: own              distilled and control c, own teacher          is it more than the control?
+        x: own, x: sibling        levels of x = alone, self or a control        (own is T_s, whatever x learned from)
+        x: own - sibling          own and other teachers, for x                 did x copy T_s?
 
-    The points of a map (two coordinates or more) have levels in `fit_summary` and no effects: there
-    are hundreds of them, and nobody declared a test on one.
+    The placebo need not be 0. alone_s never saw a teacher, but it shares the order of examples with T_s and, in less
+    than one epoch of training, the examples as well. own - sibling is evidence of copying only as far as it exceeds the
+    placebo. A student of the teacher's own architecture (`reverse`) also shares the initialization of T_s.
 
-    The primary family holds one effect a property, adjusted by Holm. The other estimands on a property's
+    Pairwise properties compare two runs of one fit. The level of a fit is the mean over its pairs of runs, divided
+    among the runs by `_jackknife_pseudovalues`. Effects: distilled - self (primary), distilled - alone, distilled - c
+    and c - alone for every control c, and the levels of the four roles.
+
+    The t intervals assume independent seeds. Sibling means and ceilings are not quite independent, since all of them
+    average over the same teachers, so their intervals are approximate. Those of pairwise properties are jackknife
+    intervals.
+
+    The points of a map (cells with two or more coordinates) have levels in `fit_summary` but no effects: there are
+    hundreds of them, and no test was declared on them.
+
+    The primary family holds one effect per property, with Holm-adjusted p values. All other estimands on a property's
     primary metric are secondary; those on any other metric, test set or group are exploratory.
 
     Args:
-      rows: the measurements; those of subjects that are not final, or not handed over, are left aside.
+      rows: the measurements; rows of subjects that are not final, or not among `subjects`, are ignored.
       subjects: one run for each fit and seed, at any number of steps (of a sweep: the chosen value only).
       roles: {"teacher", "alone", "self", "distilled"} -> fit; every other fit of the subjects is a control.
-      properties: what was declared, by name.
-      in_distribution: the test set that a primary's split "" stands for.
+      properties: the declared properties, by name.
+      in_distribution: the test set for which a primary's split "" stands.
       failed: the runs that went non-finite, as "fit/run"; their seeds count as missing.
 
     Raises:
-      ValueError: if two runs share fit and seed, a property's rows lack its primary cell, or a control has a
-      role's name.
+      ValueError: if two runs share fit and seed, if a property's rows lack its primary cell, or if a control has the
+        name of a role.
     """
     cells = _by_cell(rows, final_subjects(subjects, failed))
     seeds = _seeds_by_fit(subjects)
@@ -138,7 +154,7 @@ def study_effects(
 def fit_summary(
     rows: Iterable[Row], subjects: Sequence[Subject], failed: Collection[str] = ()
 ) -> dict[Cell, dict[str, Interval]]:
-    """The mean over seeds, with its t interval, of every scalar measurement: `summary[cell][fit]`.
+    """The mean over seeds of every scalar measurement, with its t interval, as `summary[cell][fit]`.
 
     Arguments and errors as in `study_effects`.
     """
@@ -153,10 +169,9 @@ def fit_summary(
 
 
 def final_subjects(subjects: Sequence[Subject], failed: Collection[str] = ()) -> dict[str, Subject]:
-    """By id, the subject of every run at the last step of its fit.
+    """The subject of every run at the last step of its fit, by id.
 
-    A run that failed or stops short of its fit's last step has none: an earlier snapshot never stands in for
-    it.
+    A run that failed or stopped before its fit's last step has none; an earlier snapshot never takes its place.
     """
     last: dict[str, int] = {}
     for subject in subjects:
@@ -171,7 +186,7 @@ def final_subjects(subjects: Sequence[Subject], failed: Collection[str] = ()) ->
 
 
 def _by_cell(rows: Iterable[Row], finals: Mapping[str, Subject]) -> dict[Cell, list[_Value]]:
-    """The values of final subjects; a cell is kept even if none of them has a value in it."""
+    """The values of final subjects by cell; a cell is kept even if none of them has a value in it."""
     cells: dict[Cell, list[_Value]] = {}
     for row in rows:
         if row.subject in finals and (row.other is None or row.other in finals):
@@ -183,9 +198,9 @@ def _by_cell(rows: Iterable[Row], finals: Mapping[str, Subject]) -> dict[Cell, l
 
 
 def _cells_of(prop: Property, cells: Mapping[Cell, list[_Value]], primary: Cell) -> Mapping[Cell, Sequence[_Value]]:
-    """The cells of a property and always its primary: a declared test counts even if nothing was measured."""
+    """The cells of a property, always with its primary, since a declared test counts even if nothing was measured."""
     own = {cell: values for cell, values in cells.items() if cell.property == prop.name}
-    if prop.kind != "scalar":  # what it says of a network alone, such as its distance along training, has levels only
+    if prop.kind != "scalar":  # values of single networks, such as the distance along training, have levels only
         own = {cell: values for cell, values in own.items() if not values or any(v.other for v in values)}
     if own and primary not in own:
         known = sorted({f"{cell.metric} by {cell.group!r} on {cell.split}" for cell in own})
@@ -244,8 +259,8 @@ def _columns(
         scores = {(v.subject.fit, v.subject.seed): v.value for v in values}
         return {name: {s: scores.get((fit, s)) for s in seeds.get(fit, ())} for name, fit in fits.items()}
     if prop.kind == "pairwise":
-        return {name: _by_run(values, fit, seeds.get(fit, ())) for name, fit in fits.items()}
-    if prop.pairs == "everyone":  # every two subjects stand there once
+        return {name: _jackknife_pseudovalues(values, fit, seeds.get(fit, ())) for name, fit in fits.items()}
+    if prop.pairs == "everyone":  # rows hold every two subjects once, in one order
         values = [*values, *(v._replace(subject=v.other, other=v.subject) for v in values if v.other)]
     columns: dict[str, Column] = {}
     for name, fit in fits.items():
@@ -259,13 +274,15 @@ def _columns(
     return columns | {short: columns[long] for short, long in LEVELS.items()}
 
 
-def _by_run(values: Iterable[_Value], fit: str, seeds: Iterable[int]) -> Column:
-    """A value a run whose mean over runs is that over the couples of the fit, and whose spread is the jackknife's.
+def _jackknife_pseudovalues(values: Iterable[_Value], fit: str, seeds: Iterable[int]) -> Column:
+    """One jackknife pseudovalue per run of a fit, whose mean over runs is the mean over the fit's pairs of runs.
 
-    Neighbouring runs share couples, so that means over the couples of each run would vary too little: tests of no
-    difference at 5 % came out positive in 20 to 40 % of simulations. Of n runs, run i gets m - (n - 1) (m_i - the
-    mean of m_j over j), where m is the mean over all couples and m_i over those without run i. Where leaving out a
-    run leaves no couple (three runs whose neighbours alone were compared), all get m, which has no interval.
+    Of n runs, run i gets m - (n - 1) (m_i - the mean of m_j over j), where m is the mean over all pairs and m_i the
+    mean over the pairs without run i. If leaving out a run leaves no pair (such as three runs of which only neighbours
+    were compared), all runs get m, which has no interval.
+
+    Plain means over the pairs of each run would vary too little, since runs share pairs. In simulations, tests at the
+    5 % level rejected a true null hypothesis in 20 to 40 % of cases.
 
     Reference: Tukey, Bias and confidence in not quite large samples, Ann. Math. Statist. 29 (1958).
     """
@@ -294,8 +311,13 @@ def _effect(cell: Cell, estimand: str, columns: Sequence[Column], in_primary_cel
     paired = [s for s in seeds if all(column.get(s) is not None for column in columns)]
     values = [np.array([column[s] for s in paired], np.float64) for column in columns]
     estimate, low, high, p, bounded = _ESTIMATORS[len(values)](*values)
-    secondary: Family = "primary" if estimand in PRIMARY_ESTIMANDS else "secondary"
-    family = secondary if in_primary_cell else "exploratory"
+    family: Family
+    if not in_primary_cell:
+        family = "exploratory"
+    elif estimand in PRIMARY_ESTIMANDS:
+        family = "primary"
+    else:
+        family = "secondary"
     missing = tuple(s for s in seeds if s not in paired)
     return Effect(*cell, estimand, estimate, low, high, len(paired), p, None, family, bounded, missing)
 
@@ -317,7 +339,7 @@ def _score(distilled_S: np.ndarray, alone_S: np.ndarray, teacher_S: np.ndarray) 
     return fieller.estimate, -math.inf, math.inf, None, False
 
 
-_ESTIMATORS = {1: _level, 2: _paired, 3: _score}  # by the number of columns
+_ESTIMATORS = {1: _level, 2: _paired, 3: _score}  # keys: the number of columns
 
 
 def _with_holm(effects: Sequence[Effect]) -> list[Effect]:

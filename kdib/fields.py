@@ -1,4 +1,4 @@
-"""Dataclasses from nested mappings: unknown and missing fields are named, types are checked, one line an error."""
+"""Dataclasses from nested mappings; every error is one line that names the field."""
 
 import dataclasses
 import difflib
@@ -9,7 +9,10 @@ from typing import Any
 
 
 def from_mapping(cls: type, values: Mapping[str, Any], where: str) -> Any:
-    """A dataclass from a mapping, nested ones included; unknown and missing fields are named, types are checked."""
+    """Build a dataclass from a mapping, including nested ones.
+
+    Raises ValueError for unknown or missing fields and for values of a wrong type.
+    """
     if not isinstance(values, Mapping):
         raise ValueError(f"{where} must be a mapping with the fields of {cls.__name__}, got {values!r}")
     hints, fields = typing.get_type_hints(cls), {field.name: field for field in dataclasses.fields(cls)}
@@ -50,7 +53,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 
 
 def known(where: str, name: str, names) -> None:
-    """Raises a one-line ValueError that lists the known names if `name` is not among them."""
+    """Raise a one-line ValueError that lists the known names if `name` is not among them."""
     if name not in names:
         close = difflib.get_close_matches(str(name), list(names), n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""

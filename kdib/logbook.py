@@ -1,4 +1,4 @@
-"""Learning curves: one line a value in metrics.jsonl, and TensorBoard event files."""
+"""Learning curves: one line per value in metrics.jsonl, and TensorBoard event files."""
 
 import json
 from collections.abc import Mapping
@@ -7,26 +7,26 @@ from typing import Any
 
 from kdib.records import RunSpec
 
-OPEN_FILES = 32  # writers at a time; each has a thread
+OPEN_FILES = 32  # maximum number of open writers, because each has a thread
 
 
 class Logbook:
     """Appends to `workdir/metrics.jsonl` and `workdir/tensorboard/<fit>/<run>`; a context manager.
 
-    A run resumed after a crash writes some of its steps again, with the same values: readers take the last one.
+    A run that resumes after a crash writes some of its steps again, with the same values. Readers take the last one.
     """
 
     def __init__(self, workdir: Path):
         path = workdir / "metrics.jsonl"
         torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
         self._file = path.open("a")
-        if torn:  # a line that a crash cut off must not swallow the next one
+        if torn:  # a line cut off by a crash must not be joined with the next one
             self._file.write("\n")
         self._tensorboard = workdir / "tensorboard"
         self._writers: dict[Path, Any] = {}
 
     def write(self, run: RunSpec, step: int, split: str, metrics: Mapping[str, float]) -> None:
-        """The metrics of one run at one step, on "train" or "validation"."""
+        """Write the metrics of one run at one step, on "train" or "validation"."""
         events = self._events(self._tensorboard / run.fit / run.name)
         for metric, value in metrics.items():
             line = {
@@ -43,7 +43,7 @@ class Logbook:
         self._file.flush()
 
     def _events(self, folder: Path) -> Any:
-        """The writer of one run's events; a group's stay open together."""
+        """The event writer of one run; the writers of a group stay open together."""
         from tensorboardX import SummaryWriter
 
         if folder not in self._writers and len(self._writers) >= OPEN_FILES:

@@ -1,8 +1,8 @@
-"""Runs a study: `python -m kdib.main --config=configs/lstm_to_transformer.py --workdir=runs/lstm_to_transformer`.
+"""Run a study: `python -m kdib.main --config=configs/lstm_to_transformer.py --workdir=runs/lstm_to_transformer`.
 
-Variants follow a colon and combine: `--config=configs/lstm_to_transformer.py:corpus,smoke`. Fields are overridden by
-`--config.train.steps=800`, those too that the file leaves to their defaults. The same command on the same workdir goes
-on where it stopped; on a finished one it redraws the report.
+Variants follow a colon and can be combined: `--config=configs/lstm_to_transformer.py:corpus,smoke`. Any field can be
+overridden by `--config.train.steps=800`, including fields that the file leaves to their defaults. The same command on
+the same workdir resumes where it stopped; on a finished workdir it redraws the report.
 """
 
 import functools
@@ -21,16 +21,16 @@ from kdib.config import parse
 from kdib.overrides import override
 
 flags.DEFINE_string("config", None, "The study's file, with variants after a colon. --config.FIELD=VALUE overrides.")
-flags.DEFINE_string("workdir", None, "Where the study lives; made if absent.")
-FAILED, STOPPED = 2, 143  # 143 is what a shell reports of a process that SIGTERM ended
+flags.DEFINE_string("workdir", None, "The study's folder; created if absent.")
+FAILED, STOPPED = 2, 143  # 143 is a shell's exit code for a process ended by SIGTERM
 CACHE = Path.home() / ".cache" / "kdib" / "xla"
 
 
 def main(argv: list[str], *, config: dict[str, Any], command: list[str]) -> None:
-    """Runs the study in the flags' workdir; the whole `command` is said where it goes on."""
+    """Run the study in the flags' workdir; `command` is the command line to print when the study is stopped."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected: {' '.join(argv[1:])} (write --flag=value)")
-    logging.set_verbosity(logging.WARNING)  # Orbax says a dozen lines a snapshot
+    logging.set_verbosity(logging.WARNING)  # Orbax logs a dozen lines per snapshot
     use_compilation_cache()
     from kdib import study
     from kdib.fit import Stopped
@@ -51,7 +51,7 @@ def main(argv: list[str], *, config: dict[str, Any], command: list[str]) -> None
 
 
 def use_compilation_cache() -> None:
-    """Compiled programs outlive the process: a second start of the same study is seconds faster."""
+    """Keep compiled programs on the disk, which makes a second start of the same study seconds faster."""
     import jax
 
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -61,9 +61,9 @@ def use_compilation_cache() -> None:
 
 
 def use_devices(n_runs: int) -> None:
-    """Makes the CPU as many devices as runs train at once; must come before JAX's first computation.
+    """Split the CPU into as many devices as runs train at once; must be called before JAX's first computation.
 
-    XLA gives a small network one core only, so runs side by side take up the others. Without effect on GPU and TPU.
+    XLA gives a small network only one core, so runs side by side use the others. No effect on GPU and TPU.
     """
     import jax
 
@@ -72,10 +72,10 @@ def use_devices(n_runs: int) -> None:
 
 
 def read_arguments(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """(the configuration with what overrides it, the other arguments).
+    """Return the configuration with its overrides applied, and the other arguments.
 
     Raises:
-      ValueError: in one line, for an absent file, an unknown variant, or an override of a field that no config has.
+      ValueError: in one line, for an absent file, an unknown variant, or an override of an unknown field.
     """
     values = dict(argument.lstrip("-").split("=", 1) for argument in arguments if "=" in argument)
     if not values.get("config") or not values.get("workdir"):
@@ -95,10 +95,10 @@ def read_arguments(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
 
 
 def load_config(path: str, variants: str = ""):
-    """The ConfigDict that a config file's get_config answers."""
+    """The ConfigDict that a config file's get_config returns."""
     if not Path(path).is_file():
         raise ValueError(f"--config: there is no file {path}")
-    expected = f"--config: {path} is no Python file with get_config(variants: str) -> ConfigDict"
+    expected = f"--config: {path} is not a Python file with get_config(variants: str) -> ConfigDict"
     spec = importlib.util.spec_from_file_location("study_config", path)
     if spec is None or spec.loader is None:
         raise ValueError(expected)
@@ -111,7 +111,7 @@ def load_config(path: str, variants: str = ""):
         raise ValueError(expected) from None
     config = get_config(variants)
     if not isinstance(config, ConfigDict):
-        raise ValueError(f"{expected}; it answers {type(config).__name__}")
+        raise ValueError(f"{expected}; it returns {type(config).__name__}")
     return config
 
 

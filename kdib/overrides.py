@@ -1,8 +1,8 @@
 """Overrides on the command line: `--config.train.steps=800`, `--config.fits.distilled.augment.name=shift`.
 
-Any field of a study may be overridden, those too that its config leaves to their defaults: a fit's `augment`, the
-`downsampling` of a network, a knob of another schedule. (The flags of ml_collections take only what the config declares
-with a value.) What a value must be is checked with the rest of the configuration.
+Any field of a study may be overridden, including those that its config leaves to their defaults: a fit's `augment`, the
+`downsampling` of a network, an argument of another schedule. (The flags of ml_collections accept only fields that the
+config declares with a value.) The values are checked with the rest of the configuration.
 """
 
 import ast
@@ -16,15 +16,15 @@ from kdib.fields import known
 
 
 def override(config: dict[str, Any], path: str, text: str) -> None:
-    """Sets the field at `path`, such as "train.steps", to what `text` says in Python; text that says nothing is text.
+    """Set the field at `path`, such as "train.steps", to the Python literal `text`, or to `text` if it is none.
 
     Raises:
-      ValueError: in one line, for a field that no config has, with the known ones.
+      ValueError: in one line, for a field that no config has; the message lists the known ones.
     """
     node, hint, parts = config, Study, path.split(".")
     for i, part in enumerate(parts):
         if not isinstance(node, dict):
-            raise ValueError(f"--config.{path}: --config.{'.'.join(parts[:i])} has no fields, it is {node!r}")
+            raise ValueError(f"--config.{path}: --config.{'.'.join(parts[:i])} has no fields; it is {node!r}")
         _check(f"--config.{path}", part, node, hint, is_last=i == len(parts) - 1)
         hint = _fields(hint).get(part, _values(hint))
         if i < len(parts) - 1:
@@ -33,7 +33,7 @@ def override(config: dict[str, Any], path: str, text: str) -> None:
 
 
 def _check(where: str, part: str, node: Mapping[str, Any], hint: Any, *, is_last: bool) -> None:
-    """Raises ValueError unless there is such a field, or there may be: a network's, a task's or a loss term's knob."""
+    """Raise ValueError unless the field exists, or may exist as an argument of a network, a task or a loss term."""
     fields = _fields(hint)
     if part not in node and not (is_last and not fields and _values(hint) is Any):
         known(where, part, dict.fromkeys((*node, *fields)))

@@ -1,4 +1,4 @@
-"""What the person in front of it sees: a bar over what is done, or plain lines without a terminal."""
+"""Progress display: a progress bar on a terminal, plain lines elsewhere."""
 
 import signal
 import sys
@@ -12,14 +12,14 @@ HEARTBEAT_SECONDS = 10.0
 
 
 class Display:
-    """One bar on a terminal; elsewhere a line now and then. A context manager."""
+    """A progress bar on a terminal, elsewhere an occasional line. A context manager."""
 
     def __init__(self, stream=None):
         self._stream = stream or sys.stdout
         self._bar, self._last_line = None, 0.0
 
     def show(self, share: float, *texts: str, force: bool = False) -> None:
-        """How much is done, and what there is to say of it; `force`: a line even if there was one just now."""
+        """Show the completed share with `texts`; `force` prints a line even shortly after the last one."""
         if self._bar is not None:
             self._bar.update(self._task, completed=share, text="  ".join(texts))
         elif force or time.monotonic() - self._last_line > HEARTBEAT_SECONDS:
@@ -27,7 +27,7 @@ class Display:
             self._last_line = time.monotonic()
 
     def note(self, text: str) -> None:
-        """One line of its own."""
+        """Print one separate line."""
         if self._bar is not None:
             self._bar.console.print(text, markup=False, highlight=False)
         else:
@@ -49,9 +49,9 @@ class Display:
 
 
 def counted(rows: Iterable[Row], name: str, display: Display, *, before: int, wanted: int) -> Iterator[Row]:
-    """`rows` as they come, and a word on how many of the `wanted` networks or pairs the property `name` has done.
+    """Yield `rows` unchanged and show how many of the `wanted` networks or pairs the property `name` has measured.
 
-    `before`: how many it had done already.
+    `before` is the number that it had measured already.
     """
     met = set()
     for row in rows:
@@ -62,28 +62,28 @@ def counted(rows: Iterable[Row], name: str, display: Display, *, before: int, wa
 
 
 class Progress:
-    """Counts the study's run-steps, estimates when it ends, and remembers SIGTERM and SIGINT. A context manager.
+    """Count the study's run-steps, estimate its end, and remember SIGTERM and SIGINT. A context manager.
 
-    Rates are kept per fit; a fit not seen yet is assumed to run at the mean rate of those of its model, and of a model
-    that none has trained yet nothing is assumed: one network can take a hundred times as long as another. A fit's first
-    chunk has the compilation in it, so it says nothing about the rate, and what it took beyond that is expected once
-    more for every fit that has not begun.
+    Rates are kept per fit. A fit without a rate is assumed to run at the mean rate of the fits of its model. For a
+    model without rates nothing is assumed, because one network can take a hundred times as long as another. A fit's
+    first chunk includes the compilation, so it says nothing about the rate. The mean extra time of the first chunks is
+    expected once more for every fit that has not begun.
     """
 
     def __init__(self, run_steps: Mapping[str, int], models: Mapping[str, str], *, stream=None):
-        self._left = dict(run_steps)  # fit -> run-steps to do
+        self._left = dict(run_steps)  # fit -> remaining run-steps
         self._models = models  # fit -> its model
         self._total = max(sum(run_steps.values()), 1)
         self._first: dict[str, tuple[int, float]] = {}  # fit -> run-steps of its first chunk, seconds it took
         self._rates: dict[str, tuple[int, float]] = {}  # the same of all its later chunks
         self._display = Display(stream)
-        self._group: Counter[str] = Counter()  # fit -> runs of the group under way
+        self._group: Counter[str] = Counter()  # fit -> number of runs in the current group
         self._step, self._label = 0, ""
         self._clock = time.monotonic()
         self.stop_requested = False
 
     def start_group(self, runs: Sequence[tuple[str, str]], step: int) -> None:
-        """A group of runs, each (fit, name), goes on from `step`."""
+        """Start or resume a group of runs, each (fit, name), at `step`."""
         self._group, self._step = Counter(fit for fit, _ in runs), step
         for fit, n in self._group.items():
             self._left[fit] -= step * n
@@ -92,7 +92,7 @@ class Progress:
         self._show(", ".join(f"{fit} {names[fit]}" for fit in names), force=True)
 
     def reached(self, step: int) -> None:
-        """The group has reached `step`."""
+        """Record that the group has reached `step`."""
         now = time.monotonic()
         for fit, n in self._group.items():
             self._count(fit, (step - self._step) * n, (now - self._clock) * n / self._group.total())
@@ -100,7 +100,7 @@ class Progress:
         self._show(self._label)
 
     def _count(self, fit: str, done: int, seconds: float) -> None:
-        """`done` more run-steps of a fit, in its share of the time."""
+        """Add `done` run-steps of a fit, with its share of the time."""
         if fit in self._first:
             steps, so_far = self._rates.get(fit, (0, 0.0))
             self._rates[fit] = (steps + done, so_far + seconds)
@@ -109,11 +109,11 @@ class Progress:
         self._left[fit] -= done
 
     def note(self, text: str) -> None:
-        """One line of its own."""
+        """Print one separate line."""
         self._display.note(text)
 
     def eta_seconds(self) -> tuple[float, list[str]]:
-        """Seconds of training left, but for the models listed, of which no fit has done two chunks."""
+        """Seconds of training left, and the models excluded from them, of which no fit has done two chunks."""
         left = {fit: steps for fit, steps in self._left.items() if steps}
         cost = {fit: c for fit in left.keys() | self._first.keys() if (c := self._seconds_a_step(fit)) is not None}
         starts = [max(0.0, seconds - n * cost[fit]) for fit, (n, seconds) in self._first.items() if fit in cost]
@@ -123,7 +123,7 @@ class Progress:
         return seconds + to_begin * sum(starts) / max(len(starts), 1), list(untimed)
 
     def _seconds_a_step(self, fit: str) -> float | None:
-        """Of a run of this fit, or else of all fits of its model; None where none was timed."""
+        """Seconds per run-step of this fit, or else of all fits of its model; None if none was timed."""
         alike = [fit] if fit in self._rates else [n for n in self._rates if self._models[n] == self._models[fit]]
         steps = sum(self._rates[name][0] for name in alike)
         return sum(self._rates[name][1] for name in alike) / steps if steps else None
@@ -147,9 +147,9 @@ class Progress:
             signal.signal(number, handler)
 
     def _stop(self, number, frame) -> None:
-        if self.stop_requested:  # asked twice: the person does not want to wait for the save
+        if self.stop_requested:  # requested twice: the user does not want to wait for the save
             raise KeyboardInterrupt
-        self.stop_requested = True  # nothing is printed here: the main thread may be in the middle of a line
+        self.stop_requested = True  # prints nothing: the main thread may be in the middle of a line
 
 
 def _clock(seconds: float) -> str:

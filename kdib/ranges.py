@@ -1,4 +1,4 @@
-"""What a number must be: fields of a config, knobs and arguments are checked and refused in the same words."""
+"""Ranges of numbers: fields of a config, knobs and arguments are checked by the same code with the same messages."""
 
 import math
 import numbers
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 
 class Range(NamedTuple):
-    """Finite numbers from `least` to `most`, both included but for `least` where `above`; `whole` ones only."""
+    """A finite number in [least, most], or in (least, most] if `above`; an integer if `whole`."""
 
     least: float = -math.inf
     most: float = math.inf
@@ -22,7 +22,7 @@ class Range(NamedTuple):
         return f"{kind} > {least} and <= {most}" if self.above else f"{kind} from {least} to {most}"
 
     def holds(self, value: Any) -> bool:
-        """Whether `value` is such a number; neither text nor a bool is."""
+        """Whether `value` is a number in the range; text and bools are not."""
         if not isinstance(value, numbers.Real) or isinstance(value, bool) or not math.isfinite(value):
             return False
         number = float(value)
@@ -38,6 +38,6 @@ SEED = Range(0, 2**31, whole=True)
 
 
 def check(where: str, value: Any, allowed: Range) -> None:
-    """Raises a one-line ValueError unless `value` is in the range."""
+    """Raise a one-line ValueError unless `value` is in the range."""
     if not allowed.holds(value):
         raise ValueError(f"{where} must be {allowed}, got {value!r}")

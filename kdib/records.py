@@ -1,7 +1,7 @@
-"""The tidy tables of a study: one JSON object a line, appended durably, read back with every fault named.
+"""The tidy tables of a study: one JSON object per line, appended durably; reading names every fault.
 
-A table survives a writer killed at any byte: a half-written line is skipped and named when the table is read,
-never used, and the next append starts on a line of its own. Only the holder of the workdir's lock may append.
+A table survives a writer killed at any byte. Reading names a half-written line and skips it, and the next append starts
+on a new line. Only the holder of the workdir's lock may append.
 """
 
 import builtins
@@ -18,10 +18,11 @@ Coords = tuple[tuple[str, float | int | str], ...]
 
 
 class RunSpec(NamedTuple):
-    """One run of a fit: the paired index `seed`, and what it draws its numbers from.
+    """One run of a fit: its paired index `seed` and the seeds of its random numbers.
 
-    `init` and `order` seed the parameters and the order of the data; `teacher` is the paired index of the run
-    it learns from (None: from labels, or from all runs of its teacher); `sweep` holds the swept values by name.
+    `init` and `order` seed the parameters and the order of the data. `teacher` is the paired index of the run that it
+    learns from, or None if it learns from labels or from all runs of its teacher. `sweep` holds the swept values by
+    name.
     """
 
     fit: str
@@ -33,12 +34,12 @@ class RunSpec(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Unique within the fit: `seed0`, `seed100-learning_rate=0.003`."""
+        """The name of the run, unique within the fit: `seed0`, `seed100-learning_rate=0.003`."""
         return f"seed{self.seed}" + "".join(f"-{knob}={value}" for knob, value in self.sweep)
 
 
 class Subject(NamedTuple):
-    """A snapshot under study: `id` is `<fit>/<run>@<step>`, `fingerprint` the SHA-256 of its parameters."""
+    """A measured snapshot: `id` is `<fit>/<run>@<step>`, `fingerprint` the SHA-256 of its parameters."""
 
     id: str
     fit: str
@@ -49,16 +50,16 @@ class Subject(NamedTuple):
 
     @property
     def key(self) -> tuple:
-        """What may occur once in a table."""
+        """The part that must be unique in a table."""
         return (self.id,)
 
 
 class Row(NamedTuple):
-    """One number: what `property` says of `subject`, or of `subject` and `other` together.
+    """One number: the value of `property` for `subject`, or for the pair `subject` and `other`.
 
-    `split` names the test set, `group` the column that divides it ("" is the whole set), `coords` the place
-    within, such as `(("attractors", 3),)`. A `value` of None says "not computed, too few examples" and `n`
-    how many there were; `se` is the standard error of `value` over examples, where it has one.
+    `split` names the test set and `group` the column that divides it ("" is the whole set). `coords` is the place
+    within the group, such as `(("attractors", 3),)`. A `value` of None means "not computed, too few examples", and `n`
+    is their number. `se` is the standard error of `value` over examples, if it has one.
     """
 
     subject: str
@@ -72,9 +73,9 @@ class Row(NamedTuple):
     n: int
     se: float | None
 
-    @builtins.property  # a field has the plain name
+    @builtins.property  # the plain name is a field here
     def key(self) -> tuple:
-        """What may occur once in a table: all but value, n and se."""
+        """The part that must be unique in a table: all fields except value, n and se."""
         return self[:-3]
 
 
@@ -100,7 +101,7 @@ class Records(Generic[R]):
         self._known: tuple[int, set[tuple]] = (0, set())  # the size of the file, and the keys of its rows
 
     def read(self) -> tuple[list[R], list[str]]:
-        """-> (rows in order, damage): a line that is no row of this table is skipped and named in damage."""
+        """Return the rows in order, and the damage: one message per line that is not a row of this table."""
         lines, damage = read_lines(self.path)
         rows: dict[tuple, R] = {}
         for number, values in lines:
@@ -114,7 +115,7 @@ class Records(Generic[R]):
         return list(rows.values()), damage
 
     def append(self, rows: Iterable[R]) -> None:
-        """Adds all of `rows` and flushes them to the disk, or raises and adds none.
+        """Add all `rows` and flush them to the disk, or raise and add none.
 
         Raises: ValueError for a key that the table or `rows` already has, a NaN, an infinity or a wrong type.
         """
@@ -128,7 +129,7 @@ class Records(Generic[R]):
         self._known = (self._size(), stored | added)
 
     def keys(self) -> set[tuple]:
-        """Of all rows; the file is read again only if its size is not what this table left."""
+        """The keys of all rows; the file is read again only if its size has changed since this table's last access."""
         if self._known[0] != self._size():
             self._known = (self._size(), {row.key for row in self.read()[0]})
         return self._known[1]
@@ -150,7 +151,7 @@ def _encode(row: Record) -> dict[str, Any]:
 
 
 class _Kind(NamedTuple):
-    """What a field may be: Coords, or one of these types; a float may be an int too."""
+    """The type of a field: Coords, or one of `types`; a float field accepts an int too."""
 
     hint: Any
     types: tuple[type, ...]
@@ -165,7 +166,7 @@ PLACE = _kind(float | int | str)
 
 
 def _check(fields: Mapping[str, Any], kinds: Mapping[str, _Kind]) -> None:
-    """Raises ValueError unless every field has its type and every number is finite."""
+    """Raise ValueError unless every field has its type and every number is finite."""
     for name, value in fields.items():
         kind = kinds[name]
         fits = _are_coords(value) if kind.hint == Coords else _is_scalar(value, kind)
@@ -189,7 +190,7 @@ def _are_coords(value: Any) -> bool:
 
 
 def read_lines(path: str | os.PathLike) -> tuple[list[tuple[int, dict[str, Any]]], list[str]]:
-    """JSON lines -> ([(line number, object)], damage). An absent file is an empty one."""
+    """Read JSON lines: ([(line number, object)], damage). An absent file counts as empty."""
     path = pathlib.Path(path)
     if not path.exists():
         return [], []
@@ -210,14 +211,14 @@ def _parse(line: bytes) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a number that may be stored")
+    raise ValueError(f"{name} is not a number that can be stored")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)  # `loads` makes one for every line
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)  # made once, because json.loads makes one per line
 
 
 def append_lines(path: str | os.PathLike, objects: Iterable[Mapping[str, Any]]) -> None:
-    """Adds one line an object and flushes them to the disk; raises ValueError for NaN and infinity."""
+    """Append one line per object and flush them to the disk; raises ValueError for NaN and infinity."""
     text = "".join(json.dumps(value, allow_nan=False) + "\n" for value in objects)
     with open(path, "ab+") as file:
         file.write(b"\n" * _is_torn(file) + text.encode())
@@ -226,14 +227,14 @@ def append_lines(path: str | os.PathLike, objects: Iterable[Mapping[str, Any]]) 
 
 
 def _is_torn(file: typing.BinaryIO) -> bool:
-    """Whether the last line was half-written when its writer died."""
+    """Whether the last line is incomplete because its writer died."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(size - 1, 0))
     return file.read(1) not in (b"", b"\n")
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Writes `value` so that a reader finds the old file or the new one, whole; refuses NaN and infinity."""
+    """Write `value` atomically: a reader finds the old file or the new one; raises ValueError for NaN and infinity."""
     path = pathlib.Path(path)
     text = json.dumps(value, indent=1, allow_nan=False) + "\n"
     partial = path.with_name(f".{path.name}.partial")
@@ -245,7 +246,7 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 
 
 def read_json(path: str | os.PathLike) -> Any:
-    """What write_json wrote; raises ValueError naming the file if it is damaged."""
+    """Read what `write_json` wrote; raises a ValueError that names the file if it is damaged."""
     try:
         return _DECODER.decode(pathlib.Path(path).read_bytes().decode())
     except ValueError as error:

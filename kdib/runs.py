@@ -1,4 +1,4 @@
-"""The runs that a study's fits expand to, and where each one lives on disk."""
+"""The runs of a study's fits, and the folder of each run."""
 
 from pathlib import Path
 from typing import Any
@@ -9,17 +9,17 @@ from kdib.config import Study, topological
 from kdib.records import RunSpec, Subject, read_json
 from kdib.snapshots import SnapshotIndex
 
-PEER_SEEDS = 1_000_000  # added to the seed of a peer's initial values, or of another order: disjoint from main runs'
-DEVELOPMENT_SEEDS = 1_000  # where learning rates are chosen; main runs count from 0
+PEER_SEEDS = 1_000_000  # added to a peer's initialization seed or a reordered fit's order seed: disjoint from main runs
+DEVELOPMENT_SEEDS = 1_000  # the first seed of the runs that choose learning rates; main runs count from 0
 
 
 def trained_fits(study: Study) -> list[str]:
-    """The fits that this study trains, teachers first; those opened by path are left out."""
+    """The fits that this study trains, teachers first; fits opened by path are excluded."""
     return [name for name in topological(study.fits) if not study.fits[name].path]
 
 
 def generations(study: Study) -> list[list[str]]:
-    """The fits that this study trains, those first that need no other: what is in one list needs nothing from it."""
+    """The fits that this study trains, in lists: a fit needs fits of earlier lists only."""
     depth: dict[str, int] = {}
     for name in topological(study.fits):
         fit = study.fits[name]
@@ -30,17 +30,17 @@ def generations(study: Study) -> list[list[str]]:
 
 
 def steps_of(study: Study, fit: str) -> int:
-    """How long a fit trains."""
+    """The number of steps that a fit trains."""
     return round(study.train.steps * study.fits[fit].budget)
 
 
 def main_runs(study: Study, fit: str) -> list[RunSpec]:
-    """One run a paired seed: seed s learns from seed s of its teacher."""
+    """One run per paired seed: seed s learns from seed s of its teacher."""
     return [_run(study, fit, seed) for seed in range(study.seeds)]
 
 
 def development_runs(study: Study, fit: str) -> list[RunSpec]:
-    """The grid of learning rates on development seeds; empty without a grid."""
+    """One run per learning rate of the grid and development seed; empty without a grid."""
     return [
         _run(study, fit, DEVELOPMENT_SEEDS + number, (("learning_rate", rate),))
         for rate in study.tune.learning_rates
@@ -49,8 +49,9 @@ def development_runs(study: Study, fit: str) -> list[RunSpec]:
 
 
 def _run(study: Study, fit: str, seed: int, sweep: tuple[tuple[str, float], ...] = ()) -> RunSpec:
-    # Every fit of a seed, a peer too, has one order of examples: no student's teacher saw what another's did not. But
-    # for those that are "reordered" on purpose: what the order alone does to where training ends.
+    # All fits of a seed, including peers, see the examples in one order, so that no teacher saw other examples than
+    # another. "reordered" fits differ in the order on purpose: they show what the order alone does to where training
+    # ends.
     own = study.fits[fit]
     init, order = (seed + PEER_SEEDS * (own.seeds == kind) for kind in ("peer", "reordered"))
     paired = own.teacher and not own.learns_from_all_seeds and own.answers != "online"
@@ -64,7 +65,7 @@ def fit_folder(study: Study, fit: str, workdir: Path) -> Path:
 
 
 def learning_rate(study: Study, run: RunSpec, workdir: Path) -> float:
-    """A development run's own rate; else what the grid chose; else the recipe's."""
+    """The rate of a development run, else the rate that the grid chose, else the rate of the recipe."""
     if run.sweep:
         return dict(run.sweep)["learning_rate"]
     if study.tune.learning_rates:
@@ -73,7 +74,7 @@ def learning_rate(study: Study, run: RunSpec, workdir: Path) -> float:
 
 
 def teacher_folder(study: Study, teacher: str, run: RunSpec, workdir: Path) -> Path:
-    """The run of `teacher` with the paired seed of `run`; in development, the one at the teacher's chosen rate."""
+    """The folder of the run of `teacher` with the seed of `run`; in development, at the teacher's chosen rate."""
     spec = _run(study, teacher, run.seed)
     if run.sweep and not study.fits[teacher].path:
         chosen = read_json(fit_folder(study, teacher, workdir) / "tuning.json")["learning_rate"]
@@ -82,7 +83,10 @@ def teacher_folder(study: Study, teacher: str, run: RunSpec, workdir: Path) -> P
 
 
 def teacher_folders(study: Study, run: RunSpec, workdir: Path) -> list[Path]:
-    """The runs that teach `run`: none, the paired one, or in an ensemble of seeds all (main, or development)."""
+    """The folders of the runs that teach `run`: none, the paired one, or all seeds of an ensemble.
+
+    The ensemble of a main run has all main runs of the teacher, that of a development run all development runs.
+    """
     fit = study.fits[run.fit]
     seeds = [run.seed] if fit.teacher and fit.answers != "online" else []
     if fit.learns_from_all_seeds:
@@ -92,12 +96,12 @@ def teacher_folders(study: Study, run: RunSpec, workdir: Path) -> list[Path]:
 
 
 def choose_learning_rate(grid: list[RunSpec], folder: Path, last_step: int) -> dict[str, Any]:
-    """The rate with the lowest mean validation loss over the development seeds, with all that were tried.
+    """Choose the rate with the lowest mean validation loss over the development seeds; returns all tried rates too.
 
-    Validation is in distribution; a run that went non-finite rules its rate out.
+    Validation is in distribution. A run that went non-finite rules its rate out.
 
     Raises:
-      ValueError: if that rules out every rate.
+      ValueError: if every rate is ruled out.
     """
     tried: dict[float, list[float]] = {}
     for run in grid:
@@ -133,12 +137,12 @@ def _subject(run: RunSpec, folder: Path) -> Subject:
 
 
 def _at(subject: Subject, step: int, index: SnapshotIndex) -> Subject:
-    """The snapshot of a subject's run at a step."""
+    """The subject that is the snapshot of the same run at `step`."""
     return subject._replace(id=f"{subject.fit}/{subject.run}@{step}", step=step, fingerprint=index.fingerprint(step))
 
 
 def snapshots(study: Study, workdir: Path, subject: Subject) -> tuple[Subject, ...]:
-    """The run of a subject up to it, by step."""
+    """All snapshots of a subject's run up to the subject, by step."""
     with SnapshotIndex(fit_folder(study, subject.fit, workdir) / subject.run / "snapshots", read_only=True) as index:
         return tuple(_at(subject, step, index) for step in index.steps() if step <= subject.step)
 

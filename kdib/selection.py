@@ -1,17 +1,18 @@
-"""What validation chooses: of several fits seed by seed, of learning rates for a fit. Nothing here reads a test set."""
+"""Selection on validation data: of one fit per seed, and of learning rates. Nothing here reads a test set."""
 
 import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-CHOOSES = {"accuracy": "validation", "shifted_accuracy": "shifted validation"}  # metric: what a report calls it
+CHOOSES = {"accuracy": "validation", "shifted_accuracy": "shifted validation"}  # metric: its name in reports
 BY_FIT = Mapping[str, Mapping[int, float]]  # {fit: {seed: value}}
 
 
 def last_validation(lines: Iterable[Mapping[str, Any]], metric: str = "accuracy") -> dict[str, dict[int, float]]:
     """{fit: {seed: value}} of a validation metric at the last step of every run, from the lines of metrics.jsonl.
 
-    The last line of a step wins. On pictures "shifted_accuracy" is that on shifted validation images.
+    If a step has several lines, the last one counts. For images, "shifted_accuracy" is the accuracy on shifted
+    validation images.
     """
     at: dict[tuple[str, int], int] = {}
     found: dict[str, dict[int, float]] = {}
@@ -24,7 +25,7 @@ def last_validation(lines: Iterable[Mapping[str, Any]], metric: str = "accuracy"
 
 
 def chosen(values: BY_FIT, fits: Iterable[str]) -> dict[int, str]:
-    """{seed: fit}: the one of `fits` with the highest value, the first of equals; seeds that all of them have."""
+    """{seed: fit} with the highest value among `fits` (the first of equals), for the seeds that all fits have."""
     fits = list(fits)
     seeds = set.intersection(*(set(values.get(fit, {})) for fit in fits)) if fits else set()
     return {seed: max(fits, key=lambda fit: values[fit][seed]) for seed in sorted(seeds)}
@@ -33,8 +34,8 @@ def chosen(values: BY_FIT, fits: Iterable[str]) -> dict[int, str]:
 def tried_rates(lines: Iterable[Mapping[str, Any]]) -> dict[str, dict[float, float]]:
     """{fit: {learning rate: validation loss}} of a study's grid, from the lines of metrics.jsonl.
 
-    The loss is the mean over development seeds at the last step of the fit; rates of which a run did not get there are
-    left out. The lowest is what `runs.choose_learning_rate` chose, before any main run began.
+    The loss is the mean over development seeds at the last step of the fit. Rates with a run that did not reach this
+    step are left out. `runs.choose_learning_rate` chose the rate with the lowest loss before any main run began.
     """
     losses: dict[str, dict[float, dict[int, tuple[int, float]]]] = {}
     for line in lines:

@@ -1,11 +1,11 @@
-"""The Orbax index of a run's snapshots: by step and by metric, each with the SHA-256 of what it holds.
+"""The Orbax index of a run's snapshots, by step and by metric, each with the SHA-256 of its contents.
 
-A snapshot is an Orbax step of two items. `record` is JSON: the table of leaves, the fingerprint, the metrics
-and the caller's meta, under a hash of its own. `arrays` is one uint8 array, all leaves one after another:
-Orbax spends two milliseconds a leaf, refuses empty ones, and casts silently to a template's dtype.
+A snapshot is an Orbax step of two items. `record` is JSON: the table of leaves, the fingerprint, the metrics and the
+caller's meta, with a hash of the record itself. `arrays` is one uint8 array with all leaves one after another, because
+Orbax takes two milliseconds per leaf, refuses empty leaves, and casts silently to a template's dtype.
 
-Orbax neither notices a flipped bit nor locks. So every load hashes what it read, and whoever opens an index
-for writing must hold the lock of its workdir; a reader needs none and writes nothing.
+Orbax neither notices a flipped bit nor locks. Therefore every load hashes what it read, and whoever opens an index for
+writing must hold the lock of its workdir. A reader needs no lock and writes nothing.
 """
 
 import contextlib
@@ -44,14 +44,14 @@ _DELETED = "deleted"
 
 
 class SnapshotError(Exception):
-    """A snapshot is absent, damaged or not of the form asked for; the message names it."""
+    """A snapshot is absent, damaged or not of the template's form; the message names it."""
 
 
 class SnapshotIndex:
     """The snapshots under `path`, a context manager.
 
-    Opened for writing, it creates `path` and removes what a killed writer left half-done. Another workdir is
-    opened with `read_only=True`: it writes nothing, needs no lock and raises SnapshotError if `path` is absent.
+    Opened for writing, it creates `path` and removes the partial files of a killed writer. Open the index of another
+    workdir with `read_only=True`: it then writes nothing, needs no lock, and raises SnapshotError if `path` is absent.
     `keep` limits the index to the newest `keep` steps; None keeps all.
     """
 
@@ -65,9 +65,9 @@ class SnapshotIndex:
         options = ocp.CheckpointManagerOptions(
             enable_async_checkpointing=False,
             preservation_policy=_Newest(keep),
-            # A deletion is one rename; killed half-way, Orbax's own would leave a step with files missing.
+            # A deletion becomes one rename. Orbax's own, if killed half-way, would leave a step with files missing.
             todelete_subdir=_DELETED,
-            # Otherwise it reads the metadata of every step, and one that is damaged keeps it from opening.
+            # Otherwise Orbax reads the metadata of every step, and a single damaged step prevents opening.
             lightweight_initialize=True,
         )
         self._manager = ocp.CheckpointManager(self.path, options=options, item_names=("arrays", "record"))
@@ -80,7 +80,7 @@ class SnapshotIndex:
         self.close()
 
     def close(self) -> None:
-        """Ends Orbax's threads."""
+        """End Orbax's threads."""
         self._manager.close()
 
     def save(
@@ -91,10 +91,10 @@ class SnapshotIndex:
         metrics: Mapping[str, float],
         meta: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        """Writes `tree`, a pytree of arrays, as `step`; atomic, and on the disk when it returns.
+        """Write `tree`, a pytree of arrays, as `step`; the write is atomic and on the disk when the call returns.
 
-        Saving the same again does nothing; another content replaces the step, since a run resumed in another
-        layout may differ in the last bits. `metrics` go into `table`; `meta` is any JSON.
+        Saving the same content again does nothing. Different content replaces the step, because a run resumed in
+        another layout may differ in the last bits. `metrics` go into `table`; `meta` is any JSON.
         Raises: SnapshotError if the index is read-only or the tree cannot be stored.
         """
         if self.read_only:
@@ -110,29 +110,29 @@ class SnapshotIndex:
         with self._naming(step):
             if exists:
                 self._manager.delete(step)
-            # Without force Orbax skips, and says nothing of it, a step before the latest.
+            # Without force Orbax silently skips a step before the latest.
             self._manager.save(step, args=ocp.args.Composite(arrays=arrays, record=record), force=True)
         self._sweep()
 
     def steps(self) -> list[int]:
-        """The committed steps, ascending; a damaged one is among them and raises when it is read."""
-        # What Orbax has not committed bears a suffix; its own listing reads every step and takes a thread for each.
+        """The committed steps, ascending; a damaged step is included and raises when it is read."""
+        # Uncommitted steps have a suffix. Orbax's own listing reads every step and takes a thread for each.
         return sorted(int(entry.name) for entry in self.path.iterdir() if entry.name.isdigit())
 
     def table(self) -> list[dict[str, Any]]:
-        """One row a step: {"step", "fingerprint", **metrics}."""
+        """One row per step: {"step", "fingerprint", **metrics}."""
         records = [self._sealed(step) for step in self.steps()]
         return [{"step": r["step"], "fingerprint": r["fingerprint"], **r["metrics"]} for r in records]
 
     def nearest(self, step: int) -> int:
-        """The saved step nearest to `step`, the earlier of two."""
+        """The saved step nearest to `step`; of two, the earlier one."""
         steps = self.steps()
         if not steps:
             raise SnapshotError(f"there are no snapshots in {self.path}")
         return min(steps, key=lambda saved: (abs(saved - step), saved))
 
     def best(self, metric: str, mode: Literal["min", "max"] = "min") -> int:
-        """The first step with the least (or greatest) `metric`; steps where it is not finite do not count."""
+        """The first step with the smallest (or largest) `metric`, among the steps where it is finite."""
         if mode not in ("min", "max"):
             raise SnapshotError(f"mode is {mode!r}, expected 'min' or 'max'")
         sign = 1 if mode == "min" else -1
@@ -147,7 +147,7 @@ class SnapshotIndex:
         return [row["step"] for row in self.table() if predicate(row)]
 
     def fingerprint(self, step: int) -> str:
-        """The fingerprint of `step` as recorded; `load` holds the arrays against it."""
+        """The recorded fingerprint of `step`; `load` checks the arrays against it."""
         return self._sealed(step)["fingerprint"]
 
     def meta(self, step: int) -> dict[str, Any]:
@@ -155,11 +155,11 @@ class SnapshotIndex:
         return self._sealed(step)["meta"]
 
     def load(self, step: int, template: Any = None) -> Any:
-        """The tree of `step`, as new arrays on the default device, of exactly the stored dtypes.
+        """Load the tree of `step` as new arrays on the default device, with exactly the stored dtypes.
 
-        A `template` of arrays or ShapeDtypeStructs gives its structure and must agree in paths, dtypes and
-        shapes. Without one NamedTuples come back as dicts, tuples as lists, and empty containers not at all.
-        Arrays are jax's, but for 64-bit ones while x64 is off: those are numpy's.
+        A `template` of arrays or ShapeDtypeStructs gives the tree its structure and must agree in paths, dtypes and
+        shapes. Without a template NamedTuples come back as dicts, tuples as lists, and empty containers are lost.
+        Arrays are JAX's, except that 64-bit arrays are NumPy's while x64 is off.
         Raises: SnapshotError if the step is absent, damaged or not of the template's form.
         """
         table, leaves = self._read(step)
@@ -167,7 +167,7 @@ class SnapshotIndex:
             return trees.build(table, leaves, template)
 
     def load_many(self, steps: Sequence[int], template: Any = None) -> Any:
-        """The trees of `steps` stacked along a new leading axis; `template` is that of a single step."""
+        """Load the trees of `steps`, stacked along a new leading axis; `template` is that of a single step."""
         read = [self._read(step) for step in steps]
         if not read:
             raise SnapshotError(f"{self.path}: no steps to load; there are {self.steps()}")
@@ -190,22 +190,22 @@ class SnapshotIndex:
             self._read(step)
             return self._sealed(step)["seal"] == record["seal"]
         except SnapshotError:
-            return False  # damaged: to be replaced
+            return False  # damaged, so it is replaced
 
     def _read(self, step: int) -> tuple[trees.Table, list[np.ndarray]]:
-        """-> (table, leaves on the host), after the arrays were held against the fingerprint."""
+        """Return (table, leaves on the host) after checking the arrays against the fingerprint."""
         record = self._sealed(step)
         packed = self._restore(step, arrays=ocp.args.StandardRestore())["arrays"]["bytes"]
         with self._naming(step):
             if trees.digest(record["leaves"], packed) != record["fingerprint"]:
-                raise ValueError("its arrays were altered: they do not have the recorded fingerprint")
+                raise ValueError("its arrays were altered: their fingerprint is not the recorded one")
             return record["leaves"], trees.unpack(record["leaves"], packed)
 
     def _sealed(self, step: int) -> dict[str, Any]:
         record = self._restore(step, record=ocp.args.JsonRestore())["record"]
         with self._naming(step):
             if not _is_sealed(record):
-                raise ValueError("its record was altered: it does not have its own hash")
+                raise ValueError("its record was altered: its hash is not the recorded one")
             if record["step"] != step:
                 raise ValueError(f"it was saved as step {record['step']} and moved here")
         return record
@@ -218,7 +218,7 @@ class SnapshotIndex:
 
     @contextlib.contextmanager
     def _naming(self, step: int) -> Iterator[None]:
-        """Orbax and TensorStore raise whatever they met; callers get one error that names the snapshot."""
+        """Turn any error of Orbax and TensorStore into a SnapshotError that names the snapshot."""
         try:
             yield
         except Exception as error:
@@ -227,13 +227,13 @@ class SnapshotIndex:
 
     def _sweep(self) -> None:
         if not self.read_only:
-            # Not left to Orbax, whose clean-up runs in a thread that may outlive the index and meet the next one.
+            # Orbax's own clean-up runs in a thread that may outlive this index and interfere with the next one.
             for rest in (self.path / _DELETED, *self.path.glob("*.orbax-checkpoint-tmp*")):
                 shutil.rmtree(rest, ignore_errors=True)
 
 
 class _Newest:
-    """Preserves the highest `keep` steps; Orbax's LatestN goes by the order of saving."""
+    """Preserve the highest `keep` steps; Orbax's LatestN preserves the steps that were saved last."""
 
     def __init__(self, keep: int | None):
         self.keep = keep
@@ -247,12 +247,12 @@ class _Newest:
 def _record(
     step: int, tree: Any, metrics: Mapping[str, float], meta: Mapping[str, Any]
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """-> (what is stored of `tree` as JSON, under a hash of its own; its bytes)."""
+    """Return the JSON record of `tree`, with a hash of the record itself, and the bytes of `tree`."""
     table, packed = trees.pack(tree)
     if not packed.size:
         raise ValueError("the tree holds no numbers")
     if reserved := metrics.keys() & {"step", "fingerprint"}:
-        raise ValueError(f"metrics may not be called {sorted(reserved)}: the table has these columns already")
+        raise ValueError(f"metrics must not be named {sorted(reserved)}: the table already has these columns")
     record = {
         "step": step,
         "fingerprint": trees.digest(table, packed),
@@ -274,7 +274,7 @@ def _is_sealed(record: Any) -> bool:
     return _seal({name: value for name, value in record.items() if name != "seal"}) == record["seal"]
 
 
-# Schedules: at which steps a run is saved. Each is sorted, lies in [0, total_steps] and has both ends.
+# Schedules: the steps at which a run is saved. Each is sorted, lies in [0, total_steps] and includes both ends.
 
 
 def every(total_steps: int, steps_per_epoch: int, *, n: int) -> tuple[int, ...]:
@@ -292,14 +292,14 @@ def powers_of_two_epochs(total_steps: int, steps_per_epoch: int) -> tuple[int, .
 def dense_then_sparse(
     total_steps: int, steps_per_epoch: int, *, dense: int = 50, until: int = 500, sparse: int = 500
 ) -> tuple[int, ...]:
-    """Every `dense` steps up to `until`, then every `sparse` (Wong et al., leveled distillation, poster)."""
+    """Every `dense` steps up to `until`, then every `sparse` steps (Wong et al., leveled distillation, poster)."""
     del steps_per_epoch
     early = _stride(0, min(until, total_steps), dense)
     return _with_ends([*early, *_stride(until, total_steps, sparse)], total_steps)
 
 
 def explicit(total_steps: int, steps_per_epoch: int, *, steps: Iterable[int]) -> tuple[int, ...]:
-    """The given `steps` and both ends; raises ValueError for one outside [0, total_steps]."""
+    """The given `steps` and both ends; raises ValueError for a step outside [0, total_steps]."""
     del steps_per_epoch
     return _with_ends(steps, total_steps)
 
@@ -327,7 +327,7 @@ SCHEDULES: dict[str, Callable[..., tuple[int, ...]]] = {
 
 
 def schedule(name: str, total_steps: int, steps_per_epoch: int, **knobs: Any) -> tuple[int, ...]:
-    """The steps of the schedule `name`; an unknown name or knob raises ValueError listing the known ones."""
+    """The steps of the schedule `name`; raises ValueError for an unknown name or knob and lists the known ones."""
     if name not in SCHEDULES:
         raise ValueError(f"unknown snapshot schedule {name!r}; known: {sorted(SCHEDULES)}")
     signature = inspect.signature(SCHEDULES[name])

@@ -1,7 +1,7 @@
 """Intervals and tests over seeds: means, paired differences, the transfer score, Holm's correction.
 
-Everything is a t statistic on a handful of seeds, and no bootstrap: resampling three seeds covers 74 % where
-it promises 95 %. Pure numpy, with scipy's t distribution.
+All intervals are t intervals over a handful of seeds. A bootstrap is not used: with three seeds its nominal 95 %
+interval covers only 74 %. Pure numpy, with scipy's t distribution.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ LEVEL = 0.95
 
 
 class Interval(NamedTuple):
-    """A mean over `n` seeds and its two-sided t interval at confidence `level`; nan where there is none."""
+    """A mean over `n` seeds and its two-sided t interval at confidence `level`; nan if undefined."""
 
     estimate: float
     low: float
@@ -23,10 +23,10 @@ class Interval(NamedTuple):
 
 
 class FiellerSet(NamedTuple):
-    """A confidence set for a ratio of two means: the shape says which side of `low` and `high` is in it.
+    """A confidence set for a ratio of two means; `shape` states how `low` and `high` bound it.
 
-    "interval" is [low, high]; "complement" is everything outside (low, high); "line" is every number, from
-    low = -inf to high = inf. Only the first decides anything: print "undecided" for the other two.
+    "interval" is [low, high]; "complement" is everything outside (low, high); "line" is every number, with low = -inf
+    and high = inf. Only "interval" allows a decision; for the other two, print "undecided".
     """
 
     estimate: float
@@ -38,23 +38,23 @@ class FiellerSet(NamedTuple):
 
     @property
     def bounded(self) -> bool:
-        """Whether the data decide the ratio at all."""
+        """Whether the set is a bounded interval, so that the data determine the ratio."""
         return self.shape == "interval"
 
     def contains(self, ratio: float) -> bool:
-        """Whether `ratio` is compatible with the data at this level."""
+        """Whether `ratio` is in the set."""
         if self.shape == "complement":
             return ratio <= self.low or ratio >= self.high
         return self.low <= ratio <= self.high
 
 
 def mean_interval(values_S: Sequence[float] | np.ndarray, level: float = LEVEL) -> Interval:
-    """The mean of one value a seed [S], with a t interval.
+    """The mean of one value per seed [S], with a t interval.
 
-    low and high are nan with fewer than two seeds, and where all values are equal up to rounding: nothing was
-    seen to vary, which is not to say that nothing can. The estimate of no seeds is nan.
+    low and high are nan for fewer than two seeds, and if all values are equal up to rounding: that no variation was
+    observed does not mean that there is none. The estimate for zero seeds is nan.
 
-    Raises ValueError on values that are not finite, and on more than one axis.
+    Raises ValueError for values that are not finite or have more than one axis.
     Reference: Student, The probable error of a mean, Biometrika 6 (1908).
     """
     values_S = _seed_values(values_S)
@@ -64,12 +64,11 @@ def mean_interval(values_S: Sequence[float] | np.ndarray, level: float = LEVEL) 
 def paired_difference(
     a_S: Sequence[float] | np.ndarray, b_S: Sequence[float] | np.ndarray, level: float = LEVEL
 ) -> tuple[Interval, float]:
-    """The mean of a - b over seeds, position i of both being the same seed, and its two-sided p value.
+    """The mean of a - b over seeds, with its interval and two-sided p value; position i of both is the same seed.
 
-    Where `mean_interval` has no interval there is no test either, and p is nan: a t statistic of 0 / 0, or of
-    a difference over no spread at all, is evidence for nothing.
+    If `mean_interval` defines no interval, p is nan: without spread there is no valid t statistic.
 
-    Raises ValueError on different lengths and on values that are not finite.
+    Raises ValueError for different lengths and for values that are not finite.
     Reference: the paired t test, Student (1908).
     """
     a_S, b_S = _seed_values(a_S), _seed_values(b_S)
@@ -83,15 +82,15 @@ def transfer_score(
     teacher_S: Sequence[float] | np.ndarray,
     level: float = LEVEL,
 ) -> FiellerSet:
-    """The share of the teacher's advantage that distillation hands over, with a Fieller set.
+    """The share of the teacher's advantage that distillation transfers, with a Fieller set.
 
-    (mean distilled - mean alone) / (mean teacher - mean alone): 0 is nothing, 1 is all of it. A ratio of
-    means and not a mean of ratios, whose expectation need not exist. The set holds every ratio r for which
-    the mean of (distilled - alone) - r (teacher - alone) is within a t interval of 0, so that it respects the
-    pairing of seeds. It is unbounded exactly where the t interval of teacher - alone includes 0; and, as
-    nothing is known of the spread, with fewer than two seeds or if one of the differences does not vary.
+    The score is (mean distilled - mean alone) / (mean teacher - mean alone): 0 means nothing transferred, 1 means all
+    of it. It is a ratio of means rather than a mean of ratios, whose expectation need not exist. The set contains every
+    ratio r for which the t interval of (distilled - alone) - r (teacher - alone) includes 0, so it respects the pairing
+    of seeds. It is unbounded if and only if the t interval of teacher - alone includes 0, or if the spread is unknown
+    (fewer than two seeds, or one of the two differences does not vary).
 
-    Raises ValueError on different lengths and on values that are not finite.
+    Raises ValueError for different lengths and for values that are not finite.
     Reference: Fieller, Some problems in interval estimation, JRSS B 16 (1954).
     """
     columns = [_seed_values(values_S) for values_S in (distilled_S, alone_S, teacher_S)]
@@ -106,11 +105,11 @@ def transfer_score(
 
 
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """P values [M], adjusted for M tests: rejecting those below alpha keeps the familywise error at alpha.
+    """Holm-adjusted p values [M] of M tests: rejecting those below alpha keeps the familywise error rate at alpha.
 
-    A nan (a declared test that could not be made) stays nan and still counts among the M.
+    A nan (a declared test that could not be made) stays nan and still counts as one of the M tests.
 
-    Raises ValueError on a p value outside [0, 1].
+    Raises ValueError for a p value outside [0, 1].
     Reference: Holm, A simple sequentially rejective multiple test procedure, Scand. J. Statist. 6 (1979).
     """
     p_M = np.asarray(p_values, np.float64)
@@ -133,7 +132,7 @@ def _fieller(gain_S: np.ndarray, gap_S: np.ndarray, level: float) -> tuple:
     c = gain_S.mean() ** 2 - t2 * gain_var
     discriminant = b * b - a * c
     if a > 0:
-        root = np.sqrt(max(discriminant, 0.0))  # the estimate is always in the set: below 0 it is rounding
+        root = np.sqrt(max(discriminant, 0.0))  # the set contains the estimate, so a negative value is rounding
         return float((b - root) / a), float((b + root) / a), n, level, "interval"
     if a == 0 or discriminant <= 0:
         return -np.inf, np.inf, n, level, "line"
@@ -142,7 +141,7 @@ def _fieller(gain_S: np.ndarray, gap_S: np.ndarray, level: float) -> tuple:
 
 
 def _student(values_S: np.ndarray, scale: float, level: float) -> tuple[Interval, float]:
-    """The interval of the mean and the p of its being 0; `scale` is the size of what gave the values."""
+    """The interval of the mean and the p value for mean 0; `scale` is the largest magnitude behind the values."""
     from scipy.special import stdtr
 
     n = len(values_S)
@@ -155,7 +154,7 @@ def _student(values_S: np.ndarray, scale: float, level: float) -> tuple[Interval
 
 
 def _varies(values_S: np.ndarray, scale: float) -> bool:
-    # .91 - .90 and .81 - .80 differ in the last bit: a spread of rounding errors is no spread.
+    # .91 - .90 and .81 - .80 differ in the last bit only; a spread of rounding errors does not count.
     return bool(np.ptp(values_S) > 8 * np.finfo(np.float64).eps * scale)
 
 
@@ -172,7 +171,7 @@ def _t_quantile(level: float, degrees: int) -> float:
 def _seed_values(values_S: Sequence[float] | np.ndarray) -> np.ndarray:
     values_S = np.asarray(values_S, np.float64)
     if values_S.ndim != 1 or not np.isfinite(values_S).all():
-        raise ValueError(f"expected one finite value a seed along one axis, got {values_S}: drop failed seeds first")
+        raise ValueError(f"expected one finite value per seed along one axis, got {values_S}: drop failed seeds first")
     return values_S
 
 

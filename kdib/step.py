@@ -1,4 +1,4 @@
-"""One training step as a pure function, and the forward pass. Only this file differentiates."""
+"""One training step and the forward pass, as pure functions; only this file differentiates the training loss."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,15 +10,16 @@ import optax
 from kdib.losses import LossSpec, Mean, combine, terms
 from kdib.models.base import Batch, Model, Outputs, Variables, split
 
-METRICS = frozenset({"loss", "accuracy", "gradient_norm"})  # what a step reports beside the terms of its loss
-ORDER_STREAM, NOISE_STREAM, VIEW_STREAM = 0, 1, 2  # what a run's key is folded with, before the epoch or the step
+METRICS = frozenset({"loss", "accuracy", "gradient_norm"})  # reported by every step, besides the terms of its loss
+ORDER_STREAM, NOISE_STREAM, VIEW_STREAM = 0, 1, 2  # folded into a run's key, before the epoch or the step
 
 
 class TrainState(NamedTuple):
-    """Arrays only, so that it can be stacked, vmapped, sharded and saved.
+    """The state of a run: arrays only, so that it can be stacked, vmapped, sharded and saved.
 
-    `params` is {"model": ..., "heads": {name: ...}}, and so is `model_state` (batch statistics, memory banks). `key` is
-    the run's own and never changes: epochs and steps are folded in, so that a step is a function of its number.
+    `params` is {"model": ..., "heads": {name: ...}}; `model_state` (batch statistics, memory banks) has the same form.
+    `key` is the run's own and never changes. The epoch and the step are folded into it, so that a step is a function of
+    its number.
     """
 
     step: jax.Array
@@ -29,9 +30,10 @@ class TrainState(NamedTuple):
 
 
 class Architecture(NamedTuple):
-    """What a step is compiled for. All static; equal architectures share one compilation.
+    """Everything a step is compiled for. All fields are static; equal architectures share one compilation.
 
-    `augment(key, batch) -> batch` makes what student and teacher see of a batch; None: the examples as they are.
+    `augment(key, batch) -> batch` makes the view of a batch that student and teacher see; with None they see the
+    examples unchanged.
     """
 
     model: Model
@@ -42,10 +44,10 @@ class Architecture(NamedTuple):
 
 
 def init_state(init_key, run_key, batch: Batch, teacher_variables: Variables, *, arch: Architecture) -> TrainState:
-    """A state at step 0. `init_key` draws the weights, `run_key` is the run's own key (data order and noise)."""
+    """The state at step 0. `init_key` draws the weights, `run_key` is the run's own key (data order and noise)."""
     params, model_state = split(arch.model.init(init_key, batch))
     student, _ = arch.model.apply(params, model_state, batch, train=False, key=None)
-    context = {"student": student, "teacher": _ask(arch.teacher, teacher_variables, batch), "batch": batch}
+    context = {"student": student, "teacher": _teacher_outputs(arch.teacher, teacher_variables, batch), "batch": batch}
     head_params, head_states = {}, {}
     for number, (name, head) in enumerate(arch.heads):
         head_params[name], head_states[name] = split(head.init(jax.random.fold_in(init_key, number + 1), context))
@@ -62,17 +64,21 @@ def init_state(init_key, run_key, batch: Batch, teacher_variables: Variables, *,
 def train_step(
     state: TrainState, batch: Batch, teacher_variables: Variables, loss: LossSpec, *, arch: Architecture
 ) -> tuple[TrainState, dict[str, Mean]]:
-    """One update. Returns the next state and mergeable metrics: every term, `loss`, `accuracy` and `gradient_norm`.
+    """Take one step of one run.
 
-    The teacher answers in evaluation mode, outside the differentiated function.
+    Returns the next state and mergeable metrics: every term, `loss`, `accuracy` and `gradient_norm`. The teacher runs
+    in evaluation mode, outside the differentiated function.
+
+    Studies train with `population._guarded_step` instead, which makes the same update but freezes a run that goes
+    non-finite. This function is for the checks before a study and for users' own training loops.
     """
     grads, model_state, metrics = gradients(state, batch, teacher_variables, loss, arch=arch)
     return updated(state, grads, model_state, arch=arch), metrics
 
 
 def gradients(state: TrainState, batch: Batch, teacher_variables: Variables, loss: LossSpec, *, arch: Architecture):
-    """What a step learns from: the gradients, the model's state after the batch, and the metrics."""
-    targets = _ask(arch.teacher, teacher_variables, batch)
+    """The gradients of one step, the model's state after the batch, and the metrics."""
+    targets = _teacher_outputs(arch.teacher, teacher_variables, batch)
     noise = jax.random.fold_in(jax.random.fold_in(state.key, NOISE_STREAM), state.step)
 
     def objective(params):
@@ -84,16 +90,16 @@ def gradients(state: TrainState, batch: Batch, teacher_variables: Variables, los
     metrics = {
         **means,
         "loss": Mean.of(value[None]),
-        "accuracy": Mean.of(_hits(logits_BxK, batch["label"]), where=batch.get("mask")),
-        "gradient_norm": Mean.of(_norm_after(value, grads)[None]),
+        "accuracy": Mean.of(_is_correct(logits_BxK, batch["label"]), where=batch.get("mask")),
+        "gradient_norm": Mean.of(_gradient_norm_or_nan(value, grads)[None]),
     }
     return grads, model_state, metrics
 
 
-def _hits(logits_xK: jax.Array, labels_x: jax.Array) -> jax.Array:
-    """logits.argmax(-1) == labels, [...]: no class has more than the label's, and none before it as much.
+def _is_correct(logits_xK: jax.Array, labels_x: jax.Array) -> jax.Array:
+    """logits.argmax(-1) == labels, [...]: no class exceeds the label's logit, and no earlier class equals it.
 
-    XLA:CPU's argmax over a vocabulary takes eight times as long: a twelfth of a language model's step.
+    On XLA:CPU an argmax over a vocabulary takes eight times as long, which is a twelfth of a language model's step.
     """
     own_xx1 = jnp.take_along_axis(logits_xK, labels_x[..., None], axis=-1)
     before_xK = jax.lax.broadcasted_iota(labels_x.dtype, logits_xK.shape, logits_xK.ndim - 1) < labels_x[..., None]
@@ -101,11 +107,11 @@ def _hits(logits_xK: jax.Array, labels_x: jax.Array) -> jax.Array:
     return ~beaten_xK.any(-1)
 
 
-def _norm_after(loss: jax.Array, grads) -> jax.Array:
-    """The gradients' global norm, nan where the loss is not finite.
+def _gradient_norm_or_nan(loss: jax.Array, grads) -> jax.Array:
+    """The global norm of the gradients, or nan if the loss is not finite.
 
-    In a branch, whose inputs XLA:CPU lays out as it adds up squares fast. As the derivatives of products leave them it
-    does so by windows of 32 x 32: an eighth of an MLP's step.
+    It is computed in a branch because XLA:CPU gives a branch's inputs a layout in which it sums squares fast. In the
+    layout that the derivatives of products leave, it sums in windows of 32 x 32: an eighth of an MLP's step.
     """
     return jax.lax.cond(jnp.isfinite(loss), optax.tree.norm, lambda _: jnp.float32(jnp.nan), grads)
 
@@ -124,16 +130,16 @@ def predict(variables: Variables, batch: Batch, *, model: Model) -> Outputs:
 
 
 def model_variables(state: TrainState) -> Variables:
-    """What a snapshot keeps: the model's variables without heads, optimiser and key."""
+    """The model's variables without heads, optimiser and key: the content of a snapshot."""
     return {"params": state.params["model"], **state.model_state["model"]}
 
 
-def _ask(teacher: Model, variables: Variables, batch: Batch) -> Outputs:
+def _teacher_outputs(teacher: Model, variables: Variables, batch: Batch) -> Outputs:
     return jax.lax.stop_gradient(predict(variables, batch, model=teacher))
 
 
 def _forward(params, model_state, batch, targets, noise, *, arch: Architecture):
-    """The student, then the heads, whose batch is the loss context and whose outputs join it under their name."""
+    """Run the student, then the heads: each head's batch is the loss context, which its outputs join under its name."""
     student, student_state = arch.model.apply(
         params["model"], model_state["model"], batch, train=True, key=jax.random.fold_in(noise, 0)
     )

@@ -1,4 +1,4 @@
-"""A study, told in order: train every fit, measure every subject, write the report."""
+"""A study from start to end: train every fit, measure every subject, write the report."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,19 +38,19 @@ from kdib.workdir import claimed, sign
 
 
 def run(config: Mapping[str, Any], workdir: Path) -> Path:
-    """Trains what is missing, measures what is missing, and returns the path of the report.
+    """Train what is missing, measure what is missing, and return the path of the report.
 
     Raises:
-      ValueError: for a configuration that does not hold together, before anything is built.
+      ValueError: for an inconsistent configuration, before anything is built.
       WorkdirError: if the folder belongs to another process or configuration.
-      Stopped: after SIGTERM or SIGINT; the same call goes on where this one stopped.
+      Stopped: after SIGTERM or SIGINT; the same call resumes where this one stopped.
     """
     study = parse(config)
     check_names(study)
     with claimed(workdir, study):
         task = None if _is_complete(study, workdir) else tasks.build(study.task)
         lab = None if task is None else _checked(study, task, workdir)
-        # Not signed before all checks have passed: what is put right must not be another configuration.
+        # Signed only after all checks have passed, so that a corrected configuration is not refused as another one.
         sign(workdir, study, working=lab is not None)
         if lab is not None:
             write_json(workdir / "task.json", dict(lab.task.facts))
@@ -69,7 +69,7 @@ def _checked(study: Study, task: Task, workdir: Path) -> Lab:
 
 
 def train(lab: Lab) -> None:
-    """Every fit in topological order; finished runs are not touched."""
+    """Train every fit, in topological order; finished runs are not touched."""
     study, workdir = lab.study, lab.workdir
     runs = {fit: [*development_runs(study, fit), *main_runs(study, fit)] for fit in trained_fits(study)}
     left = {
@@ -90,7 +90,7 @@ def train(lab: Lab) -> None:
 
 
 def overview(fit: str, lab: Lab) -> str:
-    """The table of a fit's parameters, by clu."""
+    """The parameter table of a fit's model, made by clu."""
     from clu import parameter_overview
 
     params = jax.eval_shape(model_of(fit, lab).init, lab.root, gather(lab.data, slice(0, 1)))["params"]
@@ -98,7 +98,7 @@ def overview(fit: str, lab: Lab) -> str:
 
 
 def _alike(names: list[str], lab: Lab) -> list[list[str]]:
-    """The fits that one program trains, together: students of many snapshots, say, or at many alphas."""
+    """Group the fits that one program can train, such as students of many snapshots or at many alphas."""
     populations: dict[Any, list[str]] = {}
     for name in names:
         populations.setdefault(trains_alike(name, plan_of(name, lab), lab), []).append(name)
@@ -106,7 +106,7 @@ def _alike(names: list[str], lab: Lab) -> list[list[str]]:
 
 
 def _train_together(names: list[str], lab: Lab, progress: Progress, logbook: Logbook) -> None:
-    """The development runs of the fits, the choice of their learning rates, then the main runs."""
+    """Train the development runs of the fits, choose their learning rates, then train the main runs."""
     study, plan = lab.study, plan_of(names[0], lab)
     grids = {name: grid for name in names if (grid := development_runs(study, name))}
     if grids:
@@ -118,7 +118,7 @@ def _train_together(names: list[str], lab: Lab, progress: Progress, logbook: Log
 
 
 def _is_complete(study: Study, workdir: Path) -> bool:
-    """Whether nothing is left to train or to measure, found out without building the task."""
+    """Whether nothing is left to train or to measure; does not build the task."""
     finished = all(
         fits.is_finished(fit_folder(study, fit, workdir) / run.name, steps_of(study, fit))
         for fit in trained_fits(study)

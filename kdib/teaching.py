@@ -1,4 +1,4 @@
-"""What each run learns from: the plan of a fit, and for every run its teacher's variables and its loss."""
+"""The plan of a fit and, for each of its runs, the teacher's variables and the loss."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -33,22 +33,22 @@ from kdib.step import Architecture
 from kdib.tasks.base import Task
 
 LAST = -1  # the step of a run's last snapshot
-SHUFFLE_STREAM = 2  # what the root key is folded with for permutations; fit.py has 0 and 1
+SHUFFLE_STREAM = 2  # folded into the root key for permutations; the other streams are in fit.py
 
 
 class Lab(NamedTuple):
-    """A study with its task built, its training data where it is trained from, and its folder."""
+    """A study with its built task, its training data and its folder."""
 
     study: Study
     task: Task
-    data: Mapping[str, Any]  # on the device, or with train.window where the task has them
+    data: Mapping[str, Any]  # on the device or, with train.window, where the task holds them
     root: jax.Array
     workdir: Path
-    answers: dict[Path, np.ndarray]  # of teachers on the training set, by snapshot: several fits ask the same one
+    answers: dict[Path, np.ndarray]  # teachers' logits on the training set, by snapshot: several fits share a teacher
 
 
 def open_lab(study: Study, task: Task, workdir: Path) -> Lab:
-    """Puts the training data on the device, unless they are brought window by window."""
+    """Put the training data on the device, unless they are read window by window."""
     data = task.train.inputs
     if not study.train.window:
         data = {name: jnp.asarray(values) for name, values in data.items()}
@@ -56,7 +56,7 @@ def open_lab(study: Study, task: Task, workdir: Path) -> Lab:
 
 
 def model_of(fit: str, lab: Lab) -> Model:
-    """The network of a fit, sized for the task; of an online fit student and teacher in one."""
+    """The network of a fit, sized for the task; for an online fit, student and teacher as one model."""
     own = lab.study.fits[fit]
     student = _sized(own.model, lab)
     return pair(student, _sized(lab.study.fits[own.teacher].model, lab)) if own.answers == "online" else student
@@ -67,7 +67,7 @@ def _sized(model: str, lab: Lab) -> Model:
 
 
 def plan_of(fit: str, lab: Lab) -> Plan:
-    """What all runs of a fit share, and those of any fit that `trains_alike`."""
+    """The plan that all runs of a fit share, as do the runs of any fit that `trains_alike`."""
     study, model = lab.study, model_of(fit, lab)
     own, recipe = study.fits[fit], replace(study.train, steps=steps_of(study, fit))
     return Plan(
@@ -90,14 +90,14 @@ def plan_of(fit: str, lab: Lab) -> Plan:
 
 
 def snapshot_steps(fit: str, lab: Lab) -> tuple[int, ...]:
-    """The steps at which a fit of this study is saved."""
+    """The steps at which snapshots of a fit are saved."""
     recipe, own = lab.study.train, lab.study.fits[fit]
     epoch = steps_per_epoch(lab.task.train.size, recipe.batch_size, recipe.window)
     return schedule(**(own.snapshots or recipe.snapshots), total_steps=steps_of(lab.study, fit), steps_per_epoch=epoch)
 
 
 def _validation(model: Model, variables: Variables, task: Task) -> dict[str, float]:
-    """The metrics of a snapshot: of the validation set, and under their name those of what else is watched."""
+    """The metrics of a snapshot on the validation set and, prefixed by their names, on the other watched sets."""
     found = summary(answer(model, variables, task.validation.inputs), task.validation.inputs)
     for name, data in task.watched.items():
         metrics = summary(answer(model, variables, data.inputs), data.inputs)
@@ -106,22 +106,24 @@ def _validation(model: Model, variables: Variables, task: Task) -> dict[str, flo
 
 
 def trains_alike(fit: str, plan: Plan, lab: Lab) -> tuple[Any, ...]:
-    """Equal for fits whose runs differ in leaves only (weights, temperatures, teachers): one program trains them."""
+    """A key that is equal for fits whose runs differ in leaves only (weights, temperatures, teachers).
+
+    One program trains such fits together.
+    """
     own = lab.study.fits[fit]
     spec = losses.from_config(lab.study.losses[own.loss])
-    members = (
-        (own.ensemble, len(own.teacher_steps)) if own.answers == "live" else ()
-    )  # of an ensemble: part of its tree
+    # The members of an ensemble are part of the tree of its variables.
+    members = (own.ensemble, len(own.teacher_steps)) if own.answers == "live" else ()
     return plan.arch, plan.recipe.steps, plan.snapshot_steps, jax.tree.structure(spec), members
 
 
 def _heads(fit: Fit, study: Study) -> tuple[tuple[str, Model], ...]:
-    """A projector for every term of the loss that asks for one."""
+    """A projector for every term of the loss that needs one."""
     return tuple((name, projector(*of)) for name, of in losses.projectors(study.losses[fit.loss]).items())
 
 
 def optimizer(study: Study, fit: str):
-    """The recipe's optimiser, its learning rate spread over the steps of the fit."""
+    """The recipe's optimiser, with the learning-rate schedule stretched over the steps of the fit."""
     recipe = study.train
     return make_optimizer(
         recipe.optimizer,
@@ -137,7 +139,7 @@ def optimizer(study: Study, fit: str):
 
 
 def jobs_of(runs: Sequence[RunSpec], plan: Plan, lab: Lab) -> list[Job]:
-    """The unfinished runs with what they learn from. A run whose teacher failed is recorded as failed."""
+    """The jobs of the unfinished runs; a run whose teacher failed is recorded as failed."""
     jobs = []
     for run in runs:
         folder = folder_of(run, plan)
@@ -155,7 +157,7 @@ def jobs_of(runs: Sequence[RunSpec], plan: Plan, lab: Lab) -> list[Job]:
 
 
 def _failed_teacher(run: RunSpec, lab: Lab) -> str:
-    """The first run it needs that went non-finite: an ensemble is whole or does not teach."""
+    """The first run needed by `run` that went non-finite, or ""; an ensemble teaches only if it is complete."""
     folders = teacher_folders(lab.study, run, lab.workdir)
     if match := lab.study.fits[run.fit].match_entropy:
         folders.append(teacher_folder(lab.study, match, run, lab.workdir))
@@ -173,7 +175,7 @@ def _job(run: RunSpec, lab: Lab) -> Job:
 
 
 def with_epsilon(spec: LossSpec, epsilon: float) -> LossSpec:
-    """The spec with every label smoothing's epsilon set."""
+    """The spec with `epsilon` set in every label-smoothing term."""
     return {
         name: replace(term, hparams={**term.hparams, "epsilon": jnp.float32(epsilon)})
         if "epsilon" in term.hparams
@@ -192,7 +194,7 @@ def _teacher_model(fit: Fit, lab: Lab) -> Model:
 
 
 def _teachers(fit: Fit, run: RunSpec, lab: Lab) -> tuple[Any, ...]:
-    """Whom a run learns from, one after another: variables, or of a table logits [N, K]."""
+    """The teachers of a run, one after another: variables, or for a table logits [N, K]."""
     if not fit.teacher or fit.answers == "online":
         return ({"params": {}},)
     folders = teacher_folders(lab.study, run, lab.workdir)
@@ -210,7 +212,7 @@ def _teachers(fit: Fit, run: RunSpec, lab: Lab) -> tuple[Any, ...]:
 
 
 def _softened(fit: Fit, folder: Path, step: int, lab: Lab) -> np.ndarray:
-    """A snapshot's stored answers, as soft as another snapshot's where the fit says so."""
+    """A snapshot's stored logits, with the mean entropy of another snapshot's if the fit sets `as_soft_as`."""
     logits_NxK = _stored_answers(fit.teacher, folder, step, lab)
     if fit.as_soft_as < 0:
         return logits_NxK
@@ -219,7 +221,7 @@ def _softened(fit: Fit, folder: Path, step: int, lab: Lab) -> np.ndarray:
 
 
 def _stored_answers(teacher: str, folder: Path, step: int, lab: Lab) -> np.ndarray:
-    """The logits [N, K] on the training set of a snapshot of the teacher's run in `folder`."""
+    """The logits [N, K] of a snapshot of the teacher's run in `folder` on the training set."""
     step = last_step(folder) if step == LAST else step
     place = folder / str(step)
     if place not in lab.answers:
@@ -239,10 +241,11 @@ def load_last(run_folder: Path, lab: Lab, template: Any = None) -> Variables:
 
 
 def load(run_folder: Path, step: int, lab: Lab, template: Any = None) -> Variables:
-    """A snapshot of a run, if it was trained on inputs that mean the same as this study's, and has the template's form.
+    """Load a snapshot of a run whose training inputs have the same encoding as this study's.
 
     Raises:
-      SnapshotError: if the snapshot is absent or damaged, or its inputs (the vocabulary, say) were numbered otherwise.
+      SnapshotError: if the snapshot is absent, damaged or not of the template's form, or if its inputs (for example the
+        vocabulary) are encoded differently.
     """
     with SnapshotIndex(run_folder / "snapshots", read_only=True) as index:
         step = index.steps()[-1] if step == LAST else step

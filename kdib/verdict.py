@@ -1,4 +1,4 @@
-"""The verdict on a study, by rules fixed before the run, and the one sentence that says it."""
+"""The verdict on a study, by rules fixed before the run, and the headline: one sentence that states it."""
 
 import math
 from collections.abc import Iterable
@@ -10,11 +10,11 @@ from kdib.properties.base import Property
 Verdict = Literal["transferred", "a trace", "did not transfer", "undecided", "no advantage"]
 
 ALPHA = 0.05
-NEGLIGIBLE = 0.1  # of the teacher's lead: a student's lead below it counts as none, or as a trace where it was shown
+NEGLIGIBLE = 0.1  # of the teacher's lead; a smaller lead of a student counts as none, or as a trace if it is shown
 
 
 class Leads(NamedTuple):
-    """The deciding effects, on a property's primary metric; differences are positive where better."""
+    """The effects that decide, on a property's primary metric; differences are positive if the first is better."""
 
     teacher: Effect  # teacher - alone
     distilled: Effect  # distilled - alone
@@ -23,14 +23,16 @@ class Leads(NamedTuple):
 
 
 def verdict(leads: Leads) -> Verdict:
-    """What the data decide about the teacher's advantage. In this order:
+    """The verdict on the teacher's advantage.
+
+    The student's intervals are those of distilled - alone and distilled - self. The first rule that applies decides:
 
     - "undecided" if any of the three differences has no interval;
-    - "no advantage" unless the teacher's interval lies above 0;
-    - "transferred" if both of the student's lie above 0, and distilled - self has a Holm-adjusted p below 0.05;
-    but "a trace" if one of them lies below a tenth of the lower end of the teacher's all the same;
-    - "did not transfer" if one of the student's lies below that tenth otherwise;
-    - "undecided" otherwise: an interval that includes 0 shows nothing, neither an effect nor its absence.
+    - "no advantage" unless the interval of teacher - alone lies above 0;
+    - "a trace" or "transferred" if both of the student's intervals lie above 0 and distilled - self has a Holm-adjusted
+      p below 0.05: "a trace" if one of the two lies below a tenth of the lower end of the teacher's interval;
+    - "did not transfer" if one of the student's intervals lies below that tenth;
+    - "undecided" otherwise: an interval that includes 0 shows neither an effect nor its absence.
     """
     teacher, distilled, beyond = leads[:3]
     if any(math.isnan(effect.low) for effect in (teacher, distilled, beyond)):
@@ -44,12 +46,12 @@ def verdict(leads: Leads) -> Verdict:
 
 
 def has_direction(prop: Property) -> bool:
-    """Whether a verdict can be passed on a property: it is scalar, and higher or lower is better."""
+    """Whether `verdict` applies to a property: it is scalar, and higher or lower is better."""
     return prop.kind == "scalar" and prop.higher_is_better is not None
 
 
 def leads_of(effects: Iterable[Effect], prop: Property) -> Leads:
-    """The deciding effects of a scalar property with a direction.
+    """The effects that decide the verdict on a scalar property with a direction.
 
     Raises:
       ValueError: if the property has no direction, or no primary effect among `effects`.
@@ -66,7 +68,7 @@ def leads_of(effects: Iterable[Effect], prop: Property) -> Leads:
 
 
 def headline(effects: Iterable[Effect], prop: Property) -> str:
-    """One sentence: the teacher's advantage on the primary metric, the share handed over, and the verdict.
+    """One sentence: the teacher's advantage on the primary metric, the share that transferred, and the verdict.
 
     Arguments and errors as in `leads_of`.
     """

@@ -1,4 +1,4 @@
-"""A study's folder: one process at a time, one configuration for good."""
+"""A study's folder: one process at a time, and always the same configuration."""
 
 import contextlib
 import fcntl
@@ -20,7 +20,7 @@ class WorkdirError(Exception):
 
 @contextlib.contextmanager
 def claimed(workdir: Path, study: Study) -> Iterator[None]:
-    """Holds the lock of a folder that is new or belongs to this configuration.
+    """Hold the lock of a folder that is new or belongs to this configuration.
 
     Raises:
       WorkdirError: if another process holds the lock, or the folder belongs to another configuration.
@@ -44,20 +44,21 @@ def _compare(path: Path, study: Study) -> None:
         return
     old = read_json(path)
     if not isinstance(old, dict) or "environment" not in old:
-        raise WorkdirError(f"{path} is no kdib study's (it has no 'environment'): use another --workdir")
+        raise WorkdirError(f"{path} is not a kdib study's (it has no 'environment'): use another --workdir")
     old.pop("environment")
-    changed = difference(as_dict(parse(old)), as_dict(study))  # a field that came later had its default
+    changed = difference(as_dict(parse(old)), as_dict(study))  # a field that was added later had its default
     if changed:
         raise WorkdirError(
-            f"{path.parent} was made with another configuration ({'; '.join(changed)}); "
-            "use another --workdir, or the old configuration"
+            f"{path.parent} belongs to another configuration ({'; '.join(changed)}); "
+            "use another --workdir or the old configuration"
         )
 
 
 def sign(workdir: Path, study: Study, *, working: bool) -> None:
-    """Writes the configuration: from here on the folder is this study's.
+    """Write the configuration, after which the folder belongs to this study.
 
-    With it go the versions that made the numbers: all of them, if work was done under several; a redraw adds none.
+    The versions of the packages that produced the numbers are written too: all of them, if several versions did work.
+    A redraw of the report adds none.
     """
     path, versions = workdir / "config.json", environment()
     before = read_json(path)["environment"] if path.exists() else {}

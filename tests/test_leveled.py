@@ -157,10 +157,10 @@ def test_the_last_snapshot_is_the_default_and_turns_of_one_teacher_change_nothin
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"teacher_steps": (5,)}, r"distilled: teacher is not saved at steps \[5\]; it is at \(0, 6, 12\)"),
+        ({"teacher_steps": (5,)}, r"distilled: teacher is not saved at steps \[5\]; it is saved at \(0, 6, 12\)"),
         ({"as_soft_as": 7}, r"distilled: teacher is not saved at steps \[7\]"),
-        ({"as_soft_as": 6, "answers": "live"}, "as_soft_as needs a teacher whose answers are 'table', got 'live'"),
-        ({"augment": {"name": "shift"}}, "augment: stored answers are those to the examples as they are"),
+        ({"as_soft_as": 6, "answers": "live"}, "as_soft_as needs a teacher and answers='table', got answers='live'"),
+        ({"augment": {"name": "shift"}}, "augment: stored teacher outputs are for the original examples"),
         ({"augment": {"name": "shift"}, "answers": "live"}, "there are no augmentations of sentences"),
     ],
 )
@@ -288,5 +288,5 @@ def test_mixup_mixes_the_pictures_of_a_batch_and_is_refused_to_a_loss_that_reads
     config["fits"]["distilled"] |= {"answers": "live", "augment": {"name": "mixup", "alpha": 0.2}}
     check_names(parse(config))
     config["fits"]["alone"]["augment"] = {"name": "mixup"}
-    with pytest.raises(ValueError, match=r"alone\.augment: mixup mixes pictures and not labels.*cross_entropy"):
+    with pytest.raises(ValueError, match=r"alone\.augment: mixup mixes images but not labels.*cross_entropy"):
         check_names(parse(config))

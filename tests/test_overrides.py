@@ -51,7 +51,7 @@ def test_a_field_is_set(config, path, text, value):
         ("fits.distilled.agument.name", "'agument' is unknown. Did you mean 'augment'? Known: model, loss,"),
         ("fits.distilld.budget", "'distilld' is unknown. Did you mean 'distilled'? Known: teacher, peer"),
         ("losses.kd.kll.weight", "'kll' is unknown. Did you mean 'kl'? Known: ce, kl, fm"),
-        ("seeds.more", "--config.seeds.more: --config.seeds has no fields, it is 2"),
+        ("seeds.more", "--config.seeds.more: --config.seeds has no fields; it is 2"),
         ("bogus", "'bogus' is unknown. Known: title, "),
     ],
 )

@@ -108,9 +108,9 @@ def test_a_study_killed_at_random_moments_ends_with_the_same_bits(few, tmp_path)
             "'beauty' is unknown. Known: accuracy, perplexity",
         ),
         (["stray"], "unexpected: stray"),
-        (["--config.fits.alone.loss=kd"], "config.fits.alone.loss='kd' asks a teacher (kl), and the fit has none"),
+        (["--config.fits.alone.loss=kd"], "config.fits.alone.loss='kd' needs a teacher (kl), and the fit has none"),
         (["--config.fits.self.match_entropy=peer"], "needs a label_smoothing term"),
-        (["--config.seeds.more=1"], "--config.seeds has no fields, it is 2"),
+        (["--config.seeds.more=1"], "--config.seeds has no fields; it is 2"),
     ],
 )
 def test_a_typo_costs_one_line_that_lists_what_is_known(tmp_path, arguments, message):

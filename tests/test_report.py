@@ -211,7 +211,7 @@ def test_damage_and_failures_are_named_at_the_top(small):
         file.write('{"run": "alone/seed0", "step": 3}\n')
     write_json(small / "failures.json", [{"fit": "self", "run": "seed1", "step": 120, "metric": "kl"}])
     text = draw(small).text
-    head = text[: text.index("What came along")]
+    head = text[: text.index("What transferred")]
     assert "Read this first" in head
     assert "self/seed1 went non-finite at step 120 in kl" in head
     n_rows = len((small / "rows.jsonl").read_text().splitlines())

@@ -80,7 +80,7 @@ def test_the_headline_is_said_on_the_first_property(study, tmp_path, monkeypatch
     write_json(workdir / "config.json", config | {"properties": ["translation", "fidelity"]})
     assert "On area under curve (test), the teacher's lead" in draw(workdir).text
     write_json(workdir / "config.json", config | {"properties": ["fidelity"]})
-    assert "No headline: it is said on the first" in draw(workdir).text
+    assert "No headline: it is generated from the first" in draw(workdir).text
 
 
 def test_the_page_is_whole(study):
@@ -113,7 +113,7 @@ def test_the_curve_table_holds_the_means_in_order_of_x(study):
 
 def test_what_validation_chooses_stands_beside_the_last(study):
     _, rows, page, _ = study
-    start = next(i for i, row in enumerate(page.rows) if row[0]["text"] == "Which")
+    start = next(i for i, row in enumerate(page.rows) if row[0]["text"] == "Selection")
     last, validation, shifted = page.rows[start + 1 : start + 4]
     columns = [cell["text"] for cell in page.rows[start]]
     assert [row[1]["text"] for row in (last, validation, shifted)] == [

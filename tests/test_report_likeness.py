@@ -137,9 +137,9 @@ def test_networks_that_a_map_leaves_out_are_named_in_its_caption(tmp_path, study
             and "distilled/seed0" in row.subject + str(row.other))]  # fmt: skip
     Records(tmp_path / "rows.jsonl", Row).append(kept)
     text = draw(tmp_path).text
-    assert "Left out, for want of some of their distances: self/seed1." in text
+    assert "Left out, because some of their distances are missing: self/seed1." in text
     gone = len(STEPS) - 1
-    assert f"Left out, for want of some of their distances: distilled/seed0 ({gone} snapshots)." in text
+    assert f"Left out, because some of their distances are missing: distilled/seed0 ({gone} snapshots)." in text
     assert "Left out" not in study[2].text
 
 
@@ -269,7 +269,7 @@ def test_damage_that_takes_a_property_its_primary_rows_is_named(basins):
     path.write_text("\n".join(kept) + '\n{"torn')
     found = material.read(basins)
     assert found.rows == []
-    assert any("basins are left out: none of its primary metric is whole" in said for said in found.problems)
+    assert any("basins are left out; no row of its primary metric is intact" in said for said in found.problems)
     path.write_text("\n".join(kept) + "\n")  # nothing is damaged: the rows are those of another declaration
     with pytest.raises(ValueError, match="no row holds its primary"):
         report.write(basins)

@@ -20,7 +20,7 @@ from kdib.population import (
     healthy,
     train_chunk,
 )
-from kdib.step import Architecture, _hits, init_state, train_step
+from kdib.step import Architecture, _is_correct, init_state, train_step
 from kdib.tasks.base import cut
 
 N, D, K, BATCH = 24, 3, 2, 4
@@ -96,7 +96,7 @@ def test_accuracy_is_argmax_with_ties_and_without_numbers():
     logits[0, :, 2] = np.nan
     labels = np.tile(np.arange(5, dtype=np.int32), (50, 4, 1))
     for k in range(5):
-        hits = _hits(jnp.asarray(logits), jnp.asarray(labels[:, :, k]))
+        hits = _is_correct(jnp.asarray(logits), jnp.asarray(labels[:, :, k]))
         expected = logits.argmax(-1) == k
         expected[0] = False  # numpy finds the nan, and a step with one has no accuracy
         np.testing.assert_array_equal(hits, expected)

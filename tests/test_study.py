@@ -43,7 +43,7 @@ def test_a_study_leaves_what_the_architecture_page_lists(finished):
 def test_what_was_refused_may_be_put_right_in_the_same_folder(tmp_path):
     config = tiny()
     config["train"]["batch_size"] = 5_000
-    with pytest.raises(ValueError, match=r"config\.train\.batch_size is 5000, of \d+ examples"):
+    with pytest.raises(ValueError, match=r"config\.train\.batch_size is 5000, but there are \d+ examples"):
         study.run(config, tmp_path)
     assert not (tmp_path / "config.json").exists()  # which would make the next another configuration
 
@@ -53,13 +53,13 @@ def test_a_test_set_that_is_too_small_for_a_property_is_named_before_training():
     task = tasks.build(config.task)
     check_task(config, task)
     few = Dataset(gather(task.tests["natural"].inputs, slice(0, 3)), groups={})
-    with pytest.raises(ValueError, match=r"config\.properties: similarity needs 4 examples of a test set; 'few' has 3"):
+    with pytest.raises(ValueError, match=r"config\.properties: similarity needs 4 examples per test set; 'few' has 3"):
         check_task(config, task._replace(tests={**task.tests, "few": few}))
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "config.json").write_text('{"learning_rate": 0.1}')
-    with pytest.raises(WorkdirError, match=r"config\.json is no kdib study's .*use another --workdir"):
+    with pytest.raises(WorkdirError, match=r"config\.json is not a kdib study's .*use another --workdir"):
         study.run(tiny(), tmp_path)
 
 
@@ -131,7 +131,7 @@ def test_corruptions_of_other_pictures_are_refused_before_anything_is_trained(tm
     config, build = load_config(str(CONFIG.with_name("cnn_to_mlp.py")), "smoke").to_dict(), tasks.build
     config["properties"] = ("accuracy", "corruptions")
     monkeypatch.setattr(tasks, "build", lambda of: build(of)._replace(shapes={"image_shape": (32, 32, 3)}))
-    with pytest.raises(ValueError, match=r"corruptions are of images \[28, 28, 1\].*images/digits are \[32, 32, 3\]"):
+    with pytest.raises(ValueError, match=r"corruptions need images \[28, 28, 1\].*images/digits has \[32, 32, 3\]"):
         study.run(config, tmp_path)
     assert not (tmp_path / "fits").exists()
 

@@ -45,7 +45,9 @@ def test_stored_answers_have_nothing_hidden():
     config = tiny()
     config["losses"]["features"] = {"alike": {"fn": "similarity_preserving", "weight": 1.0}}
     config["fits"]["distilled"]["loss"] = "features"
-    with pytest.raises(ValueError, match=r"distilled\.answers='table' stores logits.*\(alike\); use answers='live'"):
+    with pytest.raises(
+        ValueError, match=r"distilled\.answers='table' stores only logits.*\(alike\); use answers='live'"
+    ):
         check_names(parse(config))
     config["fits"]["distilled"]["answers"] = "live"
     check_names(parse(config))

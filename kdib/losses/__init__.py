@@ -1,7 +1,8 @@
-"""Distillation losses for any JAX project: no models, no data, no training loop, only arrays.
+"""Distillation losses for any JAX project: functions of arrays, without models, data or a training loop.
 
-The functions answer one float32 per example. `from_config`, `terms` and `combine` make a weighted loss of
-them, whose weights and hyper-parameters are traced:
+Each loss returns one float32 value per example. `from_config` builds a weighted sum of losses, which `terms` and
+`combine` evaluate. Its weights and hyper-parameters are traced, so new values do not recompile. Importing the package
+loads only JAX and NumPy.
 
 >>> from kdib import losses
 >>> spec = losses.from_config({"kl": {"fn": "softened_kl", "weight": 1.0, "temperature": 4.0}})

@@ -1,15 +1,14 @@
-"""Losses on logits: arrays in, one float32 per example out, never reduced over examples.
+"""Losses on logits: arrays in, one float32 value per example out.
 
-Every function sums over the classes (never averages), computes in float32 whatever the input, takes
-hyper-parameters by keyword (they may be traced scalars, so a sweep does not recompile), and lets no gradient
-reach a teacher.
+Every function sums over the classes (it never averages) and does not reduce over the examples. It computes in float32
+whatever the input type. Hyper-parameters are keyword arguments and may be traced scalars, so that a sweep does not
+recompile. No gradient flows to a teacher.
 
-A class has probability zero when its logit is -inf or when `where` leaves it out. Values and gradients stay
-finite there: log 0 is taken to be -1e30, so 0 log 0 is 0, and probability mass on an impossible class costs
-about 1e30.
+A class has probability zero if its logit is -inf or if `where` excludes it. Values and gradients stay finite: log 0 is
+taken to be -1e30, so that 0 log 0 is 0 and probability mass on an impossible class costs about 1e30.
 
-`where` is boolean, has the rank of the logits and broadcasts to their shape; the result equals that of the
-subset of classes for which it is true. Every example needs at least one class.
+`where` is boolean, has the rank of the logits and broadcasts to their shape. The result equals that on the subset of
+classes for which `where` is true. Every example needs at least one such class.
 """
 
 import numbers
@@ -23,7 +22,7 @@ from kdib.ranges import POSITIVE, SHARE, check
 
 Direction = Literal["forward", "reverse", "jensen_shannon"]
 
-_LOG_ZERO = -1e30  # finite, so that 0 * log 0 is 0 and not nan; exp of it is exactly 0 at any sensible temperature
+_LOG_ZERO = -1e30  # finite, so that 0 * log 0 is 0 and not nan; its exp is exactly 0 at any sensible temperature
 
 
 def cross_entropy(logits: ArrayLike, labels: ArrayLike, *, axis: int = -1, where: ArrayLike | None = None) -> jax.Array:
@@ -37,7 +36,7 @@ def cross_entropy(logits: ArrayLike, labels: ArrayLike, *, axis: int = -1, where
 
     Args:
       logits: [..., K] unnormalised log-probabilities, any float type.
-      labels: [...] integers in [0, K). A label outside gives nan: it neither wraps around nor passes unseen.
+      labels: [...] integers in [0, K). An out-of-range label yields nan; it does not wrap around.
       axis: the axis of the logits that holds the classes.
       where: optional mask of classes.
 
@@ -45,7 +44,7 @@ def cross_entropy(logits: ArrayLike, labels: ArrayLike, *, axis: int = -1, where
       [...] float32, in nats.
 
     Raises:
-      ValueError: if the shapes do not fit. TypeError: if the labels are not integers.
+      ValueError: if the shapes are incompatible. TypeError: if the labels are not integers.
 
     Reference: Goodfellow, Bengio and Courville, "Deep Learning", 2016, equation 6.30
     (https://www.deeplearningbook.org).
@@ -64,7 +63,7 @@ def label_smoothing(
 ) -> jax.Array:
     """Cross-entropy against (1 - epsilon) one_hot(label) + epsilon / K.
 
-    K counts the classes that `where` leaves in. `epsilon = 0` is `cross_entropy`.
+    K is the number of classes that `where` keeps. With `epsilon = 0` this is `cross_entropy`.
 
     >>> import jax.numpy as jnp
     >>> jnp.set_printoptions(precision=4, suppress=True)
@@ -74,8 +73,8 @@ def label_smoothing(
 
     Args:
       logits: [..., K] unnormalised log-probabilities, any float type.
-      labels: [...] integers in [0, K); a label outside gives nan.
-      epsilon: scalar in [0, 1], the probability that is spread evenly over the classes.
+      labels: [...] integers in [0, K); an out-of-range label yields nan.
+      epsilon: scalar in [0, 1], the probability mass that is spread evenly over the classes.
       axis: the axis of the logits that holds the classes.
       where: optional mask of classes.
 
@@ -83,7 +82,7 @@ def label_smoothing(
       [...] float32, in nats.
 
     Raises:
-      ValueError: if the shapes do not fit. TypeError: if the labels are not integers.
+      ValueError: if the shapes are incompatible. TypeError: if the labels are not integers.
 
     Reference: Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", 2016, section 7
     (https://arxiv.org/abs/1512.00567).
@@ -95,11 +94,10 @@ def label_smoothing(
 
 
 def entropy_penalty(logits: ArrayLike, *, axis: int = -1, where: ArrayLike | None = None) -> jax.Array:
-    """Minus the entropy of the network's own answer, sum_k q_k log q_k, so that a positive weight penalises confidence.
+    """Negative entropy of the network's own predictions, sum_k q_k log q_k.
 
-    It lies in [-log K, 0]. As a term beside `cross_entropy` it is the confidence penalty: what a student may gain
-    from soft answers alone, without a teacher.
-
+    A positive weight penalises confidence; the value lies in [-log K, 0]. Added to `cross_entropy` it is the confidence
+    penalty: a control for what a student may gain from softer predictions alone, without a teacher.
     >>> import jax.numpy as jnp
     >>> jnp.set_printoptions(precision=4, suppress=True)
     >>> print(entropy_penalty(jnp.array([[2.0, 0.0, 0.0], [0.0, 0.0, 0.0]])))
@@ -114,7 +112,7 @@ def entropy_penalty(logits: ArrayLike, *, axis: int = -1, where: ArrayLike | Non
       [...] float32, in nats, never positive.
 
     Raises:
-      ValueError: if the mask does not fit.
+      ValueError: if the shape of the mask is incompatible.
 
     Reference: Pereyra et al., "Regularizing Neural Networks by Penalizing Confident Output Distributions", 2017,
     section 3 (https://arxiv.org/abs/1701.06548).
@@ -126,10 +124,10 @@ def entropy_penalty(logits: ArrayLike, *, axis: int = -1, where: ArrayLike | Non
 def hard_label(
     student_logits: ArrayLike, teacher_logits: ArrayLike, *, axis: int = -1, where: ArrayLike | None = None
 ) -> jax.Array:
-    """Cross-entropy of the student with the teacher's first choice as the label; the first of several equals.
+    """Cross-entropy of the student with the teacher's most likely class as the label; ties go to the first class.
 
-    It is the limit of `soft_cross_entropy` with a teacher of temperature 0. At equality it is not 0. No gradient
-    reaches the teacher; a nan among its logits gives nan.
+    This is the limit of `soft_cross_entropy` as the teacher's temperature goes to 0. It is not 0 if the student equals
+    the teacher. No gradient flows to the teacher; a nan among the teacher's logits yields nan.
 
     >>> import jax.numpy as jnp
     >>> jnp.set_printoptions(precision=4, suppress=True)
@@ -147,15 +145,15 @@ def hard_label(
       [...] float32, in nats.
 
     Raises:
-      ValueError: if the shapes do not fit.
+      ValueError: if the shapes are incompatible.
 
     Reference: Touvron et al., "Training data-efficient image transformers & distillation through attention", 2021,
     section 4, hard-label distillation (https://arxiv.org/abs/2012.12877).
     """
     _same_shape(student_logits, teacher_logits)
-    teacher_xK = _finite(teacher_logits, axis=axis, where=where)
+    teacher_xK = _masked_logits_float32(teacher_logits, axis=axis, where=where)
     unknown = jnp.any(jnp.isnan(teacher_xK), axis=-1)
-    choice = jnp.where(unknown, -1, jnp.argmax(teacher_xK, axis=-1))  # argmax would take nan for the greatest
+    choice = jnp.where(unknown, -1, jnp.argmax(teacher_xK, axis=-1))  # argmax would treat nan as the maximum
     return -_at_label(_log_softmax(student_logits, axis=axis, where=where), choice)
 
 
@@ -167,10 +165,11 @@ def soft_cross_entropy(
     axis: int = -1,
     where: ArrayLike | None = None,
 ) -> jax.Array:
-    """Cross-entropy of the student against the teacher's probabilities, both at one temperature.
+    """Cross-entropy of the student against the teacher's probabilities, both at the same temperature.
 
-    With p = softmax(teacher / T) and q = softmax(student / T) it is -sum_k p_k log q_k, without the factor
-    T^2 of `softened_kl`. At equality it is the teacher's entropy, not 0. No gradient reaches the teacher.
+    With p = softmax(teacher / T) and q = softmax(student / T) the loss is -sum_k p_k log q_k, without the factor T^2 of
+    `softened_kl`. If the student equals the teacher, it is the teacher's entropy, not 0. No gradient flows to the
+    teacher.
 
     >>> import jax.numpy as jnp
     >>> jnp.set_printoptions(precision=4, suppress=True)
@@ -189,7 +188,7 @@ def soft_cross_entropy(
       [...] float32, in nats.
 
     Raises:
-      ValueError: if the shapes do not fit.
+      ValueError: if the shapes are incompatible.
 
     Reference: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015, section 2
     (https://arxiv.org/abs/1503.02531).
@@ -207,16 +206,19 @@ def softened_kl(
     axis: int = -1,
     where: ArrayLike | None = None,
 ) -> jax.Array:
-    """T^2 times the divergence of teacher and student, both softened by the temperature T.
+    """T^2 times the divergence between teacher and student, both softened by the temperature T.
 
-    With p = softmax(teacher / T), q = softmax(student / T) and m = (p + q) / 2 the direction says which:
-    "forward" KL(p || q), the usual one, covers all that the teacher finds possible; "reverse" KL(q || p)
-    seeks its modes; "jensen_shannon" (KL(p || m) + KL(q || m)) / 2 is symmetric. T^2 keeps the gradient's
-    scale as T grows: the loss then tends to 1/2 (Jensen-Shannon: 1/8) of the class mean of the squared
-    difference of centred logits. No gradient reaches the teacher.
+    With p = softmax(teacher / T), q = softmax(student / T) and m = (p + q) / 2, `direction` selects the divergence:
 
-    Deep mutual learning (Zhang et al., 2018) is this at T = 1 beside `cross_entropy`, with the peer in the teacher's
-    place: a loss of its own would be a second name for the same function.
+    - "forward", the usual one: KL(p || q), which covers every class that the teacher considers possible;
+    - "reverse": KL(q || p), which seeks the teacher's modes;
+    - "jensen_shannon": (KL(p || m) + KL(q || m)) / 2, which is symmetric.
+
+    The factor T^2 keeps the scale of the gradient as T grows. The loss then tends to 1/2 (Jensen-Shannon: 1/8) of the
+    mean over classes of the squared difference between centred logits. No gradient flows to the teacher.
+
+    Deep mutual learning (Zhang et al., 2018) is this loss at T = 1 added to `cross_entropy`, with the peer as the
+    teacher. A separate loss would be a second name for the same function.
 
     >>> import jax.numpy as jnp
     >>> jnp.set_printoptions(precision=4, suppress=True)
@@ -239,7 +241,7 @@ def softened_kl(
       [...] float32, in nats (times T^2).
 
     Raises:
-      ValueError: if the shapes do not fit or the direction is unknown.
+      ValueError: if the shapes are incompatible or the direction is unknown.
 
     Reference: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015, section 2.1,
     equation 4 (https://arxiv.org/abs/1503.02531).
@@ -267,15 +269,16 @@ def top_k_kl(
     axis: int = -1,
     where: ArrayLike | None = None,
 ) -> jax.Array:
-    """T^2 times KL(p || q), where p keeps the teacher's k likeliest classes and renormalises them.
+    """T^2 times KL(p || q), where p keeps only the teacher's k most likely classes and is renormalised.
 
-    With z the teacher's k greatest logits, p = softmax(z / T), and q = softmax(student / T) over all classes. Of
-    equal logits the first ones are kept. `k = K` is `softened_kl`. No gradient reaches the teacher.
+    With z the teacher's k largest logits, p = softmax(z / T), and q = softmax(student / T) over all classes. Of equal
+    logits the first ones are kept. With `k = K` this is `softened_kl`. No gradient flows to the teacher.
 
-    It saves memory and costs calibration: the mass that the teacher gives to all other classes is moved to the first
-    k, whose probabilities are too large by the factor 1 / (mass of the first k), and the student is taught that
-    nothing else can happen. At equality it is -T^2 log(mass of the first k), not 0, and its gradient is not 0 either.
-    Anshumann et al., "Sparse Logit Sampling", ACL 2025 (https://arxiv.org/abs/2503.16870) prove the bias.
+    The truncation saves memory and costs calibration. The mass that the teacher gives to all other classes is moved to
+    the first k, whose probabilities become too large by the factor 1 / (mass of the first k). The student is taught
+    that no other class can occur. If the student equals the teacher, the loss is -T^2 log(mass of the first k), not 0,
+    and its gradient is not 0 either. Anshumann et al., "Sparse Logit Sampling", ACL 2025
+    (https://arxiv.org/abs/2503.16870) prove this bias.
 
     >>> import jax.numpy as jnp
     >>> jnp.set_printoptions(precision=4, suppress=True)
@@ -286,23 +289,23 @@ def top_k_kl(
     Args:
       student_logits: [..., K] unnormalised log-probabilities, any float type.
       teacher_logits: [..., K] likewise.
-      k: how many classes the teacher keeps, from 1 to K; static.
+      k: number of the teacher's classes to keep, from 1 to K; static.
       temperature: positive scalar T.
       axis: the axis of the logits that holds the classes.
-      where: optional mask of classes; k counts among those it leaves in, or takes them all where there are fewer.
+      where: optional mask of classes; the k classes are chosen among those it keeps (all of them if there are fewer).
 
     Returns:
       [...] float32, in nats (times T^2).
 
     Raises:
-      ValueError: if the shapes do not fit or k is not in [1, K].
+      ValueError: if the shapes are incompatible or k is not in [1, K].
 
     Reference: Abnar, Dehghani and Zuidema, "Transferring Inductive Biases through Knowledge Distillation", 2020,
     released code (https://arxiv.org/abs/2006.00555).
     """
     _same_shape(student_logits, teacher_logits)
     temperature = _scalar("temperature", temperature)
-    teacher_xK = _finite(teacher_logits, axis=axis, where=where)
+    teacher_xK = _masked_logits_float32(teacher_logits, axis=axis, where=where)
     if not 1 <= k <= teacher_xK.shape[-1]:
         raise ValueError(f"k must be in [1, {teacher_xK.shape[-1]}], the number of classes, got {k}")
     kept_xk, classes_xk = jax.lax.top_k(jax.lax.stop_gradient(teacher_xK), k)
@@ -316,11 +319,11 @@ def _kl(log_p_xK: jax.Array, log_q_xK: jax.Array) -> jax.Array:
 
 
 def _softened(student, teacher, temperature, axis, where) -> tuple[jax.Array, jax.Array]:
-    """Log-probabilities [..., K] of student and teacher; no gradient reaches the teacher's logits."""
+    """Log-probabilities [..., K] of student and teacher; no gradient flows to the teacher's logits."""
     _same_shape(student, teacher)
     temperature = _scalar("temperature", temperature)
     student_xK = _log_softmax(student, axis=axis, where=where, temperature=temperature)
-    # Stopped before it is softened: the slope in the temperature is the whole one.
+    # The gradient is stopped before softening, so that the derivative by the temperature includes the teacher's part.
     teacher_xK = _log_softmax(jax.lax.stop_gradient(teacher), axis=axis, where=where, temperature=temperature)
     return student_xK, teacher_xK
 
@@ -328,20 +331,22 @@ def _softened(student, teacher, temperature, axis, where) -> tuple[jax.Array, ja
 def _same_shape(student, teacher) -> None:
     if jnp.shape(student) != jnp.shape(teacher):
         raise ValueError(
-            f"student_logits and teacher_logits must have one shape, got {jnp.shape(student)} and {jnp.shape(teacher)}"
+            "student_logits and teacher_logits must have the same shape, "
+            f"got {jnp.shape(student)} and {jnp.shape(teacher)}"
         )
 
 
 def _log_softmax(logits: ArrayLike, *, axis, where, temperature: ArrayLike = 1.0) -> jax.Array:
     """Finite float32 log-probabilities with the classes last: [..., K]."""
-    return jax.nn.log_softmax(_finite(logits, axis=axis, where=where) / temperature, axis=-1)
+    return jax.nn.log_softmax(_masked_logits_float32(logits, axis=axis, where=where) / temperature, axis=-1)
 
 
-def _finite(logits: ArrayLike, *, axis, where) -> jax.Array:
-    """Float32 logits with the classes last, [..., K], and _LOG_ZERO for a class of probability zero; nan stays nan."""
+def _masked_logits_float32(logits: ArrayLike, *, axis, where) -> jax.Array:
+    """Float32 logits with the classes last, [..., K]; _LOG_ZERO for a class of probability zero; nan stays nan."""
     logits_xK = jnp.moveaxis(jnp.asarray(logits).astype(jnp.float32), axis, -1)
     impossible_xK = logits_xK < _LOG_ZERO
-    if where is not None:  # a mask of ones would be written out: a language model's logits are the step's largest array
+    # A mask of ones would be materialised, and a language model's logits are the largest array of its step.
+    if where is not None:
         impossible_xK |= ~_class_mask(where, jnp.shape(logits), axis)
     return jnp.where(impossible_xK, _LOG_ZERO, logits_xK)
 
@@ -359,19 +364,19 @@ def _class_mask(where, shape, axis) -> jax.Array:
 def _at_label(log_probs_xK: jax.Array, labels) -> jax.Array:
     labels, num_classes = jnp.asarray(labels), log_probs_xK.shape[-1]
     if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise TypeError(f"labels must be integers, got {labels.dtype}; for probabilities see soft_cross_entropy")
+        raise TypeError(f"labels must be integers, got {labels.dtype}; use soft_cross_entropy for probabilities")
     if labels.shape != log_probs_xK.shape[:-1]:
         raise ValueError(
             f"labels must have the shape of the logits without the class axis, {log_probs_xK.shape[:-1]}, "
             f"got {labels.shape}"
         )
     labels = labels.astype(jnp.int32)
-    labels = jnp.where(labels < 0, num_classes, labels)  # a negative index would wrap to the last classes
+    labels = jnp.where(labels < 0, num_classes, labels)  # a negative index would wrap around to the last classes
     picked = jnp.take_along_axis(log_probs_xK, labels[..., None], axis=-1, mode="fill", fill_value=jnp.nan)
     return picked[..., 0]
 
 
-RANGES = {"temperature": POSITIVE, "epsilon": SHARE}  # of plain numbers: arrays may be traced and are not looked at
+RANGES = {"temperature": POSITIVE, "epsilon": SHARE}  # for plain numbers; arrays may be traced and are not checked
 
 
 def _scalar(name: str, value: ArrayLike) -> jax.Array:

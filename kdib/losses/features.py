@@ -1,7 +1,7 @@
-"""Losses on hidden activations, example by example: a layer of the student against a layer of the teacher.
+"""Losses on hidden activations: a layer of the student against a layer of the teacher, example by example.
 
-Every function answers one float32 per example, computes in float32 whatever the input, and lets no gradient reach the
-teacher. Losses that compare the examples of a batch with each other are in `relations`.
+Every function returns one float32 value per example and computes in float32 whatever the input type. No gradient flows
+to the teacher. Losses that compare the examples of a batch with each other are in `relations`.
 """
 
 from typing import Literal, get_args
@@ -15,10 +15,10 @@ Normalisation = Literal["mean", "half_sum"]
 
 
 def feature_l1(student_features: ArrayLike, teacher_features: ArrayLike, *, reduce: Reduce = "sum") -> jax.Array:
-    """The absolute differences between two layers of one shape, as their sum or their mean.
+    """Sum or mean of the absolute differences between two layers of the same shape.
 
-    At equality value and gradient are 0. A weight for the sum is not one for the mean: they differ by the number of
-    features. No gradient reaches the teacher.
+    Value and gradient are 0 if the layers are equal. Sum and mean differ by the number of features, so a weight for one
+    does not suit the other. No gradient flows to the teacher.
 
     >>> import jax.numpy as jnp
     >>> student, teacher = jnp.array([[1.0, 2.0], [0.0, 0.0]]), jnp.array([[1.0, 0.0], [3.0, -1.0]])
@@ -40,7 +40,7 @@ def feature_l1(student_features: ArrayLike, teacher_features: ArrayLike, *, redu
     """
     student_NxD, teacher_NxD = _matched(student_features, teacher_features)
     difference_NxD = student_NxD - teacher_NxD
-    distance_NxD = difference_NxD * jax.lax.stop_gradient(jnp.sign(difference_NxD))  # jnp.abs has slope 1 at 0
+    distance_NxD = difference_NxD * jax.lax.stop_gradient(jnp.sign(difference_NxD))  # the gradient of jnp.abs at 0 is 1
     match reduce:
         case "sum":
             return jnp.sum(distance_NxD, axis=-1)
@@ -53,11 +53,11 @@ def feature_l1(student_features: ArrayLike, teacher_features: ArrayLike, *, redu
 def hint(
     student_features: ArrayLike, teacher_features: ArrayLike, *, normalisation: Normalisation = "mean"
 ) -> jax.Array:
-    """The squared differences between two layers of one shape: their mean, or half their sum.
+    """Mean, or half the sum, of the squared differences between two layers of the same shape.
 
     The regressor of the publications is a head: a `Term` with a `projector` reads the student's layer through one. For
-    D features "half_sum" is D / 2 times "mean", so that published weights belong to one of them. No gradient reaches
-    the teacher.
+    D features "half_sum" is D / 2 times "mean", so a published weight applies to only one of the two. No gradient flows
+    to the teacher.
 
     >>> import jax.numpy as jnp
     >>> student, teacher = jnp.array([[1.0, 2.0], [0.0, 0.0]]), jnp.array([[1.0, 0.0], [3.0, -1.0]])
@@ -91,10 +91,10 @@ def hint(
 
 
 def cosine(student_features: ArrayLike, teacher_features: ArrayLike) -> jax.Array:
-    """1 - the cosine of the angle between two layers of one shape, each flattened to a vector.
+    """One minus the cosine similarity of two layers of the same shape, each flattened to a vector.
 
-    It lies in [0, 2] and does not see lengths: half the squared distance of the two unit vectors. Features that are all
-    zero have no direction; their value is 1 and their gradient 0. No gradient reaches the teacher.
+    The value lies in [0, 2] and ignores lengths: it is half the squared distance between the two unit vectors. Features
+    that are all zero have no direction; their value is 1 and their gradient 0. No gradient flows to the teacher.
 
     >>> import jax.numpy as jnp
     >>> jnp.set_printoptions(precision=4, suppress=True)
@@ -119,14 +119,13 @@ def cosine(student_features: ArrayLike, teacher_features: ArrayLike) -> jax.Arra
 
 
 def attention_transfer(student_features: ArrayLike, teacher_features: ArrayLike) -> jax.Array:
-    """The mean squared difference between where two convolutional layers look: mean over positions of (Q_s - Q_t)^2.
+    """Mean squared difference between the spatial attention maps of two convolutional layers.
 
-    Q is the mean over the channels of the squared activations, flattened and divided by its length: a map with one
-    number a position, so that the layers may have other numbers of channels. Of maps of unlike sizes the larger one is
-    first averaged over blocks, as in the code of RepDistiller. The value depends on neither network's scale; a
-    map that is all zero looks nowhere, and has gradient 0. The published weight is 1000 a layer. No gradient reaches
-    the teacher.
-
+    The value is the mean over positions of (Q_s - Q_t)^2. Q is the mean over channels of the squared activations,
+    flattened and divided by its length. It holds one number per position, so the layers may differ in their number of
+    channels. If the maps differ in size, the larger one is first averaged over blocks, as in the code of RepDistiller.
+    The value depends on the scale of neither network. An all-zero map has no attention, and its gradient is 0. The
+    published weight is 1000 per layer. No gradient flows to the teacher.
     >>> import jax.numpy as jnp
     >>> jnp.set_printoptions(precision=4, suppress=True)
     >>> left, right = jnp.zeros((1, 2, 2, 3)).at[0, 0, 0].set(1.0), jnp.zeros((1, 2, 2, 5)).at[0, 1, 0].set(-7.0)
@@ -135,16 +134,17 @@ def attention_transfer(student_features: ArrayLike, teacher_features: ArrayLike)
 
     Args:
       student_features: [N, H, W, C], any float type.
-      teacher_features: [N, H', W', C'] likewise; H and H' are equal or one is a multiple of the other, and so W and W'.
+      teacher_features: [N, H', W', C'] likewise; H and H' are equal or one is a multiple of the other, and so are W and
+        W'.
 
     Returns:
       [N] float32.
 
     Raises:
-      ValueError: if the shapes do not fit.
+      ValueError: if the shapes are incompatible.
 
     Reference: Zagoruyko and Komodakis, "Paying More Attention to Attention", 2017, activation-based transfer
-    (https://arxiv.org/abs/1612.03928), as released; their equation 2 takes the length where the code takes the mean.
+    (https://arxiv.org/abs/1612.03928), as released; equation 2 takes the length where the code takes the mean.
     """
     height, width = _common_size(jnp.shape(student_features), jnp.shape(teacher_features))
     student_NxP = _attention(student_features, height, width)
@@ -159,16 +159,17 @@ def flatten(features: ArrayLike) -> jax.Array:
 
 
 def power_of_two(size: jax.Array) -> jax.Array:
-    """A power of two close to every `size` >= 0, or 1 for 0: dividing by it keeps bits and lets no square underflow.
+    """A power of two close to each `size` >= 0, or 1 for 0.
 
-    It counts as a constant. What depends on no scale has the same gradient with it and without.
+    Division by it does not round and keeps squares from underflowing. It counts as a constant in differentiation: a
+    function that is invariant to scale has the same gradient with and without the division.
     """
     rounded = jax.lax.reduce_precision(jax.lax.stop_gradient(size), exponent_bits=8, mantissa_bits=0)
     return jnp.where(rounded == 0, 1.0, rounded)
 
 
 def unit_rows(x_xD: jax.Array) -> jax.Array:
-    """Every row of [..., D] over its length; a row of zeros stays one, with gradient 0."""
+    """Every row of [..., D] divided by its length; a row of zeros stays zero, with gradient 0."""
     x_xD = x_xD / power_of_two(jnp.max(jnp.abs(x_xD), axis=-1, keepdims=True))
     square_x1 = jnp.sum(x_xD**2, axis=-1, keepdims=True)
     is_zero = square_x1 == 0
@@ -176,11 +177,11 @@ def unit_rows(x_xD: jax.Array) -> jax.Array:
 
 
 def _matched(student: ArrayLike, teacher: ArrayLike) -> tuple[jax.Array, jax.Array]:
-    """Both as [N, D] in float32, the teacher's without gradient; raises unless they have one shape."""
+    """Both layers as [N, D] in float32, the teacher's without gradient; raises ValueError if their shapes differ."""
     shapes = jnp.shape(student), jnp.shape(teacher)
     if shapes[0] != shapes[1] or len(shapes[0]) < 2:
         message = (
-            f"student_features and teacher_features must be [N, ...] of one shape, got {shapes[0]} and {shapes[1]}"
+            f"student_features and teacher_features must be [N, ...] of the same shape, got {shapes[0]} and {shapes[1]}"
         )
         only_width = min(map(len, shapes)) > 1 and shapes[0][:-1] == shapes[1][:-1]
         raise ValueError(message + ("; give the term projector='linear'" if only_width else ""))
@@ -188,18 +189,18 @@ def _matched(student: ArrayLike, teacher: ArrayLike) -> tuple[jax.Array, jax.Arr
 
 
 def _common_size(student: tuple[int, ...], teacher: tuple[int, ...]) -> tuple[int, int]:
-    """The height and width of the smaller map of two [N, H, W, C]; raises unless they divide those of the larger."""
+    """Height and width of the smaller of two maps [N, H, W, C]; raises ValueError unless they divide the larger's."""
     message = f"got student_features {student} and teacher_features {teacher}"
     if len(student) != 4 or len(teacher) != 4 or student[0] != teacher[0]:
-        raise ValueError(f"attention is of maps [N, H, W, C] with one number of examples, {message}")
+        raise ValueError(f"attention_transfer needs maps [N, H, W, C] of the same number of examples, {message}")
     height, width = (min(pair) for pair in zip(student[1:3], teacher[1:3], strict=True))
     if any(shape[1] % height or shape[2] % width for shape in (student, teacher)):
-        raise ValueError(f"the sizes of two maps must be equal or differ by a whole factor, {message}")
+        raise ValueError(f"the sizes of the two maps must be equal or differ by a whole factor, {message}")
     return height, width
 
 
 def _attention(features: ArrayLike, height: int, width: int) -> jax.Array:
-    """Q [N, height * width] of maps [N, H, W, C]."""
+    """Attention maps Q [N, height * width] of features [N, H, W, C]."""
     features = jnp.asarray(features).astype(jnp.float32)
     n, h, w, c = features.shape
     if (h, w) != (height, width):

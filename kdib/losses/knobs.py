@@ -1,4 +1,4 @@
-"""Keyword arguments of a function as data: leaves where they may be swept, options where they shape the program."""
+"""Keyword arguments of a function as data: leaves if they may be swept, options if they shape the program."""
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
@@ -11,7 +11,7 @@ from kdib.losses import schedules
 
 
 def bind(kind: str, fn: Callable[..., Any], given: Mapping[str, Any]):
-    """All keyword arguments of fn: traced ones as float32 leaves, static ones as sorted options."""
+    """Split all keyword arguments of fn into float32 leaves (traced) and sorted options (static)."""
     knobs = knobs_of(fn)
     for name in given:
         check_member(kind, name, knobs)
@@ -25,7 +25,7 @@ def bind(kind: str, fn: Callable[..., Any], given: Mapping[str, Any]):
 
 
 def knobs_of(fn: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The keyword-only arguments of fn, without `where`: a mask is an array, not a setting."""
+    """The keyword-only arguments of fn except `where`, which is an array and not a setting."""
     parameters = inspect.signature(fn, eval_str=True).parameters
     return {n: p for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY and n != "where"}
 
@@ -53,7 +53,7 @@ def _leaf(name: str, value: Any, knob: inspect.Parameter) -> jax.Array:
 
 def _array(name: str, value: Any, kind: str) -> jax.Array:
     try:
-        if isinstance(value, str):  # which would be read as a number
+        if isinstance(value, str):  # jnp.asarray would parse it as a number
             raise TypeError
         return jnp.asarray(value, jnp.float32)
     except (TypeError, ValueError):
@@ -61,7 +61,7 @@ def _array(name: str, value: Any, kind: str) -> jax.Array:
 
 
 def scalar(name: str, value: Any) -> jax.Array:
-    """A number as a float32 leaf []."""
+    """Convert a number to a float32 leaf of shape []."""
     number = _array(name, value, "a number")
     if number.shape != ():
         raise ValueError(f"{name} must be a scalar, got shape {number.shape}; stack whole terms to sweep it")
@@ -69,13 +69,13 @@ def scalar(name: str, value: Any) -> jax.Array:
 
 
 def check_member(kind: str, name: Any, known: Collection[str]) -> None:
-    """Raises a one-line ValueError that lists the known names if `name` is not among them."""
+    """Raise a one-line ValueError that lists the known names if `name` is not among them."""
     if name not in known:
         raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(sorted(known))}")
 
 
 def required(table: Mapping[str, Any], name: str) -> Any:
-    """table[name], or a ValueError that says what there is."""
+    """Return table[name], or raise a ValueError that lists the names in the table."""
     if not hasattr(table, "keys"):
         raise ValueError(f"expected a mapping with {name!r}, got {table!r}")
     if name not in table:
@@ -84,6 +84,6 @@ def required(table: Mapping[str, Any], name: str) -> Any:
 
 
 def lookup(kind: str, name: str, table: Mapping[str, Any]) -> Any:
-    """table[name], or a ValueError that lists the known names."""
+    """Return table[name], or raise a ValueError that lists the known names."""
     check_member(kind, name, table)
     return table[name]

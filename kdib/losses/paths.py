@@ -8,10 +8,10 @@ import jax
 
 
 def resolve(context: Any, path: str) -> Any:
-    """The value at a dotted path through mapping keys and attributes.
+    """Return the value at a dotted path through mapping keys and attributes.
 
     Raises:
-      ValueError: if it leads nowhere, with what there is where it ends: names, and the shapes of arrays.
+      ValueError: if the path does not exist; the message lists the names and array shapes at the point of failure.
     """
     node, place = context, "the context"
     for part in path.split("."):

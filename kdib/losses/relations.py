@@ -1,12 +1,12 @@
-"""Losses on how the examples of a batch lie to each other in a hidden layer; both layers may be of any width.
+"""Losses on relations between the examples of a batch in a hidden layer; the two layers may differ in width.
 
-A value belongs to an example but depends on the whole batch: micro-batches, which compare fewer pairs, do not add up to
-the loss of the whole. No gradient reaches the teacher.
+A value belongs to an example but depends on the whole batch. Micro-batches compare fewer pairs, so their losses do not
+add up to the loss of the whole batch. No gradient flows to the teacher.
 
-`where` [N] takes examples out of every comparison: the others get what they get without them, and what those that are
-left out get means nothing. With `where` [N, L] and features [N, L, ...] every position is an example, as the words of
-a language model are. It is an `ExampleMask`: a `Term` hands its own mask to an argument `where` that is annotated so,
-and blanks the examples that it leaves out to zeros besides.
+`where` [N] excludes examples from every comparison. Kept examples get the value they would have without the excluded
+ones; values at excluded positions are meaningless. With `where` [N, L] and features [N, L, ...] every position is an
+example, such as a word of a language model. `where` is an `ExampleMask`: a `Term` passes its own mask to an argument
+`where` with this annotation, and also sets the excluded examples to zero.
 """
 
 from typing import Annotated, Literal, get_args
@@ -20,7 +20,7 @@ from kdib.losses.features import flatten, power_of_two, unit_rows
 ExampleMask = Annotated[ArrayLike | None, "boolean [N] or [N, L], of examples and not of classes"]
 Form = Literal["cosine_rows", "tung_mori"]
 
-_NEAR = 1e-6  # squared distances are differences of squares: below this part of them there is only rounding
+_NEAR = 1e-6  # a squared distance is a difference of squares: below this fraction of them it is only rounding error
 
 
 def similarity_preserving(
@@ -30,20 +30,21 @@ def similarity_preserving(
     form: Form = "cosine_rows",
     where: ExampleMask = None,
 ) -> jax.Array:
-    """How far what an example is similar to in the student is from what it is similar to in the teacher.
+    """Difference between the similarities of an example to the batch in the student and in the teacher.
 
-    In each network every example is compared with every example of the batch, which gives a matrix [N, N]; value n
-    compares the rows n of both.
+    In each network every example is compared with every example of the batch, which gives a similarity matrix [N, N].
+    Value n compares row n of the two matrices.
 
-    "cosine_rows": similar by the cosine of their features; the value is one less the cosine between the two rows. It
-    lies in [0, 2] and depends neither on the features' lengths nor on their basis. An example whose features are all
-    zero is similar to nothing, itself included, and its value is 1.
+    "cosine_rows": the similarity is the cosine of two examples' features, and the value is one minus the cosine of the
+    two rows. It lies in [0, 2] and depends neither on the features' lengths nor on their basis. An example whose
+    features are all zero is similar to no example, not even itself, and its value is 1.
 
-    "tung_mori": similar by the dot product of their features; every row is divided by its length, and the value is the
-    mean over the row of the squared difference. The mean over the examples is the published 1/N^2 ||G_t - G_s||_F^2
-    (published weight 3000). It depends neither on the basis nor on a network's scale, but on lengths within a batch.
+    "tung_mori": the similarity is the dot product of two examples' features. Every row is divided by its length, and
+    the value is the mean over the row of the squared difference. The mean over the examples is the published
+    1/N^2 ||G_t - G_s||_F^2 (published weight 3000). It depends neither on the basis nor on the scale of a network, but
+    it does depend on the features' lengths within a batch.
 
-    Both are 0 at equality.
+    Both are 0 if the student equals the teacher.
 
     >>> import jax.numpy as jnp
     >>> jnp.set_printoptions(precision=4, suppress=True)
@@ -56,15 +57,15 @@ def similarity_preserving(
 
     Args:
       student_features: [N, ...], any float type; all axes but the first are flattened.
-      teacher_features: [N, ...] likewise, of any width of its own.
+      teacher_features: [N, ...] likewise; its width may differ.
       form: "cosine_rows" (Abnar et al.) or "tung_mori".
-      where: optional boolean [N] or [N, L], which examples are compared.
+      where: optional boolean [N] or [N, L], true for the examples to compare.
 
     Returns:
       [N] float32, or [N, L].
 
     Raises:
-      ValueError: if the shapes do not fit or the form is unknown.
+      ValueError: if the shapes are incompatible or the form is unknown.
 
     Reference: Abnar, Dehghani and Zuidema, "Transferring Inductive Biases through Knowledge Distillation", 2020,
     released code (https://arxiv.org/abs/2006.00555); Tung and Mori, "Similarity-Preserving Knowledge Distillation",
@@ -86,14 +87,14 @@ def similarity_preserving(
 def relational_distance(
     student_features: ArrayLike, teacher_features: ArrayLike, *, where: ExampleMask = None
 ) -> jax.Array:
-    """How far the distances of an example to all others in the student are from those in the teacher.
+    """Difference between the distances of an example to all others in the student and in the teacher (RKD-D).
 
     In each network the Euclidean distance of every pair of examples is divided by the mean over all pairs. Value n is
-    the mean over the other examples m of Huber(difference of the pair n, m), with Huber(x) = x^2 / 2 up to |x| = 1 and
-    |x| - 1/2 beyond. It is 0 at equality and sees neither a rotation, nor a shift, nor the scale of a layer. Code that
-    averages over all N^2 pairs, every example with itself among them, gets (N - 1) / N of the mean (weight 25 there).
-    Examples much closer to each other than to the batch's mean (a thousandth) are taken to coincide, with gradient 0;
-    the value of a single example is 0.
+    the mean over the other examples m of Huber(difference for the pair n, m), with Huber(x) = x^2 / 2 up to |x| = 1 and
+    |x| - 1/2 beyond. The loss is 0 at equality and invariant to rotation, translation and scaling of a layer. Code that
+    averages over all N^2 pairs, including every example with itself, obtains (N - 1) / N of the mean (weight 25 there).
+    Two examples count as coincident, with gradient 0, if their distance is less than about a thousandth of their
+    distance to the batch mean. The value of a single example is 0.
 
     >>> import jax.numpy as jnp
     >>> jnp.set_printoptions(precision=4, suppress=True)
@@ -103,14 +104,14 @@ def relational_distance(
 
     Args:
       student_features: [N, ...], any float type; all axes but the first are flattened.
-      teacher_features: [N, ...] likewise, of any width of its own.
-      where: optional boolean [N] or [N, L], which examples are compared.
+      teacher_features: [N, ...] likewise; its width may differ.
+      where: optional boolean [N] or [N, L], true for the examples to compare.
 
     Returns:
       [N] float32, or [N, L].
 
     Raises:
-      ValueError: if the shapes do not fit.
+      ValueError: if the shapes are incompatible.
 
     Reference: Park, Kim, Lu and Cho, "Relational Knowledge Distillation", 2019, section 3.2.1, RKD-D
     (https://arxiv.org/abs/1904.05068).
@@ -125,13 +126,13 @@ def relational_distance(
 def relational_angle(
     student_features: ArrayLike, teacher_features: ArrayLike, *, where: ExampleMask = None
 ) -> jax.Array:
-    """How far the angles under which an example sees all pairs of others in the student are from those in the teacher.
+    """Difference between the angles at an example to all pairs of others in the student and in the teacher (RKD-A).
 
     Value n is the mean over ordered pairs of other examples i, j of Huber(difference of the cosines of the angle at n
-    between i and j), with the Huber of `relational_distance`. It is 0 at equality and sees neither a rotation, nor a
-    shift, nor the scale of a layer. An example that coincides with n lies in no direction: its cosines are 0. With less
-    than three examples the values are 0. Memory: [N, N, D] and [N, N, N]. Code that averages over all N^3 triples gets
-    (N - 1) (N - 2) / N^2 of the mean (weight 50 there).
+    between i and j), with the Huber of `relational_distance`. The loss is 0 at equality and invariant to rotation,
+    translation and scaling of a layer. An example that coincides with n has no direction: its cosines are 0. With fewer
+    than three examples the values are 0. Memory: [N, N, D] and [N, N, N]. Code that averages over all N^3 triples
+    obtains (N - 1) (N - 2) / N^2 of the mean (weight 50 there).
 
     >>> import jax.numpy as jnp
     >>> jnp.set_printoptions(precision=4, suppress=True)
@@ -141,14 +142,14 @@ def relational_angle(
 
     Args:
       student_features: [N, ...], any float type; all axes but the first are flattened.
-      teacher_features: [N, ...] likewise, of any width of its own.
-      where: optional boolean [N] or [N, L], which examples are compared.
+      teacher_features: [N, ...] likewise; its width may differ.
+      where: optional boolean [N] or [N, L], true for the examples to compare.
 
     Returns:
       [N] float32, or [N, L].
 
     Raises:
-      ValueError: if the shapes do not fit.
+      ValueError: if the shapes are incompatible.
 
     Reference: Park, Kim, Lu and Cho, "Relational Knowledge Distillation", 2019, section 3.2.2, RKD-A
     (https://arxiv.org/abs/1904.05068).
@@ -162,24 +163,24 @@ def relational_angle(
 
 
 def _check(student, teacher, where) -> tuple[int, ...]:
-    """The shape of the examples; raises ValueError unless it leads that of both layers."""
+    """The shape of the examples; raises ValueError unless the shapes of both layers begin with it."""
     shapes = jnp.shape(student), jnp.shape(teacher)
     shape = shapes[0][:1] if where is None else jnp.shape(where)
     if min(map(len, shapes)) < 2 or shapes[0][0] != shapes[1][0]:
         raise ValueError(
-            "student_features and teacher_features must be [N, ...] with one number of examples, "
+            "student_features and teacher_features must be [N, ...] with the same number of examples, "
             f"got {shapes[0]} and {shapes[1]}"
         )
     if not shape or any(of[: len(shape)] != shape or len(of) == len(shape) for of in shapes):
         raise ValueError(
-            f"where must have the shape of the examples, with which those of the layers begin, {shapes[0]} and "
+            f"where must have the shape of the examples, the leading axes of both layers' shapes {shapes[0]} and "
             f"{shapes[1]}; got {shape}"
         )
     return shape
 
 
 def _examples(student, teacher, where) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Both layers [N, D] in float32, the teacher's without gradient, zeros where left out; which are kept [N]."""
+    """Both layers [N, D] in float32, zero for excluded examples, the teacher's without gradient; the mask [N]."""
     axes = 1 if where is None else jnp.ndim(where)
     student_NxD, teacher_NxD = (
         flatten(jnp.reshape(x, (-1, *jnp.shape(x)[axes:]))) for x in (student, jax.lax.stop_gradient(teacher))
@@ -190,12 +191,12 @@ def _examples(student, teacher, where) -> tuple[jax.Array, jax.Array, jax.Array]
 
 
 def _others(mask_N: jax.Array) -> jax.Array:
-    """Which pairs [N, N] are two kept examples."""
+    """Mask [N, N] of the pairs of two different kept examples."""
     return mask_N[:, None] & mask_N[None, :] & ~jnp.eye(len(mask_N), dtype=bool)
 
 
 def _count(mask: jax.Array, axis: int | tuple[int, ...] | None = None) -> jax.Array:
-    """How many are true, and at least 1."""
+    """The number of true entries, but at least 1."""
     return jnp.maximum(jnp.sum(mask, axis=axis, dtype=jnp.float32), 1.0)
 
 
@@ -204,13 +205,13 @@ def _scaled(x_NxD: jax.Array) -> jax.Array:
 
 
 def _similarities(x_NxD: jax.Array) -> jax.Array:
-    """The dot products [N, N] of the rows, every row over its length."""
+    """The dot products [N, N] of the rows, with every row of the result divided by its length."""
     return unit_rows(jnp.matmul(x_NxD, x_NxD.T, precision="highest"))
 
 
 def _distances(x_NxD: jax.Array, mask_N: jax.Array, pair_NxN: jax.Array) -> jax.Array:
-    """The Euclidean distances [N, N] over their mean, and 0 where `pair_NxN` is false."""
-    center_D = jax.lax.stop_gradient(jnp.sum(x_NxD, axis=0) / _count(mask_N))  # no distance depends on it
+    """The Euclidean distances [N, N] divided by their mean, and 0 where `pair_NxN` is false."""
+    center_D = jax.lax.stop_gradient(jnp.sum(x_NxD, axis=0) / _count(mask_N))  # no distance depends on the centre
     x_NxD = _scaled(jnp.where(mask_N[:, None], x_NxD - center_D[None, :], 0.0))
     square_N = jnp.sum(x_NxD**2, axis=-1)
     both_NxN = square_N[:, None] + square_N[None, :]

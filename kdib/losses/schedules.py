@@ -1,7 +1,7 @@
-"""Schedules of a term's weight: module-level functions of the step that answer a factor.
+"""Schedules of a term's weight: module-level functions from the step to a factor.
 
-Their hyper-parameters are arrays, so that schedules can be swept and stacked without another compilation; an
-optax schedule is a closure, which can be neither. All steps are counted in optimiser steps.
+Their hyper-parameters are arrays, so schedules can be swept and stacked without another compilation. An optax schedule
+is a closure, which allows neither. All steps are optimiser steps.
 """
 
 import numbers
@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 
 from kdib.ranges import AT_LEAST_1, POSITIVE, Range, check
 
-Knots = Sequence[float]  # a knob that is a list; traced like the others, only its length is static
+Knots = Sequence[float]  # a list of numbers, traced like the other hyper-parameters; only its length is static
 
 
 def constant(step: ArrayLike) -> jax.Array:
@@ -34,7 +34,7 @@ def linear(
     initial: ArrayLike = 1.0,
     final: ArrayLike = 0.0,
 ) -> jax.Array:
-    """`initial` up to step `start`, `final` from step `stop`, a line between; start = stop is a jump.
+    """`initial` up to step `start`, `final` from step `stop`, linear in between; a jump if start = stop.
 
     >>> print(linear(25, stop=100), linear(1000, stop=100))
     0.75 0.0
@@ -50,7 +50,7 @@ def cosine(
     initial: ArrayLike = 1.0,
     final: ArrayLike = 0.0,
 ) -> jax.Array:
-    """`initial` up to step `start`, `final` from step `stop`, half a cosine between; start = stop is a jump.
+    """`initial` up to step `start`, `final` from step `stop`, half a cosine in between; a jump if start = stop.
 
     Reference: Loshchilov and Hutter, "SGDR", 2017, equation 5 (https://arxiv.org/abs/1608.03983), one cycle.
 
@@ -67,7 +67,7 @@ def cosine_restarts(
     t_mul: ArrayLike = 2.0,
     m_mul: ArrayLike = 1.0,
 ) -> jax.Array:
-    """Half a cosine from 1 to 0 over `first_decay_steps`, then again and again from the top.
+    """Half a cosine from 1 to 0 over `first_decay_steps`, restarted again and again.
 
     Every cycle is `t_mul` (at least 1) times as long as the one before, and starts `m_mul` times as high.
 
@@ -80,20 +80,20 @@ def cosine_restarts(
     """
     step, first, t_mul, m_mul = (jnp.asarray(value, jnp.float32) for value in (step, first_decay_steps, t_mul, m_mul))
     done = step / first
-    growth = jnp.where(t_mul == 1, 2.0, t_mul)  # 1 would divide by 0, and a nan in the other branch spoils gradients
+    growth = jnp.where(t_mul == 1, 2.0, t_mul)  # 1 would divide by 0; a nan in the unused branch makes gradients nan
 
     def begin(cycle):
         return jnp.where(t_mul == 1, cycle, (growth**cycle - 1) / (growth - 1))
 
     nearest = jnp.round(jnp.where(t_mul == 1, done, jnp.log1p(done * (growth - 1)) / jnp.log(growth)))
-    # Not the floor of that quotient: a log 25 / log 5 rounded to less than 2 would put off a restart by a step.
+    # Not the floor of the quotient: log 25 / log 5, if rounded to less than 2, would delay a restart by a step.
     cycle = nearest - jnp.asarray(done * (1 + 3e-7) < begin(nearest), jnp.float32)
     fraction = jnp.clip((done - begin(cycle)) / t_mul**cycle, 0.0, 1.0)
     return m_mul**cycle * (1 + jnp.cos(jnp.pi * fraction)) / 2
 
 
 def exponential(step: ArrayLike, *, rate: ArrayLike, transition_steps: ArrayLike, start: ArrayLike = 0.0) -> jax.Array:
-    """1 up to step `start`, then times `rate` every `transition_steps`, smoothly: no staircase (that is `step`).
+    """1 up to step `start`, then continuous decay by the factor `rate` every `transition_steps` (staircase: `step`).
 
     Reference: Keras' ExponentialDecay (https://keras.io/api/optimizers/learning_rate_schedules/exponential_decay).
 
@@ -106,7 +106,9 @@ def exponential(step: ArrayLike, *, rate: ArrayLike, transition_steps: ArrayLike
 
 
 def hold(step: ArrayLike, *, until: ArrayLike, initial: ArrayLike = 1.0, final: ArrayLike = 0.0) -> jax.Array:
-    """`initial` before step `until`, `final` from there: a term that stops, or (0 and 1) one that sets in late.
+    """`initial` before step `until`, `final` from then on.
+
+    The defaults stop a term early; `initial=0, final=1` starts it late.
 
     Reference: Cho and Hariharan, "On the Efficacy of Knowledge Distillation", 2019, section 5
     (https://arxiv.org/abs/1910.01348), who stop the teacher's term early.
@@ -119,7 +121,7 @@ def hold(step: ArrayLike, *, until: ArrayLike, initial: ArrayLike = 1.0, final: 
 
 
 def step(step: ArrayLike, *, every: ArrayLike, factor: ArrayLike) -> jax.Array:
-    """A staircase: times `factor` at every multiple of `every`.
+    """A staircase: multiplied by `factor` at every multiple of `every`.
 
     >>> print(step(19, every=10, factor=0.5), step(20, every=10, factor=0.5))
     0.5 0.25
@@ -129,7 +131,7 @@ def step(step: ArrayLike, *, every: ArrayLike, factor: ArrayLike) -> jax.Array:
 
 
 def step_at(step: ArrayLike, *, boundaries: Knots, factor: ArrayLike) -> jax.Array:
-    """A staircase: times `factor` at each of the steps `boundaries` [P].
+    """A staircase: multiplied by `factor` at each of the steps `boundaries` [P].
 
     >>> print(step_at(149, boundaries=(150, 180), factor=0.5), step_at(180, boundaries=(150, 180), factor=0.5))
     1.0 0.25
@@ -154,7 +156,7 @@ RANGES = {"every": POSITIVE, "transition_steps": POSITIVE, "first_decay_steps": 
 
 
 def check_knobs(knobs: Mapping[str, Any]) -> None:
-    """Raises ValueError for plain numbers that divide by 0 or run backwards; arrays may be traced: nobody looks."""
+    """Raise ValueError for plain numbers that divide by 0 or run backwards; arrays may be traced and are exempt."""
     for knob, value in knobs.items():
         if isinstance(value, numbers.Real):
             check(knob, value, RANGES.get(knob, Range()))

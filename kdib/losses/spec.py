@@ -1,4 +1,4 @@
-"""A loss as data: named terms with traced weights, evaluated to mergeable means, weighted and added last.
+"""A loss as data: named terms with traced weights, evaluated to mergeable means and combined last.
 
 >>> import jax.numpy as jnp
 >>> spec = from_config({
@@ -16,9 +16,9 @@
 >>> round(float(combine(means, spec, step=0)), 4)
 0.1148
 
-Weights, temperatures and the knobs of schedules are leaves of the spec, so pass the spec to a jitted function
-as an argument: other values do not trace again, and stacked specs vmap into a sweep. What changes the program
-is static.
+Weights, temperatures and the arguments of schedules are leaves of the spec. Pass the spec to a jitted function as an
+argument: new values do not trace again, and stacked specs can be vmapped into a sweep. Everything that changes the
+program is static.
 """
 
 import dataclasses
@@ -38,14 +38,14 @@ from kdib.losses.knobs import bind, check_member, knobs_of, lookup, required, sc
 from kdib.losses.paths import resolve
 from kdib.ranges import Range, check
 
-PROJECTORS = ("linear", "conv")  # heads that bring a student's layer to the shape of its teacher's
+PROJECTORS = ("linear", "conv")  # heads that map a student's layer to the shape of its teacher's
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Mean:
-    """A mean not yet divided, so that micro-batches, hosts and runs merge by `+` to the mean of the whole.
+    """A mean as a sum and a count, so that micro-batches, hosts and runs merge by `+` into the mean over all of them.
 
     >>> import jax.numpy as jnp
     >>> first = Mean.of(jnp.array([1.0, 2.0]))
@@ -59,7 +59,7 @@ class Mean:
 
     @classmethod
     def of(cls, values: ArrayLike, where: ArrayLike | None = None) -> "Mean":
-        """The mean over all of `values` [...] or, with a boolean `where` [...], over those it lets in."""
+        """The mean over all of `values` [...] or, with a boolean `where` [...], over those where it is true."""
         values = jnp.asarray(values).astype(jnp.float32)
         if where is None:
             return cls(jnp.sum(values), jnp.asarray(values.size, jnp.float32))
@@ -73,7 +73,7 @@ class Mean:
 
     @property
     def value(self) -> jax.Array:
-        """Sum / count; nan when nothing was counted."""
+        """Sum / count; nan if the count is 0."""
         return self.sum / self.count
 
 
@@ -86,7 +86,7 @@ class Mean:
 class Term:
     """One summand of a loss: a pytree whose leaves may be swept and whose static fields shape the program.
 
-    `Term.of` builds one from plain numbers, for any function of arrays that answers one value per example:
+    `Term.of` builds one from plain numbers, for any function of arrays that returns one value per example:
 
     >>> term = Term.of(divergences.softened_kl, ("student.logits", "teacher.logits"), weight=0.5)
     >>> term.hparams, term.options
@@ -114,13 +114,13 @@ class Term:
         schedule: Callable[..., jax.Array] = schedules.constant,
         schedule_hparams: Mapping[str, Any] = _NOTHING,
     ) -> "Term":
-        """A term with float32 leaves. What `hparams` leaves out takes the default of fn's own signature.
+        """Build a term with float32 leaves; arguments that `hparams` omits take the defaults of fn's signature.
 
-        Keyword-only arguments of fn annotated as int, str, bool or Literal are static, all others are traced;
-        `where` is left to the mask of examples, which is handed to fn if it is annotated as `ExampleMask`.
+        Keyword-only arguments of fn annotated as int, str, bool or Literal are static, all others are traced. `where`
+        is reserved for the mask of examples, which is passed to fn if fn annotates it as `ExampleMask`.
 
         Raises:
-          ValueError: for an unknown, missing or malformed argument, with the known ones.
+          ValueError: for an unknown, missing or malformed argument; the message lists the known ones.
         """
         if isinstance(inputs, str):
             raise ValueError(f"inputs must be paths such as ('student.logits',), got {inputs!r}")
@@ -134,7 +134,7 @@ LossSpec = Mapping[str, Term]
 
 
 class Loss(NamedTuple):
-    """A named loss: the function and where its positional arguments stand in the context."""
+    """A named loss: the function and the context paths of its positional arguments."""
 
     fn: Callable[..., jax.Array]
     inputs: tuple[str, ...]
@@ -161,24 +161,24 @@ LOSSES = {
 
 
 def from_config(config: Mapping[str, Mapping[str, Any]]) -> dict[str, Term]:
-    """Builds a spec from plain values, e.g. from a `ConfigDict`.
+    """Build a spec from plain values, e.g. from a `ConfigDict`.
 
-    Each term is a mapping with `fn` (a name in LOSSES), `weight` (None drops the term) and, where wanted, the
-    function's own keyword arguments, `inputs` (context paths, by default those of LOSSES), `where` (the path
-    of a mask of examples), `schedule` ({"name": a name in SCHEDULES, **its keyword arguments}) and `projector`.
+    Each term is a mapping with `fn` (a name in LOSSES) and `weight` (None drops the term). Optional keys are the
+    function's own keyword arguments, `inputs` (context paths, by default those of LOSSES), `where` (the path of a mask
+    of examples), `schedule` ({"name": a name in SCHEDULES, **its keyword arguments}) and `projector`.
 
-    A `projector`, "linear" or "conv", stands between the student's layer and the loss where the teacher's layer has
-    another shape: the term then reads "<its own name>.logits" in place of its first input, and `projectors` says
-    which heads must put their outputs there. "" is none.
+    A `projector`, "linear" or "conv", is a head between the student's layer and the loss, for a teacher's layer of
+    another shape. The term then reads "<its own name>.logits" in place of its first input; `projectors` says which
+    heads must put their outputs there. "" means no projector.
 
     Raises:
-      ValueError: in one line that names the term and lists what is known.
+      ValueError: with a one-line message that names the term and lists the known names.
     """
     return {name: term for name, (term, _) in _read(config).items()}
 
 
 def projectors(config: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[str, str, str]]:
-    """The heads that `from_config(config)` needs: {term: (kind, path in the student, path in the teacher)}.
+    """The heads that `from_config(config)` requires: {term: (kind, path in the student, path in the teacher)}.
 
     >>> layers = ("student.hidden.hidden2", "teacher.hidden.pool")
     >>> config = {"fm": {"fn": "hint", "weight": 1.0, "inputs": layers, "projector": "linear"}}
@@ -192,35 +192,34 @@ def projectors(config: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[str, 
 
 
 def terms(spec: LossSpec, context: Mapping[str, Any], *, step: ArrayLike) -> dict[str, Mean]:
-    """The mean of every term over its examples, unweighted.
+    """The unweighted mean of every term over its examples.
 
     Args:
       spec: the terms by name.
-      context: {"student": outputs, "teacher": outputs, "batch": {...}}; paths lead through mapping keys and
+      context: {"student": outputs, "teacher": outputs, "batch": {...}}; paths go through mapping keys and
         attributes.
-      step: the optimiser step. `combine` schedules the weights by it; today no mean depends on it.
+      step: the optimiser step. `combine` uses it to schedule the weights; currently no mean depends on it.
 
     Returns:
-      One `Mean` per term. Examples outside of its `where` reach neither value nor gradient, nan or not.
+      One `Mean` per term. Examples that its `where` excludes affect neither value nor gradient, even if they are nan.
 
     Raises:
-      ValueError: if a path leads nowhere, with what there is instead, or if shapes do not fit.
+      ValueError: if a path does not exist (the message lists what does), or if shapes are incompatible.
     """
     del step
     if not all(isinstance(term, Term) for term in spec.values()):
-        raise ValueError(f"expected a spec of Terms, got {dict(spec)!r}: from_config makes one")
+        raise ValueError(f"expected a spec of Terms, got {dict(spec)!r}; from_config builds one")
     return {name: _evaluate(name, term, context) for name, term in spec.items()}
 
 
 def combine(means: Mapping[str, Mean], spec: LossSpec, *, step: ArrayLike) -> jax.Array:
     """The scalar to minimise: the sum over the spec of weight * schedule(step) * mean.
 
-    It comes last, after the means of micro-batches and hosts are merged. It is linear in each `Mean.sum`, so
-    gradients accumulate as well: with every micro-batch's sum over the count of the whole batch they just
-    add.
+    Call it last, after merging the means of micro-batches and hosts. It is linear in each `Mean.sum`, so gradients
+    accumulate too: if every micro-batch's sum is divided by the count of the whole batch, they simply add.
 
     Raises:
-      ValueError: if a term of the spec has no mean. Means without a term are left out.
+      ValueError: if a term of the spec has no mean. Means without a term are ignored.
     """
     total = jnp.zeros((), jnp.float32)
     for name, term in spec.items():
@@ -233,7 +232,7 @@ def _evaluate(name: str, term: Term, context: Mapping[str, Any]) -> Mean:
     try:
         arrays = [resolve(context, path) for path in term.inputs]
         where = None if term.where is None else resolve(context, term.where)
-        if where is not None:  # masking the losses alone would let 0 * nan through in the backward pass
+        if where is not None:  # masking only the losses would let 0 * nan through in the backward pass
             arrays = [_blank(array, where) for array in arrays]
         mask = {"where": where} if _compares_examples(term.fn) else {}
         return Mean.of(term.fn(*arrays, **term.hparams, **dict(term.options), **mask), where)
@@ -242,9 +241,9 @@ def _evaluate(name: str, term: Term, context: Mapping[str, Any]) -> Mean:
 
 
 def _blank(array: jax.Array, where: jax.Array) -> jax.Array:
-    """Zeros in the examples [...] that `where` [...] leaves out of the array [..., *features]."""
+    """The array [..., *features] with zeros in the examples [...] that `where` [...] excludes."""
     if array.shape[: where.ndim] != where.shape:
-        raise ValueError(f"the mask's shape {where.shape} must lead the shape of each input, got {array.shape}")
+        raise ValueError(f"the mask's shape {where.shape} must be the leading axes of each input, got {array.shape}")
     mask = where.astype(bool).reshape(where.shape + (1,) * (array.ndim - where.ndim))
     return jnp.where(mask, array, jnp.zeros_like(array))
 
@@ -254,7 +253,7 @@ _CONTEXT = ("student", "teacher", "batch")
 
 
 def _read(config: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[Term, tuple[str, str, str] | None]]:
-    """Every term that is not dropped, and the head that it needs."""
+    """Every term that is not dropped, and the head that it needs, if any."""
     spec = {}
     for name, settings in config.items():
         try:
@@ -276,9 +275,7 @@ def _projected(name: str, term: Term, projector: str) -> tuple[Term, tuple[str, 
     if len(term.inputs) < 2:
         raise ValueError(f"a projector needs a student's and a teacher's layer, got the inputs {term.inputs}")
     if name in _CONTEXT or "." in name:
-        raise ValueError(
-            f"its projector's outputs need a name of their own: not one of {', '.join(_CONTEXT)}, and without dots"
-        )
+        raise ValueError(f"the name of a term with a projector must be none of {', '.join(_CONTEXT)} and have no dots")
     student, teacher, *others = term.inputs
     return dataclasses.replace(term, inputs=(f"{name}.logits", teacher, *others)), (projector, student, teacher)
 
@@ -301,7 +298,7 @@ def _term(*, fn: str, weight: ArrayLike, inputs=None, where=None, schedule=None,
 
 
 def _in_range(settings: Mapping[str, Any]) -> None:
-    """Raises ValueError for a plain number that would train on nonsense; arrays may be traced and are not looked at."""
+    """Raise ValueError for a plain number outside its range; arrays may be traced and are not checked."""
     for field, value in settings.items():
         if isinstance(value, numbers.Real) and not isinstance(value, bool):
             check(field, value, divergences.RANGES.get(field, Range()))

@@ -1,4 +1,4 @@
-"""Published totals: several terms whose weights hang together."""
+"""Published totals: several terms with coupled weights."""
 
 import numbers
 
@@ -22,17 +22,17 @@ def leveled(
     reduce: Reduce = "sum",
     projector: str = "",
 ) -> dict[str, Term]:
-    """alpha CE + (1 - alpha) (s_KL tau^2 KL + s_FM FM): leveled knowledge distillation, as a spec.
+    """Leveled knowledge distillation as a spec: alpha CE + (1 - alpha) (s_KL tau^2 KL + s_FM FM).
 
-    **alpha weights the ground truth**, not the teacher: alpha = 1 is learning from labels alone. The terms are "ce",
-    "kl" and "fm". All four numbers may be traced, and stacked specs vmap, so a sweep over them is one compilation. An
-    `s_kl` or `s_fm` of None leaves its term out; a 0 computes it all the same. tau^2 is part of `softened_kl`.
+    **alpha weights the ground truth**, not the teacher: alpha = 1 learns from labels alone. The terms are named "ce",
+    "kl" and "fm". All four numbers may be traced and stacked specs can be vmapped, so a sweep over them compiles once.
+    An `s_kl` or `s_fm` of None drops its term; with 0 the term is still computed. tau^2 is part of `softened_kl`.
 
     >>> spec = leveled(0.25, 4.0, 2.0, 0.5)
     >>> {name: float(term.weight) for name, term in spec.items()}
     {'ce': 0.25, 'kl': 1.5, 'fm': 0.375}
 
-    A config says the same by a function of its own:
+    A config can define the same loss by a function of its own:
 
     >>> def leveled_loss(alpha, tau, s_kl, s_fm):
     ...     return {
@@ -48,15 +48,15 @@ def leveled(
       temperature: positive scalar tau.
       s_kl: scalar, the scale of the divergence on logits, or None.
       s_fm: scalar, the scale of `feature_l1`, or None.
-      features: the paths of the layers that are matched. The poster does not say which; where the shapes differ it
-        takes a projector.
-      direction: of `softened_kl`. The poster writes KL(softmax(student / tau), softmax(teacher / tau)), which is
-        "reverse" as a formula and "forward" as the arguments of the usual call.
-      reduce: of `feature_l1`; "sum" is published.
-      projector: as in `from_config`: "" (none), "linear" or "conv". The head is {"fm": (projector, *features)}.
+      features: the paths of the layers to match. The poster does not say which; layers of different shapes need a
+        projector.
+      direction: the direction of `softened_kl`. The poster writes KL(softmax(student / tau), softmax(teacher / tau)).
+        As a formula this is "reverse"; as the arguments of the usual function call it is "forward".
+      reduce: the reduction of `feature_l1`; "sum" is published.
+      projector: as in `from_config`: "" (none), "linear" or "conv". The head is then {"fm": (projector, *features)}.
 
     Raises:
-      ValueError: if a number is no scalar or out of its range, or for an unknown name.
+      ValueError: if a number is not a scalar or out of its range, or for an unknown name.
 
     Reference: Wong, Fermin, Zheng, Park and Wang, "Leveled Knowledge Distillation" (poster). The values of alpha, tau,
     s_KL and s_FM are not published.

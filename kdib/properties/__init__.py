@@ -1,4 +1,4 @@
-"""The registry of properties: one file each, by task; the report shows a new one without being touched."""
+"""The registry of properties by task, with one file per property; the report shows new ones without changes."""
 
 from kdib.fields import known
 from kdib.properties import (
@@ -40,10 +40,10 @@ BY_TASK: dict[str, dict[str, Property]] = {
 
 
 def of_task(task_name: str) -> dict[str, Property]:
-    """The properties by name that the solutions of a task (config.task.name) can be looked at with.
+    """The properties, by name, that are available for a task (config.task.name).
 
     Raises:
-      ValueError: for a task without any, listing those that have some.
+      ValueError: for a task without properties; the message lists the known tasks.
     """
     known("config.task.name", task_name, BY_TASK)
     return BY_TASK[task_name]

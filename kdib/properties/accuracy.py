@@ -4,12 +4,12 @@ Metrics of the rows, with `group` the name of a column of the data set ("" is th
 
 - "accuracy", "balanced_accuracy" at coords ((column, k),): group k; at coords () of group "": the whole set.
 - "mean_accuracy", "mean_balanced_accuracy" at coords (): the mean over the groups of the column that are large
-  enough, with `n` the number of groups that entered. On "attractors" this is A-accuracy, on "distance"
-  D-accuracy; the column "mu" holds one group, and "accuracy" at (("mu", 0),) is mu-accuracy.
+  enough; `n` is the number of these groups. On "attractors" this is A-accuracy, on "distance" D-accuracy. The column
+  "mu" has one group, and "accuracy" at (("mu", 0),) is mu-accuracy.
 
-Balanced accuracy is the mean of the per-label accuracies, so that answering "singular" always scores one
-half. A group with fewer than 100 examples of some label is too small for it: its value is None, its `n` the
-size of the smallest label, and it enters neither mean.
+Balanced accuracy is the mean of the per-label accuracies, so a network that always predicts "singular" scores one half.
+A group with fewer than 100 examples of some label is too small for it: its value is None, its `n` is the number of
+examples of its rarest label, and neither mean includes it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,14 +25,14 @@ MIN_PER_LABEL = 100
 
 
 class Estimate(NamedTuple):
-    """An accuracy and its standard error over examples; it says nothing of other seeds."""
+    """An accuracy and its standard error over examples (not over seeds)."""
 
     value: float
     se: float
 
 
 class GroupAccuracy(NamedTuple):
-    """A group of `n` examples, `smallest` of them of its rarest label; few of these: `balanced` is None."""
+    """The accuracy of a group of `n` examples; `balanced` is None if too few of them have its rarest label."""
 
     group: int
     n: int
@@ -48,16 +48,16 @@ def group_accuracy(
 
     Args:
       correct_N: [N] bool, whether each example was classified correctly.
-      labels_N: [N] int, the true labels; balancing is over every label that occurs among the N.
-      group_N: [N] int, the group of each example; a negative number is in no group.
+      labels_N: [N] int, the true labels; the balanced accuracy averages over every label that occurs in them.
+      group_N: [N] int, the group of each example; negative if it is in no group.
       min_per_label: a group needs this many examples of every label for a balanced accuracy.
 
     Returns:
-      One GroupAccuracy a group, by increasing group number. Standard errors are binomial, and stratified by
-      label for the balanced accuracy.
+      One GroupAccuracy per group, by increasing group number. Standard errors are binomial; those of the balanced
+      accuracy are stratified by label.
 
     Raises:
-      ValueError: if the three are not [N].
+      ValueError: if the three arrays are not all [N].
 
     Reference: Brodersen et al., The balanced accuracy and its posterior distribution, ICPR (2010).
     """
@@ -73,7 +73,7 @@ def group_accuracy(
 
 
 def mean_over_groups(groups: Sequence[Estimate]) -> Estimate | None:
-    """The unweighted mean over disjoint groups and its standard error; None of no groups."""
+    """The unweighted mean over disjoint groups and its standard error; None if there are no groups."""
     if not groups:
         return None
     values, errors = np.array(groups).T
@@ -135,32 +135,34 @@ PROPERTY = Property(
     name="accuracy",
     title="Accuracy",
     kind="scalar",
-    # The bias shows where an attractor stands between subject and verb. The mean over groups gives the rare
-    # ones the weight of the common; balance keeps a preference for one number from passing as competence.
+    # The bias is visible where attractors stand between subject and verb. The mean over groups gives rare groups the
+    # same weight as common ones; balancing keeps a preference for one number from passing as competence.
     primary=Primary("mean_balanced_accuracy", split="", group="attractors"),
     higher_is_better=True,
     measure=measure,
-    caption="Balanced accuracy (the mean of the accuracies on singular and plural) by number of attractors, "
-    "by number of same-number nouns in between (length-matched twins), and by distance of subject and verb. "
-    f"Groups with fewer than {MIN_PER_LABEL} examples of a label are too small and enter no mean.",
+    caption="Balanced accuracy (the mean of the accuracies on singular and plural) by number of attractors (nouns of "
+    "the other number between subject and verb), by number of intervening nouns in sentences without attractors "
+    "(controls of the same length), and by distance between subject and verb. "
+    f"Groups with fewer than {MIN_PER_LABEL} examples of a label are too small and do not count towards any mean.",
     reference="Linzen, Dupoux, Goldberg (TACL 2016); Abnar, Dehghani, Zuidema (arXiv 2006.00555), section 3",
     curves=(
         _curve("attractors", "attractors"),
         _curve("same_number", "nouns of the same number in between"),
         _curve("distance", "distance from subject to verb"),
     ),
-    caveat="It says how often a network is right and not by which rule: two networks of one accuracy may err on other "
-    "sentences. The mean over groups is as noisy as its smallest groups, which count as much as the largest.",
+    caveat="Accuracy shows how often a network is right, not which rule it follows: two networks of equal accuracy may "
+    "err on different sentences. The mean over groups is noisy, because its smallest groups count as much as its "
+    "largest.",
 )
 
 IMAGES = PROPERTY._replace(
-    # Classes are near balance here, and the groups that tell biases apart have properties of their own.
+    # Classes are nearly balanced here, and translation and corruptions, which reveal biases, are separate properties.
     primary=Primary("accuracy", split="", group=""),
-    caption="The share of the pictures of a test set that are classified correctly: the class with the largest logit "
-    "is the answer. Every picture counts once.",
+    caption="The share of a test set’s images that are classified correctly. The prediction is the class with the "
+    "largest logit.",
     reference="LeCun, Bottou, Bengio, Haffner, Gradient-based learning applied to document recognition (Proc. IEEE "
     "1998), section III",
     curves=(),
-    caveat="It says how often a network is right and not why: networks of one accuracy may err on other pictures and "
-    "rest on other features. Near 1 it tells networks apart by a few pictures only.",
+    caveat="Accuracy shows how often a network is right, not why: networks of equal accuracy may err on different "
+    "images and rely on different features. Near 1, differences between networks rest on a few images only.",
 )

@@ -1,4 +1,4 @@
-"""What a property is: a primary metric, declared before the run, and a function from subjects to rows."""
+"""The interface of a property: a primary metric, declared before the run, and a function from subjects to rows."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
@@ -10,12 +10,12 @@ from kdib.models.base import Model, Variables
 from kdib.records import Row, Subject
 from kdib.tasks.base import Dataset
 
-HIDDEN_EXAMPLES = 500  # of a test set, on which hidden activations are compared
-TRAIN_EXAMPLES = 2_000  # of the training set, that properties may look at
+HIDDEN_EXAMPLES = 500  # examples of a test set on which hidden activations are compared
+TRAIN_EXAMPLES = 2_000  # examples of the training set that properties may use
 
 
 class Primary(NamedTuple):
-    """The one cell of a property's rows that its declared test is made on; split "" is the first test set."""
+    """The one cell of a property's rows on which its declared test is made; split "" is the first test set."""
 
     metric: str
     split: str
@@ -24,11 +24,10 @@ class Primary(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """A figure, declared as data: `metric` of `group` against the coordinate `x`, one line a fit.
+    """A figure, declared as data: `metric` of `group` against the coordinate `x`, one line per fit.
 
-    Over categories `relative_error` shows also the mean over `x` of 1 - metric divided by that of the role `alone`.
-    `diagonal` draws y = x; `weight_metric` names the metric that holds how many examples are behind each
-    point.
+    `diagonal` draws y = x. `weight_metric` names the metric that counts the examples behind each point. If `x` is
+    categorical, `relative_error` adds the mean over `x` of the error (1 - metric) divided by that of the role `alone`.
     """
 
     metric: str
@@ -42,9 +41,9 @@ class Curve(NamedTuple):
 
 
 class Map(NamedTuple):
-    """Heat maps, declared as data: `metric` of `group` over the coordinates `x` and `y`, one panel a fit.
+    """Heat maps, declared as data: `metric` of `group` over the coordinates `x` and `y`, one panel per fit.
 
-    Values of `y` increase downwards, as the rows of a picture do.
+    Values of `y` increase downwards, like the rows of an image.
     """
 
     metric: str
@@ -56,59 +55,61 @@ class Map(NamedTuple):
 
 
 def _lacking(what: str) -> Callable[..., Any]:
-    """What stands for a part that some evidence does not hold: asking for it raises TypeError."""
+    """A placeholder for a part that some evidence lacks; calling it raises TypeError."""
 
     def ask(subject: Subject, *of: Any) -> Any:
-        raise TypeError(f"{subject.id}: this evidence holds no {what}, and the property asks for it")
+        raise TypeError(f"{subject.id}: this evidence holds no {what}, which the property needs")
 
     return ask
 
 
 class Evidence(NamedTuple):
-    """What a property may look at.
+    """The data and functions that a property may use.
 
-    `sets` are the test sets by name, the first in distribution. `logits(subject, name)` answers [N, K] float32 in
-    evaluation mode. `pairs` are the couples that a property's `pairs` names. `nll(subject, name)` is a language
-    model's negative log-likelihood of each sentence [N], in nats. `network(subject)` is the network itself, for a
-    property that builds a program around it; subjects of one architecture share one Model, so that each program is
-    compiled once. `asked(subject, inputs)` answers [N, K] about inputs of the property's own making.
-
-    `hidden(subject, name)` are the named intermediates on HIDDEN_EXAMPLES evenly spaced examples of a test set, float32
-    [M, D], in the order of the network, "penultimate" last: sequences where the network answers, pictures flattened.
-    `snapshots(subject)` is its run up to this subject, by step; all of the above take a snapshot too.
-
-    `train` is an evenly spaced sample of the training set, `validation` the validation set and
-    `validation_logits(subject)` the answers to it. `fits` says which fit plays a role (teacher, alone, self,
-    distilled). `everyone` are all final networks of the study, of which `pairs` may hold a part: those that were added
-    to a finished one, with their teachers.
+    - `sets`: the test sets by name, the first in distribution.
+    - `logits(subject, name)`: logits on a test set, [N, K] float32, in evaluation mode.
+    - `pairs`: the pairs of networks to compare, as selected by the property's `pairs`.
+    - `nll(subject, name)`: a language model's negative log-likelihood of each sentence [N], in nats.
+    - `network(subject)`: the network itself, for a property that builds its own program. Subjects of one architecture
+      share one Model, so that each program is compiled once.
+    - `asked(subject, inputs)`: logits [N, K] on inputs that the property made itself.
+    - `hidden(subject, name)`: the named intermediate activations on HIDDEN_EXAMPLES evenly spaced examples of a test
+      set, float32 [M, D], in the order of the network, "penultimate" last. Sequences are taken at the position of the
+      prediction, images are flattened.
+    - `snapshots(subject)`: the snapshots of its run up to this subject, by step. All functions above accept them, too.
+    - `train`: an evenly spaced sample of the training set.
+    - `validation`, `validation_logits(subject)`: the validation set, and the logits on it.
+    - `fits`: {role: fit} for the roles teacher, alone, self and distilled.
+    - `everyone`: all final networks of the study. If fits are added to a finished study, `pairs` holds only the new
+      networks and their teachers.
     """
 
     sets: Mapping[str, Dataset]
     logits: Callable[[Subject, str], np.ndarray]
     pairs: Sequence[tuple[Subject, Subject]]
     nll: Callable[[Subject, str], np.ndarray] = _lacking("likelihood of sentences, which only a language model has")
-    network: Callable[[Subject], tuple[Model, Variables]] = _lacking("network, only answers")
-    asked: Callable[[Subject, Mapping[str, np.ndarray]], np.ndarray] = _lacking("answers but to its test sets")
+    network: Callable[[Subject], tuple[Model, Variables]] = _lacking("network, only its logits")
+    asked: Callable[[Subject, Mapping[str, np.ndarray]], np.ndarray] = _lacking("logits except on its test sets")
     hidden: Callable[[Subject, str], Mapping[str, np.ndarray]] = _lacking("hidden activations")
     snapshots: Callable[[Subject], Sequence[Subject]] = _lacking("snapshots")
     train: Dataset | None = None
     validation: Dataset | None = None
-    validation_logits: Callable[[Subject], np.ndarray] = _lacking("answers to the validation set")
+    validation_logits: Callable[[Subject], np.ndarray] = _lacking("logits on the validation set")
     fits: Mapping[str, str] = MappingProxyType({})
     everyone: Sequence[Subject] = ()
 
 
 class Property(NamedTuple):
-    """One way of looking at a solution.
+    """One way to measure networks.
 
-    A "scalar" property measures subjects one by one, a "relational" one a student against a teacher, a "pairwise" one
-    the runs of a fit against each other. `higher_is_better` is None where neither is. `caption`, `reference` and
-    `caveat` are the report's.
+    A "scalar" property measures single networks, a "relational" property compares a student with a teacher, and a
+    "pairwise" property compares the runs of a fit with each other. `higher_is_better` is None if neither direction is
+    better. `caption`, `reference` and `caveat` are texts of the report.
 
-    `pairs` are the couples that the evidence hands over: "teachers" (every subject with every run of the teacher's role
-    and of the fit that it learned from), "everyone" (every two subjects once, a student before its teacher) or
-    "architecture" (every two subjects that have one architecture). `exhibit(subjects, evidence)` is JSON of what is
-    shown and is no number of one subject or couple, for the report.
+    `pairs` selects the pairs of networks in the evidence: "teachers" (every subject with every run of the teacher's
+    role and of the fit that it learned from), "everyone" (every two subjects once, a student before its teacher) or
+    "architecture" (every two subjects of the same architecture). `exhibit(subjects, evidence)` returns JSON for the
+    report: displays other than numbers of single networks or pairs.
     """
 
     name: str
@@ -124,7 +125,7 @@ class Property(NamedTuple):
     pairs: Literal["teachers", "everyone", "architecture"] = "teachers"
     exhibit: Callable[[Sequence[Subject], Evidence], Mapping[str, Any]] | None = None
     caveat: str = ""
-    least: int = 1  # examples that it needs of every test set
+    least: int = 1  # the number of examples that it needs of every test set
 
 
 def log_softmax(logits_NxK: np.ndarray) -> np.ndarray:
@@ -135,17 +136,17 @@ def log_softmax(logits_NxK: np.ndarray) -> np.ndarray:
 
 
 def mean_and_se(values_N: np.ndarray) -> tuple[float, float]:
-    """The mean over examples and its standard error; the latter says nothing of other seeds."""
+    """The mean over examples and its standard error (over examples, not over seeds)."""
     return float(values_N.mean()), float(values_N.std() / np.sqrt(len(values_N)))
 
 
 def evenly(size: int, n: int) -> np.ndarray:
-    """`n` rows of `size`, evenly spaced, or all: the first of a file may be easier than the rest, as MNIST's are."""
+    """`n` evenly spaced row numbers below `size`, or all; the first rows may be easier, as in MNIST's test set."""
     return np.unique(np.linspace(0, size - 1, min(size, n)).astype(np.int64))
 
 
 def check_classified(scores_NxK: np.ndarray, labels_N: np.ndarray) -> None:
-    """Raise ValueError unless scores are finite [N, K] and labels [N] name their columns, with N > 0."""
+    """Raise ValueError unless scores are finite [N, K], labels [N] are in 0..K - 1, and N > 0."""
     if scores_NxK.ndim != 2 or labels_N.shape != scores_NxK.shape[:1] or not len(labels_N):
         raise ValueError(f"expected [N, K] and labels [N], N > 0; got {scores_NxK.shape} and {labels_N.shape}")
     if labels_N.min() < 0 or labels_N.max() >= scores_NxK.shape[1]:

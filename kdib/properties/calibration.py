@@ -1,19 +1,19 @@
-"""Whether a network is right as often as it says: calibration errors, Brier score, NLL, reliability, temperature.
+"""Calibration: calibration errors, Brier score, NLL, reliability diagrams and temperature scaling.
 
 Metrics of the rows, all at group "", of every test set. At coords ():
 
 - "ece" and "mce" in bins of equal width, "ece_mass" in bins of equal numbers of examples, "smooth_ece" without bins;
-- "brier" and "nll", which ask for sharpness too;
-- "temperature", fitted on the validation set, and "ece_scaled", the ECE of the answers that were divided by it. One
-  temperature serves all test sets, those out of distribution included, since validation is in distribution and no test
-  set may select anything; its `n` is the size of the validation set. Where no temperature is best, as when all
-  validation answers are right (kdib.properties.scaling), both values are None.
+- "brier" and "nll", which also reward sharpness;
+- "temperature", fitted on the validation set, and "ece_scaled", the ECE of the logits divided by it. One temperature is
+  used for all test sets, including those out of distribution, since validation is in distribution and no test set may
+  select anything. Its `n` is the size of the validation set. If no temperature is best, for example because all
+  validation predictions are correct (kdib.properties.scaling), both values are None.
 
 At coords (("confidence", middle of the bin),): the reliability diagram as "reliability_accuracy",
-"reliability_confidence" and "reliability_count", the last of which is the histogram of confidences.
+"reliability_confidence" and "reliability_count"; the last is the histogram of confidences.
 
-Bins are (lo, hi]: what lies on an edge is in the bin below it, and only 0 is in the first bin by its lower edge. Guo et
-al. bin like this; torchmetrics and relplot bin [lo, hi), and scikit-learn's calibration_curve (lo, hi].
+Bins are (lo, hi]: a value on an edge belongs to the bin below it, except that 0 belongs to the first bin. Guo et al.
+use the same bins; torchmetrics and relplot use [lo, hi), and scikit-learn's calibration_curve (lo, hi].
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,10 +26,10 @@ from kdib.properties.scaling import fitted
 from kdib.records import Row, Subject
 
 N_BINS = 15
-CELLS = 2**14  # of [0, 1], into which `smooth_ece` puts the confidences
-NARROWEST = 2 / CELLS  # its smallest kernel
+CELLS = 2**14  # cells of [0, 1] into which `smooth_ece` sorts the confidences
+NARROWEST = 2 / CELLS  # the smallest kernel width of `smooth_ece`
 
-# The inner edges [n_bins - 1]: of equal width, or of (nearly) equal numbers of examples.
+# Inner edges [n_bins - 1] of bins of equal width, or of (nearly) equal numbers of examples.
 SCHEMES: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
     "width": lambda confidence_N, n_bins: np.arange(1, n_bins) / n_bins,
     "mass": lambda confidence_N, n_bins: np.quantile(confidence_N, np.arange(1, n_bins) / n_bins),
@@ -37,7 +37,7 @@ SCHEMES: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
 
 
 class Reliability(NamedTuple):
-    """By bin [n_bins]: number of examples, mean accuracy and mean confidence, nan in an empty bin."""
+    """Per bin [n_bins]: the number of examples, mean accuracy and mean confidence (nan in an empty bin)."""
 
     count_B: np.ndarray
     accuracy_B: np.ndarray
@@ -47,7 +47,7 @@ class Reliability(NamedTuple):
 def reliability(
     probs_NxK: np.ndarray, labels_N: np.ndarray, *, n_bins: int = N_BINS, scheme: str = "width"
 ) -> Reliability:
-    """Accuracy and confidence by bins (lo, hi] of the confidence, the largest probability of an example.
+    """Accuracy and confidence in bins (lo, hi] of the confidence, an example's largest probability.
 
     Arguments, errors and reference as in `expected_calibration_error`.
     """
@@ -57,12 +57,12 @@ def reliability(
 def reliability_of(
     confidence_N: np.ndarray, correct_N: np.ndarray, *, n_bins: int = N_BINS, scheme: str = "width"
 ) -> Reliability:
-    """`reliability` of any forecasts: confidences [N] in [0, 1] of events that happened or not, [N] bool.
+    """`reliability` of arbitrary forecasts: confidences [N] in [0, 1] and whether each event occurred, [N] bool.
 
-    Confidences are in bins (lo, hi], the first of which holds 0 too.
+    Bins are (lo, hi]; the first also includes 0.
 
     Raises:
-      ValueError: on other shapes, no example, confidences outside [0, 1], or an unknown scheme.
+      ValueError: for other shapes, no examples, confidences outside [0, 1], or an unknown scheme.
     Reference: Guo et al. (2017), section 2.
     """
     confidence_N, correct_N = np.asarray(confidence_N, np.float64), np.asarray(correct_N, bool)
@@ -82,23 +82,22 @@ def reliability_of(
 def expected_calibration_error(
     probs_NxK: np.ndarray, labels_N: np.ndarray, *, n_bins: int = N_BINS, scheme: str = "width"
 ) -> float:
-    """The mean over examples of |accuracy - confidence| of their bin, in [0, 1].
+    """Expected calibration error: the mean over examples of |accuracy - confidence| of their bin, in [0, 1].
 
-    The number of bins is part of the result. So many that each holds one example, such as the 1,000,000 of a
-    published analysis, turn it into the mean of |correct - confidence|: that rewards sharpness, is far from 0
-    for a perfectly calibrated network, and is not calibration. With few examples a bin the estimate is biased
+    The result depends on the number of bins. With so many bins that each holds one example, such as the 1,000,000 of a
+    published analysis, it becomes the mean of |correct - confidence|. That value rewards sharpness, is far from 0 for a
+    perfectly calibrated network, and does not measure calibration. With few examples per bin the estimate is biased
     upwards.
 
     Args:
       probs_NxK: [N, K] probabilities (not logits).
       labels_N: [N] int, the true classes.
-      n_bins: how many bins (lo, hi] divide the confidences.
+      n_bins: the number of bins (lo, hi].
       scheme: "width" for bins of equal width on [0, 1], "mass" for bins of equal numbers of examples.
 
     Raises:
-      ValueError: on shapes or labels that do not fit, rows that are not probabilities, or an unknown scheme.
-    Reference: Guo, Pleiss, Sun, Weinberger, On Calibration of Modern Neural Networks, ICML (2017), equation
-    3.
+      ValueError: for shapes or labels that do not match, rows that are not probabilities, or an unknown scheme.
+    Reference: Guo, Pleiss, Sun, Weinberger, On Calibration of Modern Neural Networks, ICML (2017), equation 3.
     """
     bins = reliability(probs_NxK, labels_N, n_bins=n_bins, scheme=scheme)
     return float(np.nansum(bins.count_B * np.abs(bins.accuracy_B - bins.confidence_B)) / bins.count_B.sum())
@@ -107,24 +106,25 @@ def expected_calibration_error(
 def maximum_calibration_error(
     probs_NxK: np.ndarray, labels_N: np.ndarray, *, n_bins: int = N_BINS, scheme: str = "width"
 ) -> float:
-    """The largest |accuracy - confidence| of a bin that holds an example, in [0, 1].
+    """Maximum calibration error: the largest |accuracy - confidence| of any non-empty bin, in [0, 1].
 
-    It is that of the emptiest bins as often as not, and says little where these hold a handful of examples. Arguments
-    and errors as in `expected_calibration_error`. Reference: Guo et al. (2017), equation 5.
+    The maximum is often reached in the emptiest bins, and says little if these hold only a handful of examples.
+    Arguments and errors as in `expected_calibration_error`. Reference: Guo et al. (2017), equation 5.
     """
     bins = reliability(probs_NxK, labels_N, n_bins=n_bins, scheme=scheme)
     return float(np.nanmax(np.abs(bins.accuracy_B - bins.confidence_B)))
 
 
 def smooth_ece(probs_NxK: np.ndarray, labels_N: np.ndarray) -> float:
-    """The smooth calibration error, in [0, 1]: no bins, so that no answer moves across an edge.
+    """The smooth calibration error, in [0, 1]; it needs no bins and therefore no bin edges.
 
-    The residuals confidence - correct are smoothed along the confidence by a Gaussian that is reflected at 0 and 1, and
-    the integral of what is left of them, in absolute value, is taken at the width that it equals. The wider the kernel,
-    the less is left, so there is one such width. Of a calibrated network it tends to 0 with the number of examples.
+    The residuals confidence - correct are smoothed along the confidence by a Gaussian that is reflected at 0 and 1. The
+    error is the integral of the absolute smoothed residuals, at the kernel width that equals this integral. The
+    integral falls as the width grows, so there is exactly one such width. For a calibrated network the error tends to 0
+    as the number of examples grows.
 
-    Confidences are put into CELLS cells, and the kernel has at least NARROWEST (0.00012): what is below that is 0 to
-    within it. Arguments and errors as in `expected_calibration_error`.
+    Confidences are sorted into CELLS cells, and the kernel is at least NARROWEST (0.00012) wide: an error below that is
+    0 up to this resolution. Arguments and errors as in `expected_calibration_error`.
 
     Reference: Blasiok, Nakkiran, Smooth ECE: Principled Reliability Diagrams via Kernel Smoothing, ICLR (2024), arXiv
     2309.12236.
@@ -135,7 +135,7 @@ def smooth_ece(probs_NxK: np.ndarray, labels_N: np.ndarray) -> float:
     confidence_N, correct_N = _top(probs_NxK, labels_N)
     residual_N = (confidence_N - correct_N) / len(confidence_N)
     waves_C = dct(np.histogram(confidence_N, CELLS, (0, 1), weights=residual_N)[0])
-    # A Gaussian that is reflected at both ends is the heat kernel of [0, 1]: it damps every cosine by a factor.
+    # A Gaussian reflected at both ends is the heat kernel of [0, 1]: it damps every cosine by its own factor.
     frequency_C = np.pi * np.arange(CELLS)
 
     def left(width: float) -> float:
@@ -147,10 +147,10 @@ def smooth_ece(probs_NxK: np.ndarray, labels_N: np.ndarray) -> float:
 
 
 def brier(probs_NxK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
-    """The Brier score of each example [N], in [0, 2]: its squared distance to the one-hot label.
+    """The Brier score of each example [N], in [0, 2]: the squared distance of its probabilities to the one-hot label.
 
-    With two classes it is twice the score that looks at one class only. Reference: Brier, Verification of
-    forecasts expressed in terms of probability, Mon. Weather Rev. 78 (1950).
+    With two classes it is twice the score computed from one class only. Reference: Brier, Verification of forecasts
+    expressed in terms of probability, Mon. Weather Rev. 78 (1950).
     """
     probs_NxK, labels_N = _check_probs(probs_NxK, labels_N)
     onehot_NxK = np.eye(probs_NxK.shape[1])[labels_N]
@@ -158,7 +158,7 @@ def brier(probs_NxK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
 
 
 def nll(logits_NxK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
-    """The negative log-likelihood of each label [N], in nats; from logits, hence finite at any confidence."""
+    """The negative log-likelihood of each label [N], in nats; computed from logits, so it is always finite."""
     logits_NxK, labels_N = np.asarray(logits_NxK), np.asarray(labels_N)
     check_classified(logits_NxK, labels_N)
     return -np.take_along_axis(log_softmax(logits_NxK), labels_N[:, None], axis=1)[:, 0]
@@ -205,9 +205,9 @@ def _softmax(logits_NxK: np.ndarray) -> np.ndarray:
 
 
 def _top(probs_NxK: np.ndarray, labels_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The confidence of each example, its largest probability, and whether its class is the label."""
+    """The confidence (largest probability) of each example, and whether its prediction is correct."""
     probs_NxK, labels_N = _check_probs(probs_NxK, labels_N)
-    confidence_N = np.minimum(probs_NxK.max(axis=1), 1)  # a row may sum to a little more
+    confidence_N = np.minimum(probs_NxK.max(axis=1), 1)  # rounding may make a row sum to slightly more than 1
     return confidence_N, probs_NxK.argmax(axis=1) == labels_N
 
 
@@ -226,9 +226,10 @@ PROPERTY = Property(
     primary=Primary("ece", split="", group=""),
     higher_is_better=False,
     measure=measure,
-    caption=f"Reliability: accuracy against confidence in {N_BINS} bins of equal width. On the diagonal a "
-    "network is right as often as it says; below it, it is overconfident. Temperatures are fitted on the validation "
-    "set, in distribution, and serve every test set.",
+    caption="Expected calibration error (ECE): the mean gap between accuracy and confidence in "
+    f"{N_BINS} bins of equal width. The reliability diagrams show accuracy against confidence: on the diagonal a "
+    "network is calibrated, below it the network is overconfident. Temperatures are fitted on the validation set, in "
+    "distribution, and used for every test set.",
     reference="Guo, Pleiss, Sun, Weinberger (ICML 2017), equation 3; Blasiok, Nakkiran (ICLR 2024); Brier (1950)",
     curves=(
         Curve(
@@ -242,7 +243,7 @@ PROPERTY = Property(
         ),
         Curve("reliability_count", "", x="confidence", xlabel="confidence", ylabel="examples in the bin"),
     ),
-    caveat="An ECE depends on its bins and is above 0 for a calibrated network, the more the fewer the examples: "
-    "compare networks on one test set. The equal-mass and the smooth one say whether the bins decide. Without an error "
-    "on the validation set no temperature is best, and none is given.",
+    caveat="An ECE depends on its bins. Even a calibrated network scores above 0, more so with fewer examples, so "
+    "compare networks on the same test set only. The equal-mass ECE and the smooth ECE show whether a result depends "
+    "on the bins. A network without errors on the validation set has no best temperature, and none is reported.",
 )

@@ -1,8 +1,8 @@
 """Accuracy and calibration on MNIST-C-style corruptions of the first test set.
 
 Metrics of the rows, at group "corruption": "accuracy" and "ece" (15 bins of equal width) at (("corruption", name),);
-"mean_accuracy" and "mean_ece" over the 15 at coords (), with `n` the number of corruptions. Corrupted are N_IMAGES
-images, always by one and the same draw.
+"mean_accuracy" and "mean_ece" over the 15 at coords (), with `n` the number of corruptions. N_IMAGES images are
+corrupted, always with the same random draw.
 """
 
 import functools
@@ -18,16 +18,16 @@ from kdib.tasks.base import gather
 from kdib.tasks.images.corruptions import CORRUPTIONS, STYLE, corrupt
 
 N_IMAGES = 2000
-SEED = 0  # of the corruptions: the same pictures for every study
+SEED = 0  # of the corruptions; fixed, so that every study sees the same images
 
 
 def mean_corruption_error(error_C: np.ndarray, reference_error_C: np.ndarray) -> float:
-    """The mean over C corruptions of error / reference error, each in (0, 1]: 1 is as the reference network.
+    """The mean over C corruptions of error / reference error, errors in [0, 1]; the reference network itself scores 1.
 
-    With one strength of each corruption; 100 times this is published.
+    Each corruption has one strength. The literature reports 100 times this value.
 
     Raises:
-      ValueError: unless both are [C], C > 0, and every reference error is positive.
+      ValueError: unless both arrays are [C], C > 0, and every reference error is positive.
     Reference: Hendrycks, Dietterich, Benchmarking Neural Network Robustness, ICLR (2019), section 3.2.
     """
     error_C, reference_error_C = np.asarray(error_C, np.float64), np.asarray(reference_error_C, np.float64)
@@ -41,15 +41,15 @@ def mean_corruption_error(error_C: np.ndarray, reference_error_C: np.ndarray) ->
 def relative_errors(
     errors: Mapping[tuple[str, int], Mapping[str, float]], reference: str
 ) -> tuple[dict[str, dict[int, float]], list[str]]:
-    """The mean corruption error of every network, relative to the network of the fit `reference` with its seed.
+    """The mean corruption error of every network, relative to the network of the fit `reference` at the same seed.
 
     Args:
       errors: {(fit, seed): {corruption: error in [0, 1]}}.
-      reference: a fit; networks of a seed that it lacks are left out.
+      reference: a fit; networks whose seed it lacks are left out.
 
     Returns:
-      {fit: {seed: ratio}}, and the corruptions that are left out for all: those on which a reference network makes no
-      error, where the ratio is undefined. Without any other corruption the first is empty.
+      {fit: {seed: ratio}}, and the corruptions that are left out for all networks. These are the corruptions on which
+      some reference network makes no error, so that the ratio is undefined. If none remains, the dict is empty.
     """
     known = {seed: own for (fit, seed), own in errors.items() if fit == reference}
     names = list(dict.fromkeys(name for own in known.values() for name in own))
@@ -74,7 +74,7 @@ def measure(subjects: Sequence[Subject], evidence: Evidence) -> Iterator[Row]:
         yield from _subject_rows(subject.id, split, answers, batch["label"])
 
 
-@functools.lru_cache(maxsize=1)  # a study measures some subjects at a time, and all of them see the same pictures
+@functools.lru_cache(maxsize=1)  # a study measures a few subjects at a time, all on the same images
 def _corrupted(pixels: bytes, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
     """The images [N, H, W, C] under every corruption."""
     images, key = np.frombuffer(pixels, np.uint8).reshape(shape), jax.random.key(SEED)
@@ -94,7 +94,7 @@ def _subject_rows(subject: str, split: str, answers: dict[str, np.ndarray], labe
         accuracy, se = mean_and_se(correct_N)
         yield row("accuracy", (("corruption", name),), accuracy, len(labels_N), se)
         yield row("ece", (("corruption", name),), ece, len(labels_N))
-    # The same images stand under every corruption: the error is over images, of their means.
+    # All corruptions share their images, so the standard error is that of the per-image means.
     value, se = mean_and_se(correct_CxN.mean(axis=0))
     yield row("mean_accuracy", (), value, len(answers), se)
     yield row("mean_ece", (), float(np.mean(eces)), len(answers))
@@ -108,14 +108,13 @@ PROPERTY = Property(
     higher_is_better=True,
     measure=measure,
     caption=f"Accuracy and expected calibration error under each of {len(CORRUPTIONS)} {STYLE} corruptions of "
-    f"{N_IMAGES} test images, evenly spaced (or all, if there are fewer), at MNIST-C's strengths. The pictures are "
-    "generated here, by one fixed draw; they are not the published set.",
+    f"{N_IMAGES} evenly spaced test images (or all, if there are fewer), at MNIST-C’s strengths. The images are "
+    "generated here with one fixed random draw; they are not the published data set.",
     reference="Mu, Gilmer, MNIST-C (ICML workshop 2019); Hendrycks, Dietterich (ICLR 2019)",
     curves=(
         Curve("accuracy", "corruption", x="corruption", xlabel="corruption", ylabel="accuracy", relative_error=True),
         Curve("ece", "corruption", x="corruption", xlabel="corruption", ylabel="ECE"),
     ),
-    caveat="Each corruption has one strength and counts the same: the mean says nothing of other strengths or "
-    "corruptions, and a network that is better everywhere is better here too, so read it beside the accuracy on clean "
-    "pictures.",
+    caveat="Each corruption has one strength and equal weight. The mean says nothing about other strengths or "
+    "corruptions. A network that is better everywhere is better here, too: compare with the accuracy on clean images.",
 )

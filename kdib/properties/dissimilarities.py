@@ -1,6 +1,6 @@
-"""Representational similarity analysis: which examples a network takes to be alike, and whether two networks agree.
+"""Representational similarity analysis: which examples a network represents alike, and whether two networks agree.
 
-All functions take activations [N, D] of N examples in one order, and compute in float64.
+All functions take activations [N, D] of the same N examples in the same order, and compute in float64.
 """
 
 import functools
@@ -13,20 +13,22 @@ import numpy as np
 
 from kdib.properties.moments import check_examples
 
-BLOCK, COUPLES = 256, 2**22  # examples whose couples with as many others are in memory at a time; of all networks
+BLOCK = 256  # largest block of examples; the pairs of two blocks are in memory at a time
+COUPLES = 2**22  # largest number of these pairs over all networks
 ALL = slice(None)
-COLUMNS = 2**12  # features of them that are in memory in float64 at a time
-CONSTANT = "a representation that is the same for every example is like no other (0 / 0)"
+COLUMNS = 2**12  # features that are in memory in float64 at a time
+CONSTANT = "the similarity to a representation that is the same for every example is undefined (0 / 0)"
 
 
 def dissimilarity(x_NxD: Any, *, metric: Literal["cosine", "correlation", "euclidean"] = "cosine") -> np.ndarray:
     """The representational dissimilarity matrix [N, N] of N examples, with a diagonal of 0.
 
-    "cosine" is 1 - the cosine of two examples' activations, "correlation" 1 - their Pearson correlation over features,
-    "euclidean" their distance. The published cosines were not centred; subtract `x.mean(axis=0)` first, or use `rsa`.
+    "cosine" is 1 - the cosine of two examples' activations, "correlation" is 1 - their Pearson correlation over
+    features, and "euclidean" is their distance. Activations are not centred, as in the literature; to centre them,
+    subtract `x.mean(axis=0)` first, or use `rsa`.
 
     Raises:
-      ValueError: for another metric, activations that are not finite [N, D], or an example without direction.
+      ValueError: for an unknown metric, activations that are not finite [N, D], or an example with zero norm.
     """
     (x_NxD,) = as_activations(x_NxD)
     if metric == "euclidean":
@@ -47,14 +49,15 @@ def dissimilarity(x_NxD: Any, *, metric: Literal["cosine", "correlation", "eucli
 
 
 def second_order(a_NxN: Any, b_NxN: Any, *, method: Literal["cosine", "pearson", "spearman"] = "pearson") -> float:
-    """How alike two symmetric matrices over the same examples are, in [-1, 1], from what is above the diagonal.
+    """The similarity of two symmetric matrices over the same examples, in [-1, 1], from entries above the diagonal.
 
-    The cosine of dissimilarities is not that of similarities (1 - dissimilarities); Pearson's and Spearman's are.
+    Pearson's and Spearman's correlations are the same for dissimilarities and for similarities (1 - dissimilarities);
+    the cosine is not.
 
     Reference: Kriegeskorte, Mur, Bandettini, Representational similarity analysis, Front. Syst. Neurosci. 2 (2008).
 
     Raises:
-      ValueError: for another method or shapes, and where all entries are alike (0 / 0).
+      ValueError: for an unknown method, other shapes, or a matrix whose entries are all equal (0 / 0).
     """
     a_NxN, b_NxN = np.asarray(a_NxN, np.float64), np.asarray(b_NxN, np.float64)
     if a_NxN.shape != b_NxN.shape or a_NxN.ndim != 2 or a_NxN.shape[0] != a_NxN.shape[1]:
@@ -70,16 +73,16 @@ def second_order(a_NxN: Any, b_NxN: Any, *, method: Literal["cosine", "pearson",
         above = [_deviations(values) for values in above]
     norms = [np.linalg.norm(values) for values in above]
     if not all(norms):
-        raise ValueError("a matrix whose entries are all alike is like no other (0 / 0)")
+        raise ValueError("the similarity of a matrix whose entries are all equal is undefined (0 / 0)")
     return float(np.dot(*above) / np.prod(norms))
 
 
 def rsa(x_NxD: Any, y_NxE: Any) -> float:
     """Second-order cosine similarity of two representations, in [-1, 1]; about 0 for unrelated ones.
 
-    The cosine of what is above the diagonal of their matrices of cosines between examples. As published by Abnar,
-    Dehghani, Zuidema (arXiv 2006.00555), but that the activations are centred (without that a common offset makes any
-    two networks alike) and the diagonal, which is 1 in all networks, is left out.
+    This is the cosine between the entries above the diagonal of the two matrices of cosines between examples. It
+    follows Abnar, Dehghani, Zuidema (arXiv 2006.00555) with two changes: activations are centred, since a common offset
+    would make any two networks alike, and the diagonal, which is 1 for every network, is left out.
 
     Raises:
       ValueError: for other shapes, and if a representation is the same for every example.
@@ -91,21 +94,21 @@ def rsa(x_NxD: Any, y_NxE: Any) -> float:
 
 
 def second_orders(hidden: Sequence[np.ndarray]) -> np.ndarray:
-    """`rsa` of every two of S representations [N, D] of the same examples [S, S]; nan where one is constant.
+    """`rsa` of every two of S representations [N, D] of the same examples, [S, S]; nan if one is constant.
 
-    Matrices of examples are never whole: a block of the couples of each network is in memory at a time.
+    Matrices over examples are never in memory as a whole, but one block of each network at a time.
     """
     networks = [Centred.of(x_NxD) for x_NxD in hidden]
     norms = [np.sqrt(network.squares_N) for network in networks]
-    scales = [np.divide(1, n, out=np.zeros_like(n), where=n > 0) for n in norms]  # an example at the mean has no angle
+    scales = [np.divide(1, n, out=np.zeros_like(n), where=n > 0) for n in norms]  # 0 for an example at the mean
     return _cosines(_over_couples([network._replace(scale_N=s) for network, s in zip(networks, scales, strict=True)]))
 
 
 def unbiased_ckas(hidden: Sequence[np.ndarray]) -> np.ndarray:
-    """Linear CKA, unbiased, of every two of S representations [N, D] [S, S]; nan where one is constant.
+    """Unbiased linear CKA of every two of S representations [N, D] of the same examples, [S, S]; nan for constants.
 
-    `kdib.properties.moments.hsic` by matrices of examples, of which a block of each network is in memory at a time.
-    Activations are centred, so that a row of products without the diagonal adds up to - |x|^2.
+    Computes `kdib.properties.moments.hsic` from kernel matrices, with one block of each network in memory at a time.
+    Since activations are centred, a row of a kernel matrix without its diagonal entry sums to -|x|^2.
 
     Raises:
       ValueError: for fewer than 4 examples.
@@ -120,7 +123,7 @@ def unbiased_ckas(hidden: Sequence[np.ndarray]) -> np.ndarray:
 
 
 class Centred(NamedTuple):
-    """Activations as they were given, their mean (exact where a feature does not vary), and squared norms less it."""
+    """Activations as given, their mean (exact for a constant feature), and the squared norms after centring."""
 
     x_NxD: np.ndarray
     mean_D: np.ndarray
@@ -129,20 +132,20 @@ class Centred(NamedTuple):
 
     @classmethod
     def of(cls, x_NxD: np.ndarray) -> "Centred":
-        """Not scaled."""
+        """Centre activations [N, D], without scaling."""
         blind, squares_N = cls(x_NxD, _means(x_NxD), np.empty(0)), np.zeros(len(x_NxD))
         for block, part in itertools.product(_slices(len(x_NxD), BLOCK), _slices(x_NxD.shape[1], COLUMNS)):
             squares_N[block] += np.square(blind.rows(block, part)).sum(axis=1)
         return blind._replace(squares_N=squares_N)
 
     def rows(self, examples: slice = ALL, features: slice = ALL) -> np.ndarray:
-        """Some of them, centred and scaled, in float64."""
+        """The activations of some examples and features, centred and scaled, in float64."""
         rows = self.x_NxD[examples, features] - self.mean_D[features]
         return rows if self.scale_N is None else rows * self.scale_N[examples, None]
 
 
 def _over_couples(networks: Sequence[Centred]) -> np.ndarray:
-    """[S, S]: the sum over couples of different examples of what two networks have as their products."""
+    """For every two networks, the sum over pairs of different examples of the product of kernel entries, [S, S]."""
     size = max(1, min(BLOCK, math.isqrt(COUPLES // len(networks))))
     blocks, sums_SxS = _slices(len(networks[0].x_NxD), size), np.zeros((len(networks), len(networks)))
     for i, first in enumerate(blocks):
@@ -153,7 +156,7 @@ def _over_couples(networks: Sequence[Centred]) -> np.ndarray:
 
 
 def _products(network: Centred, first: slice, second: slice) -> np.ndarray:
-    """Of the examples of two blocks; within one block those above the diagonal, and 0 elsewhere."""
+    """The kernel entries of the examples of two blocks; within one block only those above the diagonal, else 0."""
     parts = _slices(network.x_NxD.shape[1], COLUMNS)
     products = functools.reduce(np.add, (network.rows(first, part) @ network.rows(second, part).T for part in parts))
     return np.triu(products, 1) if first == second else products
@@ -164,26 +167,26 @@ def _slices(n: int, size: int) -> list[slice]:
 
 
 def _cosines(products_SxS: np.ndarray) -> np.ndarray:
-    """From the products of every two vectors; nan where one is 0."""
+    """The cosines of every two vectors from their inner products [S, S]; nan if one is 0."""
     squares_S = np.diag(products_SxS)
     norms_S = np.sqrt(np.where(squares_S > 0, squares_S, np.nan))
     return np.clip(products_SxS / norms_S[:, None] / norms_S, -1, 1)
 
 
 def as_activations(*matrices: Any, least: int = 2) -> list[np.ndarray]:
-    """Matrices [N, ...] of the same examples in float64; raises ValueError unless finite and N >= `least`."""
+    """Matrices [N, D] of the same examples in float64; raises ValueError unless finite and N >= `least`."""
     arrays = [np.asarray(matrix, np.float64) for matrix in matrices]
     check_examples(arrays[0], arrays[-1], least=least)
     return arrays
 
 
 def centred(x_NxD: np.ndarray) -> np.ndarray:
-    """Less the mean over examples, in float64; a feature that does not vary becomes exactly 0."""
+    """Activations minus their mean over examples, in float64; a constant feature becomes exactly 0."""
     return np.asarray(x_NxD, np.float64) - _means(x_NxD)
 
 
 def _means(x_NxD: np.ndarray) -> np.ndarray:
-    """Over examples [D] in float64; of a feature that does not vary exactly its value."""
+    """Means over examples [D] in float64, exact for a constant feature."""
     return np.where(np.ptp(x_NxD, axis=0) > 0, np.mean(x_NxD, axis=0, dtype=np.float64), x_NxD[0])
 
 

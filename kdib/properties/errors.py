@@ -1,6 +1,6 @@
-"""Which examples networks get wrong, and whether they are the same ones: functions of right and wrong, and an exhibit.
+"""Shared errors: whether networks get the same examples wrong, and the exhibit that shows it.
 
-Everything here takes boolean columns [N], whether each example was classified correctly, or answers [N].
+All functions take booleans [N] (whether each example was classified correctly) or predictions [N].
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from kdib.stats import mean_interval
 
 
 class Share(NamedTuple):
-    """A share of `n` examples and its standard error over them; both None of no example."""
+    """A share of `n` examples and its standard error; both are None if there are no examples."""
 
     value: float | None
     n: int
@@ -22,18 +22,17 @@ class Share(NamedTuple):
 
 
 def cohens_kappa(a_N: np.ndarray, b_N: np.ndarray) -> float | None:
-    """Agreement of two sets of answers [N] beyond chance: (observed - expected) / (1 - expected), at most 1.
+    """Agreement of two sets of predictions [N] beyond chance: (observed - expected) / (1 - expected), at most 1.
 
-    Expected is what independent answers with the same frequencies would give. If both always give one and the
-    same answer this is 0 / 0, and None is returned: such answers hold no evidence.
+    The expected agreement is that of independent predictions with the same class frequencies. If both networks always
+    predict the same single class, kappa is 0 / 0 and None is returned.
 
-    Reference: Cohen, A coefficient of agreement for nominal scales, Educ. Psychol. Meas. 20 (1960), equation
-    1.
+    Reference: Cohen, A coefficient of agreement for nominal scales, Educ. Psychol. Meas. 20 (1960), equation 1.
     """
     a_N, b_N = np.asarray(a_N), np.asarray(b_N)
     check_same_shape(a_N, b_N)
     n = len(a_N)
-    # In whole numbers, so that a constant answer gives exactly 0.
+    # Integer arithmetic, so that a constant prediction gives exactly 0.
     expected = sum(int((a_N == c).sum()) * int((b_N == c).sum()) for c in np.unique(a_N))
     if expected == n * n:
         return None
@@ -41,10 +40,10 @@ def cohens_kappa(a_N: np.ndarray, b_N: np.ndarray) -> float | None:
 
 
 def error_consistency(correct_a_N: np.ndarray, correct_b_N: np.ndarray) -> float | None:
-    """Cohen's kappa of being right: how far two networks err on the same examples, beyond what their accuracies give.
+    """Cohen's kappa of being right: whether two networks err on the same examples, beyond what their accuracies imply.
 
-    1 is the same errors, 0 those of independent networks; which wrong answer was given does not matter. None if both
-    are always right, or both always wrong. [N] bool of both.
+    1 means identical errors, 0 those of independent networks; which wrong class was predicted does not matter. None if
+    both are always right or both always wrong. Takes [N] bool of both networks.
 
     Reference: Geirhos, Meding, Wichmann, Beyond accuracy: quantifying trial-by-trial behaviour of CNNs and humans by
     measuring error consistency, NeurIPS (2020), section 2.
@@ -53,11 +52,10 @@ def error_consistency(correct_a_N: np.ndarray, correct_b_N: np.ndarray) -> float
 
 
 def error_overlap(correct_a_N: np.ndarray, correct_b_N: np.ndarray) -> float | None:
-    """Jaccard's index of the two sets of errors: those in common as a share of all, in [0, 1]; None without errors.
+    """The Jaccard index of two sets of errors: common errors as a share of all errors, in [0, 1]; None without errors.
 
-    Two networks of the same accuracies overlap the more the worse they are, by chance alone: `error_consistency` takes
-    that out. [N] bool of both. Reference: Jaccard, The distribution of the flora in the alpine zone, New Phytol. 11
-    (1912).
+    By chance alone, less accurate networks overlap more; `error_consistency` corrects for that. Takes [N] bool of both
+    networks. Reference: Jaccard, The distribution of the flora in the alpine zone, New Phytol. 11 (1912).
     """
     wrong_a_N, wrong_b_N = ~_flags(correct_a_N), ~_flags(correct_b_N)
     check_same_shape(wrong_a_N, wrong_b_N)
@@ -66,9 +64,9 @@ def error_overlap(correct_a_N: np.ndarray, correct_b_N: np.ndarray) -> float | N
 
 
 def share_where(holds_N: np.ndarray, given_N: np.ndarray) -> Share:
-    """How often something holds among the examples of a condition, such as agreement where the teacher is wrong.
+    """How often `holds_N` is true among the examples where `given_N` is, such as agreement where the teacher is wrong.
 
-    [N] bool of both. Reference: none, a conditional relative frequency.
+    Both are [N] bool. Reference: none, a conditional relative frequency.
     """
     holds_N, given_N = _flags(holds_N), _flags(given_N)
     check_same_shape(holds_N, given_N)
@@ -78,16 +76,16 @@ def share_where(holds_N: np.ndarray, given_N: np.ndarray) -> Share:
 
 
 def error_sets(correct: Mapping[str, np.ndarray]) -> dict[frozenset[str], float]:
-    """The share of the examples that exactly these networks get wrong, for every set of them that occurs.
+    """For every set of networks that occurs: the share of examples that exactly these networks get wrong.
 
-    The sets are disjoint and their shares add up to 1; the empty set holds what every network gets right. It is the
-    table behind an UpSet plot, and behind a Venn diagram where there are two or three networks.
+    The shares add up to 1; that of the empty set is what every network gets right. This is the table behind an UpSet
+    plot or, for two or three networks, a Venn diagram.
 
     Args:
-      correct: [N] bool a network, by name; any number of networks, all asked about the same examples.
+      correct: [N] bool for each network, by name; all networks have the same examples.
 
     Raises:
-      ValueError: of no network, no example, or different numbers of them.
+      ValueError: for no networks, no examples, or different numbers of examples.
     Reference: Lex, Gehlenborg, Strobelt, Vuillemot, Pfister, UpSet: Visualization of Intersecting Sets, IEEE TVCG 20
     (2014).
     """
@@ -103,13 +101,13 @@ def error_sets(correct: Mapping[str, np.ndarray]) -> dict[frozenset[str], float]
     }
 
 
-# ---- what the report shows
+# ---- exhibit for the report
 
 
 def networks_of_roles(subjects: Sequence[Subject], evidence: Evidence) -> dict[int, dict[str, Subject]]:
-    """By seed, the networks of the fits that play a role (alone, self, distilled, teacher), by fit and in this order.
+    """The networks of the fits with a role (alone, self, distilled, teacher, in this order), by seed and fit.
 
-    Raises ValueError for two networks of one fit and seed.
+    Raises ValueError if two networks have the same fit and seed.
     """
     played = [evidence.fits[role] for role in ("alone", "self", "distilled", "teacher") if role in evidence.fits]
     found: dict[int, dict[str, Subject]] = {}
@@ -124,10 +122,10 @@ def networks_of_roles(subjects: Sequence[Subject], evidence: Evidence) -> dict[i
 
 
 def upset(networks: Mapping[int, Mapping[str, Subject]], evidence: Evidence) -> tuple[list[dict[str, Any]], str]:
-    """The block that draws `error_sets` over the first test set, means over seeds with t intervals; and what to say.
+    """A list with the block that draws `error_sets` on the first test set (means and t intervals), and its caption.
 
-    `networks` are those of `networks_of_roles`. A seed that lacks one of the fits is left out, and what is said tells;
-    without a seed that has all of two fits or more there is no block.
+    `networks` is the result of `networks_of_roles`. Seeds that lack one of the fits are left out and named in the
+    caption. The list is empty if there are fewer than two fits or no seed has all of them.
     """
     split, dataset = next(iter(evidence.sets.items()))
     names = list(dict.fromkeys(fit for of_seed in networks.values() for fit in of_seed))
@@ -136,7 +134,7 @@ def upset(networks: Mapping[int, Mapping[str, Subject]], evidence: Evidence) -> 
     if len(names) < 2 or not complete:
         return (
             [],
-            f"Errors are not compared: no seed has all of {', '.join(names) or 'the fits'}, or there is one fit only.",
+            f"Errors are not compared: no seed has all of {', '.join(names) or 'the fits'}, or there is only one fit.",
         )
     labels_N = np.asarray(dataset.inputs["label"])
     shares = [
@@ -155,7 +153,7 @@ def upset(networks: Mapping[int, Mapping[str, Subject]], evidence: Evidence) -> 
 
 
 def _ends(low: float, high: float) -> dict[str, float | None]:
-    """The ends of an interval as JSON, which has no nan."""
+    """The ends of an interval for JSON, which has no nan."""
     return {"low": None, "high": None} if np.isnan(low) else {"low": low, "high": high}
 
 
@@ -168,8 +166,8 @@ def _said(split: str, right: float, n: int, lacking: Mapping[int, Sequence[str]]
     without = [f"seed {seed} (without {', '.join(fits)})" for seed, fits in lacking.items() if fits]
     left_out = f" Left out: {'; '.join(without)}." if without else ""
     return (
-        f"Examples of {split} by exactly which of the networks of one seed get them wrong; means with 95 % t intervals "
-        f"over n = {n} seed{'s' * (n > 1)}. Every network is right on {right:.1%}.{left_out}"
+        f"Shares of the examples of {split} that exactly the marked networks of one seed get wrong: means with 95 % t "
+        f"intervals over n = {n} seed{'s' * (n > 1)}. All networks are right on {right:.1%} of the examples.{left_out}"
     )
 
 
@@ -181,6 +179,6 @@ def _flags(values_N: np.ndarray) -> np.ndarray:
 
 
 def check_same_shape(a: np.ndarray, b: np.ndarray) -> None:
-    """Raise ValueError unless both have one shape and an example."""
+    """Raise ValueError unless both have the same shape and at least one example."""
     if np.shape(a) != np.shape(b) or not len(a):
         raise ValueError(f"expected the same examples and classes of both, got {np.shape(a)} and {np.shape(b)}")

@@ -1,20 +1,22 @@
-"""How far a student answers as its teacher does, right or wrong: agreement, KL, shared errors, confidence.
+"""Fidelity to the teacher: agreement of predictions, KL divergence, shared errors and confidence.
 
-Metrics of the rows, with `other` the teacher, of every test set. At group "" and coords ():
+Metrics of the rows, on every test set, with the teacher as `other`. At group "" and coords ():
 
-- "agreement", "kl" (nats, teacher || student) and "kappa". Agreement rises with the accuracy of both; kappa takes out
-  what chance gives.
+- "agreement", "kl" (nats, teacher || student) and "kappa". Agreement rises with the accuracy of both networks; kappa
+  corrects for agreement by chance.
 - "error_consistency" and "error_overlap": whether both err on the same examples (kdib.properties.errors).
-- agreement, conditional on who is right: "agreement_teacher_right" among the examples that the teacher gets right,
-  where it is the student's accuracy; "agreement_teacher_wrong" among those that it gets wrong, where nothing but
-  likeness makes a student give the same wrong answer; and, with three classes or more, "agreement_both_wrong" among
-  those that both get wrong: the same confusion? `n` is how many such examples there are; of none the value is None.
-- "exaggeration": how much surer the student is than its teacher, on average.
+- Agreement, conditional on who is correct: "agreement_teacher_right" among the examples that the teacher gets right,
+  where it equals the student's accuracy; "agreement_teacher_wrong" among those that the teacher gets wrong, where only
+  likeness makes a student predict the same wrong class; and, with three classes or more, "agreement_both_wrong" among
+  those that both get wrong (do they confuse the same classes?). `n` is the number of such examples; the value is None
+  if there are none.
+- "exaggeration": the mean confidence of the student minus that of its teacher.
 
-At group "teacher_confidence" and coords (("teacher_confidence", middle of the bin),): "exaggeration" by how sure the
-teacher is, and "exaggeration_count".
+At group "teacher_confidence" and coords (("teacher_confidence", middle of the bin),): "exaggeration" by the teacher's
+confidence, and "exaggeration_count".
 
-Only the comparison of the own teacher with its siblings says whether a function or a bias was copied (kdib.estimands).
+Only the comparison of a student's own teacher with the teachers of other seeds tells whether a function or a bias was
+copied (kdib.estimands).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,12 +36,12 @@ from kdib.properties.errors import (
 )
 from kdib.records import Row, Subject
 
-N_BINS = 10  # of the teacher's confidence
-N_SHOWN = 12  # examples that are shown
+N_BINS = 10  # bins of the teacher's confidence
+N_SHOWN = 12  # examples in the exhibit
 
 
 def top1_agreement(a_NxK: np.ndarray, b_NxK: np.ndarray) -> np.ndarray:
-    """Whether two networks answer alike, for each example [N] bool; [N, K] logits (or probabilities) of both.
+    """Whether two networks predict the same class for each example, [N] bool; takes [N, K] logits or probabilities.
 
     Reference: Stanton et al., Does Knowledge Distillation Really Work?, NeurIPS (2021), section 3.
     """
@@ -58,7 +60,7 @@ def kl(teacher_logits_NxK: np.ndarray, student_logits_NxK: np.ndarray) -> np.nda
 
 
 class Exaggeration(NamedTuple):
-    """By bin [n_bins] of the teacher's confidence: its middle, how many examples, their mean and its standard error.
+    """Per bin [n_bins] of the teacher's confidence: its middle, the number of examples, their mean and standard error.
 
     Mean and standard error are nan in an empty bin.
     """
@@ -75,24 +77,25 @@ def confidence(logits_NxK: np.ndarray) -> np.ndarray:
 
 
 def exaggeration(teacher_confidence_N: np.ndarray, student_confidence_N: np.ndarray, *, n_classes: int) -> Exaggeration:
-    """How much surer a student is than its teacher, by N_BINS bins (lo, hi] of the teacher's confidence on [1/K, 1].
+    """Confidence of a student minus that of its teacher, in N_BINS bins (lo, hi] of the teacher's confidence.
 
-    A student that copies its teacher exactly is at 0 everywhere. One that knows nothing of it is not: where the teacher
-    happens to be sure, another network is less so, and above 0 where it happens to be unsure (regression to the mean).
-    So compare the own teacher with its siblings, whose bins select in the same way.
+    The bins divide [1/K, 1]. A student that copies its teacher exactly is at 0 in every bin. A network that never saw
+    the teacher is not: it is below 0 where the teacher happens to be confident, and above 0 where the teacher happens
+    to be unsure (regression to the mean). Therefore compare the own teacher with the teachers of other seeds, whose
+    bins select examples in the same way.
 
     Args:
-      teacher_confidence_N: [N] largest probabilities; a student's are of its own answer, whichever it is.
-      student_confidence_N: [N] the same of the student.
-      n_classes: K, which is where the bins begin; the first holds 1/K too.
+      teacher_confidence_N: [N] largest probabilities of the teacher.
+      student_confidence_N: [N] largest probabilities of the student, each of its own prediction.
+      n_classes: K, which sets the lower end 1/K of the bins; the first bin includes it.
 
     Raises:
-      ValueError: on different shapes, or a teacher's confidence outside [1/K, 1].
-    Reference: none; the reliability diagram of Guo et al. (ICML 2017) with the student in the place of the labels.
+      ValueError: for different shapes, or a teacher's confidence outside [1/K, 1].
+    Reference: none; like the reliability diagram of Guo et al. (ICML 2017), with the student in place of the labels.
     """
     teacher_N, student_N = np.asarray(teacher_confidence_N, float), np.asarray(student_confidence_N, float)
     check_same_shape(teacher_N, student_N)
-    low, slack = 1 / n_classes, 1e-6  # of rounding
+    low, slack = 1 / n_classes, 1e-6  # slack for rounding
     if not (teacher_N.min() >= low - slack and teacher_N.max() <= 1 + slack):
         found = f"{teacher_N.min()} to {teacher_N.max()}"
         raise ValueError(f"expected a teacher's confidence in [1/{n_classes}, 1], got {found}: see n_classes")
@@ -107,9 +110,10 @@ def exaggeration(teacher_confidence_N: np.ndarray, student_confidence_N: np.ndar
 
 
 def measure(subjects: Sequence[Subject], evidence: Evidence) -> Iterator[Row]:
-    """The rows of every (student, teacher) pair of the evidence on every set; subjects alone have none.
+    """The rows of every (student, teacher) pair of the evidence on every test set.
 
-    Exaggeration by the teacher's confidence is measured in distribution, against the role's teachers: it is 20 rows.
+    Exaggeration by the teacher's confidence takes 20 rows per pair, so it is measured in distribution only, and only
+    against the teachers of the role.
     """
     del subjects
     for student, teacher in evidence.pairs:
@@ -123,7 +127,7 @@ def measure(subjects: Sequence[Subject], evidence: Evidence) -> Iterator[Row]:
 
 
 def _numbers(student_NxK: np.ndarray, teacher_NxK: np.ndarray, labels_N: np.ndarray) -> Iterator[tuple]:
-    """(metric, group, coords, value, n, se) of one couple on one set."""
+    """(metric, group, coords, value, n, se) of one pair of networks on one test set."""
     check_classified(student_NxK, labels_N)
     same_N, n = top1_agreement(student_NxK, teacher_NxK), len(labels_N)
     value, se = mean_and_se(same_N)
@@ -136,7 +140,7 @@ def _numbers(student_NxK: np.ndarray, teacher_NxK: np.ndarray, labels_N: np.ndar
     yield "error_overlap", "", (), error_overlap(student_right_N, teacher_right_N), n, None
     yield "agreement_teacher_right", "", (), *share_where(same_N, teacher_right_N)
     yield "agreement_teacher_wrong", "", (), *share_where(same_N, ~teacher_right_N)
-    if student_NxK.shape[1] > 2:  # of two classes there is one wrong answer
+    if student_NxK.shape[1] > 2:  # with two classes, two wrong predictions are always the same
         yield "agreement_both_wrong", "", (), *share_where(same_N, ~teacher_right_N & ~student_right_N)
     yield from _exaggeration_numbers(confidence(teacher_NxK), confidence(student_NxK), student_NxK.shape[1])
 
@@ -150,21 +154,21 @@ def _exaggeration_numbers(teacher_N: np.ndarray, student_N: np.ndarray, n_classe
         yield "exaggeration_count", *at, float(count), len(teacher_N), None
 
 
-# ---- what the report shows
+# ---- exhibit for the report
 
 
 def exhibit(subjects: Sequence[Subject], evidence: Evidence) -> dict[str, Any]:
-    """Who gets which examples wrong, over seeds; and examples on which `distilled` and `alone` differ, of one seed."""
+    """An UpSet plot of the networks' errors, and examples on which `distilled` and `alone` of one seed differ."""
     networks = networks_of_roles(subjects, evidence)
     blocks, said = upset(networks, evidence)
     couple = [evidence.fits[role] for role in ("distilled", "alone") if role in evidence.fits]
     with_both = [of_seed for of_seed in networks.values() if len(couple) == 2 and {*couple} <= {*of_seed}]
     examples = [differing(with_both[0], couple[0], couple[1], evidence)] if with_both else []
-    return {"title": "Which examples", "caption": said, "blocks": [*blocks, *(b for b in examples if b["items"])]}
+    return {"title": "Errors by example", "caption": said, "blocks": [*blocks, *(b for b in examples if b["items"])]}
 
 
 def differing(networks: Mapping[str, Subject], fit: str, other: str, evidence: Evidence) -> dict[str, Any]:
-    """The block with the N_SHOWN examples of the first test set on which two fits differ most, and what all answer."""
+    """A block of the N_SHOWN examples of the first test set on which two fits differ most, with all predictions."""
     split, dataset = next(iter(evidence.sets.items()))
     labels_N = np.asarray(dataset.inputs["label"])
     probs = {name: np.exp(log_softmax(evidence.logits(subject, split))) for name, subject in networks.items()}
@@ -175,7 +179,7 @@ def differing(networks: Mapping[str, Subject], fit: str, other: str, evidence: E
     items = [{**dataset.shown(i), "label": str(labels_N[i]), "answers": a} for i, a in zip(rows, answers, strict=True)]
     heading = (
         f"The {len(rows)} examples of {split} on which {fit} and {other} (seed {networks[fit].seed}) differ most in "
-        "the probability of the right label: chosen for this, and no fair sample of their answers"
+        "the probability of the correct label (selected for this difference, not a representative sample)"
     )
     return {"kind": "examples", "heading": heading, "items": items}
 
@@ -187,10 +191,10 @@ PROPERTY = Property(
     primary=Primary("agreement", split="", group=""),
     higher_is_better=True,
     measure=measure,
-    caption="How often a student answers as its own teacher does, and as the teachers of the other seeds do. "
-    "Both raised alike is evidence for the bias; own far above sibling means that this teacher's function "
-    "was copied. Error consistency asks the same of right and wrong alone, beyond what the accuracies give; "
-    "exaggeration is how much surer a student is than its teacher.",
+    caption="Agreement: how often a student predicts the same class as its own teacher (“own”) or as the teachers of "
+    "other seeds (“sibling”). If both rise alike, this is evidence that the bias transferred; own far above sibling "
+    "means that the student copied its own teacher’s function. Error consistency is the agreement on being right or "
+    "wrong, beyond what the accuracies imply. Exaggeration is the student’s confidence minus its teacher’s.",
     reference="Stanton, Izmailov, Kirichenko, Alemi, Wilson (NeurIPS 2021), section 3; Cohen (1960); Geirhos, Meding, "
     "Wichmann (NeurIPS 2020)",
     curves=(
@@ -204,6 +208,6 @@ PROPERTY = Property(
         ),
     ),
     exhibit=exhibit,
-    caveat="Accurate networks agree and err together to some extent by chance, and any other network is less sure "
-    "where a teacher happens to be very sure: read own against sibling and against the floor.",
+    caveat="Accurate networks agree, and err on the same examples, to some extent by chance. Any other network is less "
+    "confident where a teacher happens to be very confident. Compare own with sibling and with the floor.",
 )

@@ -1,8 +1,8 @@
-"""Maps of networks: distances drawn in the plane, with the stress that says how much the plane distorts them.
+"""Maps of networks: distances embedded in the plane, with the stress that measures the distortion.
 
-A map is only as good as its stress, and any matrix gives a picture. Two pictures show nothing: that of networks which
-are all the same one (`nearly_identical` finds them, and `mds` draws them as one point), and that of networks which are
-all equally far from each other (the stress of `structureless` says what such a map has).
+A map is only as good as its stress, and every matrix yields a map. Two kinds of maps show nothing: those of networks
+that are all the same (`nearly_identical` finds them, and `mds` draws them as one point), and those of networks that are
+all equally far from each other (`structureless` gives the stress of such a map).
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-RELATIVE = 1e-3  # of the largest distance: less than a pixel of a map
+RELATIVE = 1e-3  # of the largest distance; less than a pixel of a map
 RANDOM_STARTS = 4
-ABSOLUTE = 1e-6  # what rounding leaves of 1 - similarity between two copies of a network
+ABSOLUTE = 1e-6  # rounding error of 1 - similarity between two copies of a network
 
 
 class Embedding(NamedTuple):
@@ -23,19 +23,19 @@ class Embedding(NamedTuple):
 
 
 def mds(distances_NxN: Any, seed: int = 0, *, reference_Nx2: Any = None, absolute: float = ABSOLUTE) -> Embedding:
-    """Metric multidimensional scaling into the plane: the distances of the points follow those of the matrix.
+    """Metric multidimensional scaling into the plane: points whose distances approximate those of the matrix.
 
-    Networks that are `nearly_identical` (with this `absolute`) get one point. SMACOF (scikit-learn) from the classical
-    solution and from random starts, drawn from `seed`; the least stress wins, and the same matrix always gives the same
-    map. A map is as good after a rotation or a reflection, so that both are fixed: turned onto `reference_Nx2` (rows of
-    nan have no counterpart there), or else such that x is the direction of largest spread, the first point is at the
-    left and the point furthest from the x axis is above it.
+    Networks that are `nearly_identical` (with this `absolute`) share one point. SMACOF (scikit-learn) runs from the
+    classical solution and from random starts drawn from `seed`; the map with the least stress is returned, and the same
+    matrix always gives the same map. Rotation and reflection, which do not change the stress, are fixed: the map is
+    aligned with `reference_Nx2` (whose rows of nan are ignored), or else the x axis is the direction of largest spread,
+    the first point is at the left, and the point farthest from the x axis is above it.
 
     Reference: de Leeuw, Applications of convex analysis to multidimensional scaling (1977); Torgerson, Multidimensional
     scaling: I. Theory and method, Psychometrika 17 (1952).
 
     Raises:
-      ValueError: unless the matrix is square, symmetric, finite, not negative and 0 on its diagonal, N > 0.
+      ValueError: unless the matrix is square, symmetric, finite, non-negative and 0 on its diagonal, with N > 0.
     """
     distances_NxN = _checked(distances_NxN)
     members_N = _numbered(nearly_identical(distances_NxN, absolute=absolute), len(distances_NxN))
@@ -45,10 +45,9 @@ def mds(distances_NxN: Any, seed: int = 0, *, reference_Nx2: Any = None, absolut
 
 
 def stress(distances_NxN: np.ndarray, xy_Nx2: np.ndarray) -> float:
-    """Kruskal's stress-1: sqrt(sum (d - delta)^2 / sum d^2) over couples, d in the plane, delta in the matrix.
+    """Kruskal's stress-1: sqrt(sum (d - delta)^2 / sum d^2) over pairs, d in the plane, delta in the matrix.
 
-    0 is exact; Kruskal called .05 good, .1 fair and .2 poor. 0 too where all points coincide: such a map says nothing
-    but that.
+    0 is exact; Kruskal called .05 good, .1 fair and .2 poor. If all points coincide the stress is defined as 0.
 
     Reference: Kruskal, Multidimensional scaling by optimizing goodness of fit to a nonmetric hypothesis, Psychometrika
     29 (1964).
@@ -62,10 +61,10 @@ def stress(distances_NxN: np.ndarray, xy_Nx2: np.ndarray) -> float:
 def nearly_identical(
     distances_NxN: Any, *, relative: float = RELATIVE, absolute: float = ABSOLUTE
 ) -> list[tuple[int, ...]]:
-    """The groups of networks [indices] that no map can tell apart, each of two or more.
+    """Groups of two or more networks (as indices) that no map can tell apart.
 
-    All distances within a group are at most `relative` times the largest distance of the matrix, or at most `absolute`:
-    copies of one network, or snapshots between which nothing was learned.
+    All distances within a group are at most `relative` times the largest distance of the matrix, or at most `absolute`.
+    Such networks are copies of one network, or snapshots between which nothing was learned.
 
     Raises:
       ValueError: as `mds`.
@@ -77,35 +76,36 @@ def nearly_identical(
     from scipy.spatial.distance import squareform
 
     threshold = max(relative * float(distances_NxN.max()), absolute)
-    tree = linkage(squareform(distances_NxN, checks=False), "complete")  # so that it holds for every two of a group
+    tree = linkage(squareform(distances_NxN, checks=False), "complete")  # the threshold holds for all pairs of a group
     clusters_N = fcluster(tree, threshold, criterion="distance")
     groups = [tuple(np.flatnonzero(clusters_N == cluster).tolist()) for cluster in np.unique(clusters_N)]
     return sorted(group for group in groups if len(group) > 1)
 
 
 def structureless(n: int = 11, seed: int = 0) -> Embedding:
-    """The map of `n` networks of which every two have the distance 1: what a map looks like that shows nothing.
+    """The map of `n` networks that are all at distance 1 from each other, as a reference for maps without structure.
 
-    It does look like something: a ring of points around one, well apart. The published "training path" of an MLP was
-    such a map, of checkpoints that had been collected by a shallow copy and so were one network over and over (Abnar,
-    Dehghani, Zuidema, arXiv 2006.00555). Only the stress tells: a map whose stress is near that of this one, for as
-    many points, shows as little.
+    Such a map seems to show something: a ring of well separated points around one in the middle. The published
+    "training path" of an MLP was such a map (Abnar, Dehghani, Zuidema, arXiv 2006.00555): its checkpoints had been
+    collected by a shallow copy, so all of them were the same network. Only the stress reveals this: a map of equally
+    many points whose stress is close to this one shows as little.
     """
     return mds(1 - np.eye(n), seed)
 
 
 def path_maps(distances_NxN: Any, runs: Sequence[str], seed: int = 0) -> tuple[Embedding, dict[str, Embedding]]:
-    """One map of all paths, and as published one of each run alone, turned to look like its part of the first.
+    """One common map of all paths and, as in the literature, one map of each run alone, aligned with the common map.
 
-    What is nearly identical is so in both: alone, a run of copies would be spread out by what sets them apart.
+    The threshold of `nearly_identical` is that of the common map in both cases. Otherwise a run of copies would be
+    spread out by rounding errors.
 
     Args:
-      distances_NxN: of all snapshots of all runs.
+      distances_NxN: distances between all snapshots of all runs.
       runs: the run of each snapshot [N].
-      seed: as `mds`.
+      seed: as in `mds`.
 
     Raises:
-      ValueError: as `mds`, and for another number of runs.
+      ValueError: as in `mds`, and if `runs` has another length.
     """
     distances_NxN = _checked(distances_NxN)
     if len(runs) != len(distances_NxN):
@@ -120,10 +120,10 @@ def path_maps(distances_NxN: Any, runs: Sequence[str], seed: int = 0) -> tuple[E
 
 
 def from_couples(couples: Mapping[tuple[str, str], float]) -> tuple[list[str], np.ndarray]:
-    """Names in their order and distances [N, N] from those of every two of them, each in one or both orders.
+    """Names, in order of appearance, and their distances [N, N], from {(name, name): distance} in one or both orders.
 
     Raises:
-      ValueError: if a couple is missing, or has two different distances.
+      ValueError: if a pair is missing, or has two different distances.
     """
     names = list(dict.fromkeys(name for couple in couples for name in couple))
     at = {name: i for i, name in enumerate(names)}
@@ -134,7 +134,7 @@ def from_couples(couples: Mapping[tuple[str, str], float]) -> tuple[list[str], n
         distances_NxN[at[a], at[b]] = distances_NxN[at[b], at[a]] = value
     if np.isnan(distances_NxN).any():
         i, j = np.argwhere(np.isnan(distances_NxN))[0]
-        raise ValueError(f"expected a distance of every two of {len(names)}, got none of {names[i]} and {names[j]}")
+        raise ValueError(f"expected a distance for every pair of {len(names)}, got none for {names[i]} and {names[j]}")
     return names, distances_NxN
 
 
@@ -144,12 +144,12 @@ def _checked(distances_NxN: Any) -> np.ndarray:
         raise ValueError(f"expected distances [N, N], N > 0, got {distances_NxN.shape}")
     fine = np.isfinite(distances_NxN).all() and (distances_NxN >= 0).all() and not np.diag(distances_NxN).any()
     if not fine or not np.allclose(distances_NxN, distances_NxN.T, rtol=1e-9, atol=1e-12):
-        raise ValueError("expected distances that are finite, not negative, symmetric, and 0 on the diagonal")
+        raise ValueError("expected distances that are finite, non-negative, symmetric, and 0 on the diagonal")
     return (distances_NxN + distances_NxN.T) / 2
 
 
 def _numbered(groups: Sequence[tuple[int, ...]], n: int) -> np.ndarray:
-    """The number of the point of each network [N]: 0.. in order, one for a group."""
+    """The point number of each network [N], counted from 0 in order; the networks of a group share one point."""
     first_N = np.arange(n)
     for group in groups:
         first_N[list(group)] = group[0]
@@ -157,7 +157,7 @@ def _numbered(groups: Sequence[tuple[int, ...]], n: int) -> np.ndarray:
 
 
 def _between(distances_NxN: np.ndarray, members_N: np.ndarray) -> np.ndarray:
-    """The mean distances of the groups [G, G], 0 within them."""
+    """The mean distances [G, G] between groups, 0 within a group."""
     share_GxN = (members_N == np.arange(members_N.max() + 1)[:, None]).astype(np.float64)
     share_GxN /= share_GxN.sum(axis=1, keepdims=True)
     between_GxG = share_GxN @ distances_NxN @ share_GxN.T
@@ -166,7 +166,7 @@ def _between(distances_NxN: np.ndarray, members_N: np.ndarray) -> np.ndarray:
 
 
 def _smacof(distances_GxG: np.ndarray, seed: int) -> np.ndarray:
-    """Points [G, 2]; at unit scale, since the starts are drawn from a unit square."""
+    """Points [G, 2] of least stress; solved at unit scale, since random starts are drawn from a unit square."""
     if len(distances_GxG) == 1:
         return np.zeros((1, 2))
     from sklearn.manifold import smacof
@@ -180,7 +180,7 @@ def _smacof(distances_GxG: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _classical(distances_GxG: np.ndarray) -> np.ndarray:
-    """Torgerson's solution [G, 2], exact for points of a plane: the two largest axes of the centred squares."""
+    """Torgerson's solution [G, 2], exact for points of a plane: the top two axes of the centred squared distances."""
     centring_GxG = np.eye(len(distances_GxG)) - 1 / len(distances_GxG)
     values_G, axes_GxG = np.linalg.eigh(-centring_GxG @ np.square(distances_GxG) @ centring_GxG / 2)
     return axes_GxG[:, -2:] * np.sqrt(np.maximum(values_G[-2:], 0))
@@ -196,7 +196,7 @@ def _principal(xy_Nx2: np.ndarray) -> np.ndarray:
 
 
 def _turned(xy_Nx2: np.ndarray, reference_Nx2: np.ndarray) -> np.ndarray:
-    """Rotated or reflected, and moved, to be nearest to the reference; not scaled, for distances are the message."""
+    """Points rotated, reflected and moved to be nearest to the reference, but not scaled, to keep distances."""
     if reference_Nx2.shape != xy_Nx2.shape:
         raise ValueError(f"expected reference points {xy_Nx2.shape}, got {reference_Nx2.shape}")
     from scipy.linalg import orthogonal_procrustes

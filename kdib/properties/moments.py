@@ -1,4 +1,4 @@
-"""Linear CKA over a stream of examples: sums that can be merged, so that memory does not grow with the examples.
+"""Linear CKA over a stream of examples, from mergeable sums whose memory does not grow with the number of examples.
 
     xy = xx = yy = None
     for x_BxD, y_BxE in batches:
@@ -7,9 +7,9 @@
         yy = merge(yy, moments(y_BxE, y_BxE))
     cka(xy, xx, yy, unbiased=True)
 
-The result is that of all examples at once, for the unbiased form too, whose U-statistic is a polynomial in these sums;
-it is not the mean of the CKAs of batches. Everything is float64 and relative to the mean of the first batch, so that
-activations far from 0 keep their digits.
+The result equals that of all examples at once; it is not a mean of the CKAs of batches. This also holds for the
+unbiased form, whose U-statistic is a polynomial in these sums. All sums are float64 and relative to the mean of the
+first batch, so that activations far from 0 keep their precision.
 """
 
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ import numpy as np
 
 
 class Moments(NamedTuple):
-    """Sums over `n` examples of x [D] and y [E], each less its shift, with a = |x|^2 and b = |y|^2, in float64."""
+    """Sums over `n` examples of x [D] and y [E] minus their shifts, where a = |x|^2 and b = |y|^2, in float64."""
 
     n: int
     shift_x_D: np.ndarray
@@ -34,10 +34,10 @@ class Moments(NamedTuple):
 
 
 def moments(x_NxD: Any, y_NxE: Any) -> Moments:
-    """The sums of N examples [N, D] and [N, E], shifted by their means.
+    """The sums over N examples [N, D] and [N, E], shifted by their means.
 
     Raises:
-      ValueError: unless both are finite [N, ...] of the same N > 0.
+      ValueError: unless both are finite matrices of the same N > 0 examples.
     """
     x_NxD, y_NxE = (np.asarray(values, np.float64) for values in (x_NxD, y_NxE))
     check_examples(x_NxD, y_NxE, least=1)
@@ -60,7 +60,7 @@ def moments(x_NxD: Any, y_NxE: Any) -> Moments:
 
 
 def merge(first: Moments | None, second: Moments) -> Moments:
-    """The sums of the examples of both, relative to the shifts of `first`; None holds no examples."""
+    """The sums over the examples of both, relative to the shifts of `first`; None stands for no examples."""
     if first is None:
         return second
     if first.xy_DxE.shape != second.xy_DxE.shape:
@@ -73,9 +73,9 @@ def merge(first: Moments | None, second: Moments) -> Moments:
 def hsic(sums: Moments, *, unbiased: bool = False) -> float:
     """The Hilbert-Schmidt independence criterion of two representations with linear kernels.
 
-    Unbiased: the U-statistic of Song et al., Feature Selection via Dependence Maximization, JMLR 13 (2012), expanded
-    in sums over features; it can be negative. Biased: |X^T Y|^2 / (n - 1)^2 of centred X and Y (Gretton et al.,
-    Measuring Statistical Dependence with Hilbert-Schmidt Norms, ALT 2005).
+    The unbiased form is the U-statistic of Song et al., Feature Selection via Dependence Maximization, JMLR 13 (2012),
+    expanded in sums over features; it can be negative. The biased form is |X^T Y|^2 / (n - 1)^2 of centred X and Y
+    (Gretton et al., Measuring Statistical Dependence with Hilbert-Schmidt Norms, ALT 2005).
 
     Raises:
       ValueError: for fewer than 4 examples (biased: 2).
@@ -85,7 +85,7 @@ def hsic(sums: Moments, *, unbiased: bool = False) -> float:
         raise ValueError(f"expected at least {4 if unbiased else 2} examples, got {n}")
     if not unbiased:
         return float((np.square(sums.xy_DxE - np.outer(x_D, y_E) / n)).sum()) / (n - 1) ** 2
-    # K and L without their diagonals: tr(KL), 1^T K 1, 1^T L 1, 1^T K L 1.
+    # With the diagonals of K and L set to 0: tr(KL), 1^T K 1, 1^T L 1, 1^T K L 1.
     trace = float(np.square(sums.xy_DxE).sum()) - sums.ab
     k, kernel_l = x_D @ x_D - sums.a, y_E @ y_E - sums.b
     through = x_D @ sums.xy_DxE @ y_E - x_D @ sums.xb_D - sums.ya_E @ y_E + sums.ab
@@ -93,26 +93,26 @@ def hsic(sums: Moments, *, unbiased: bool = False) -> float:
 
 
 def cka(xy: Moments, xx: Moments, yy: Moments, *, unbiased: bool = False) -> float:
-    """Linear CKA from the moments of x with y, of x with itself and of y with itself, all over the same examples.
+    """Linear CKA from the moments of (x, y), (x, x) and (y, y) over the same examples.
 
     Reference: Kornblith et al., Similarity of Neural Network Representations Revisited, ICML (2019), section 3; Nguyen
     et al., Do Wide and Deep Networks Learn the Same Things?, ICLR (2021), equation 3, without its batches.
 
     Raises:
-      ValueError: if the numbers of examples differ, are too few, or a representation is the same for all of them.
+      ValueError: if the numbers of examples differ or are too small, or if a representation is the same for all.
     """
     if not xy.n == xx.n == yy.n:
         raise ValueError(f"expected moments of the same examples, got {xy.n}, {xx.n} and {yy.n} of them")
     own = [hsic(sums, unbiased=unbiased) for sums in (xx, yy)]
     for value, sums in zip(own, (xx, yy), strict=True):
-        rounding = (1e-13 * np.linalg.norm(sums.shift_x_D)) ** 4  # what is left of a constant
+        rounding = (1e-13 * np.linalg.norm(sums.shift_x_D)) ** 4  # rounding error for a constant representation
         if value <= rounding:
             raise ValueError("a representation that is the same for every example has no CKA (0 / 0)")
     return hsic(xy, unbiased=unbiased) / (own[0] * own[1]) ** 0.5
 
 
 def check_examples(x_NxD: np.ndarray, y_NxE: np.ndarray, *, least: int) -> None:
-    """Raise ValueError unless both are finite [N, ...] matrices of the same N >= `least`."""
+    """Raise ValueError unless both are finite matrices of the same N >= `least` examples."""
     if x_NxD.ndim != 2 or y_NxE.ndim != 2 or len(x_NxD) != len(y_NxE) or len(x_NxD) < least:
         shapes = f"{x_NxD.shape} and {y_NxE.shape}"
         raise ValueError(f"expected [N, D] and [N, E] of the same N >= {least} examples, got {shapes}")
@@ -121,7 +121,7 @@ def check_examples(x_NxD: np.ndarray, y_NxE: np.ndarray, *, least: int) -> None:
 
 
 def _moved(sums: Moments, shift_x_D: np.ndarray, shift_y_E: np.ndarray) -> Moments:
-    """The same sums relative to other shifts: x + dx and y + dy are put in for x and y, and multiplied out."""
+    """The same sums relative to new shifts, by expanding them with x + dx and y + dy in place of x and y."""
     n, x_D, y_E, xy_DxE, a, b, ab, xb_D, ya_E = (sums.n, *sums[3:])
     dx_D, dy_E = sums.shift_x_D - shift_x_D, sums.shift_y_E - shift_y_E
     dx2, dy2 = dx_D @ dx_D, dy_E @ dy_E

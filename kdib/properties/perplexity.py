@@ -1,7 +1,7 @@
-"""How well a language model predicts the next word.
+"""Perplexity: how well a language model predicts the next word.
 
-Metrics of the rows, at group "" and coords (): "perplexity", exp of the mean over all tokens of the set, and
-"token_nll", that mean in nats, with the standard error over sentences.
+Metrics of the rows, at group "" and coords (): "token_nll", the mean negative log-likelihood (nats) over all tokens of
+the set, with the standard error over sentences, and "perplexity", its exponential.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,10 +13,10 @@ from kdib.records import Row, Subject
 
 
 def token_nll(nll_N: np.ndarray, tokens_N: np.ndarray) -> tuple[float, float]:
-    """The mean NLL a token over sentences with sums `nll_N` over `tokens_N` tokens, and its standard error.
+    """The mean NLL per token of sentences with NLL `nll_N` and `tokens_N` tokens, and its standard error.
 
-    The mean is of the corpus, sum over sum, so that a long sentence counts by its length; the error is the delta
-    method's for a ratio, over sentences. Raises ValueError unless both are [N], N > 0.
+    The mean is a ratio of sums, so sentences count by their length. The standard error is that of a ratio over
+    sentences, by the delta method. Raises ValueError unless both arrays are [N], N > 0.
 
     Reference: Cochran, Sampling Techniques (1977), section 6.3.
     """
@@ -46,9 +46,10 @@ PROPERTY = Property(
     primary=Primary("perplexity", split="", group=""),
     higher_is_better=False,
     measure=measure,
-    caption="Perplexity over all words of a test set's sentences, their ends included; those whose verb is unknown in "
-    "one number are not in it. It can worsen while agreement improves: they are different questions.",
+    caption="Perplexity over all words of a test set’s sentences, including the ends of sentences. Sentences are left "
+    "out if the vocabulary lacks the singular or the plural of their verb. Perplexity can worsen while agreement "
+    "improves.",
     reference="Abnar, Dehghani, Zuidema (arXiv 2006.00555), section 3",
-    caveat="It is led by the many words that have nothing to do with agreement, and depends on the vocabulary and on "
-    "what stands for the words outside of it: compare networks on one corpus that is encoded in one way.",
+    caveat="Perplexity is dominated by the many words that have nothing to do with agreement. It depends on the "
+    "vocabulary and on how unknown words are encoded: compare networks on one corpus with one encoding.",
 )

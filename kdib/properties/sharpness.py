@@ -1,10 +1,10 @@
-"""How sharp the minimum is that a network has found: the top eigenvalue and the trace of the loss's Hessian.
+"""Sharpness of the minimum that a network has found: top eigenvalue and trace of the Hessian of the loss.
 
-Metrics of the rows, at group "" and coords (): "top_eigenvalue" and "trace", of the mean cross-entropy (nats, of a
-language model over tokens) on at most N_EXAMPLES evenly spaced training examples, in evaluation mode. The rows carry
-the name of the first test set, which they do not look at. Neither number is invariant to rescaling weights that a
-normalisation or a next layer undoes (Dinh, Pascanu, Bengio, Bengio, ICML 2017): compare networks of one architecture
-and recipe only.
+Metrics of the rows, at group "" and coords (): "top_eigenvalue" and "trace". The loss is the mean cross-entropy (nats;
+for a language model over tokens) on at most N_EXAMPLES evenly spaced training examples, in evaluation mode. The rows
+carry the name of the first test set, although they do not use it. Neither number is invariant to rescaling weights that
+a normalization or the next layer undoes (Dinh, Pascanu, Bengio, Bengio, ICML 2017): compare networks of the same
+architecture and training recipe only.
 """
 
 import functools
@@ -23,15 +23,15 @@ from kdib.records import Row, Subject
 from kdib.tasks.base import gather
 
 N_EXAMPLES = 500
-BATCH, LANGUAGE_BATCH = 100, 25  # examples whose activations are held at a time
-N_MATVECS = 20  # of Lanczos
-N_PROBES = 20  # of Hutchinson
-EXHAUSTED = 1e-5  # Lanczos ends where its next vector is this small beside the matrix
-SEED = 0  # of the start of Lanczos and of the probes: the same for every network
+BATCH, LANGUAGE_BATCH = 100, 25  # examples whose activations are in memory at a time
+N_MATVECS = 20  # Lanczos steps
+N_PROBES = 20  # Hutchinson probes
+EXHAUSTED = 1e-5  # Lanczos ends when its next vector is this small relative to the matrix
+SEED = 0  # of the Lanczos start and of the probes; the same for every network
 
 
 class Sharpness(NamedTuple):
-    """Of a symmetric matrix: its largest eigenvalue, its trace, and the standard error of the latter over probes."""
+    """The largest eigenvalue of a symmetric matrix, its trace, and the standard error of the trace over probes."""
 
     top_eigenvalue: jax.Array
     trace: jax.Array
@@ -39,7 +39,7 @@ class Sharpness(NamedTuple):
 
 
 def hessian_product(loss_fn: Callable[[Any], jax.Array], params: Any, vector: Any) -> Any:
-    """The Hessian of loss_fn(params) (a scalar) times `vector`, a pytree like params: forward over reverse.
+    """The Hessian of the scalar loss_fn(params) times `vector`, a pytree like params, by forward over reverse mode.
 
     Reference: Pearlmutter, Fast Exact Multiplication by the Hessian, Neural Computation 6 (1994).
     """
@@ -56,14 +56,15 @@ def sharpness(
 ) -> Sharpness:
     """The top eigenvalue (Lanczos, fully reorthogonalised) and the trace (Hutchinson) of a symmetric matrix.
 
-    Its memory is that of n_matvecs vectors. The eigenvalue comes from below, and is exact with as many products as the
-    matrix has distinct eigenvalues; more of them than the vectors have numbers are not made.
+    Memory holds n_matvecs vectors. The eigenvalue is approached from below and is exact if n_matvecs is at least the
+    number of distinct eigenvalues. No more products are computed than a vector has entries.
 
     Args:
-      matvec: vector -> matrix times vector, both pytrees as `like`.
+      matvec: vector -> matrix times vector, both pytrees like `like`.
       like: pytree of float32 with the shapes of a vector; its values are not read.
-      key: draws the start and the probes, random signs all of them.
-      n_matvecs, n_probes: products for the one and for the other; two probes at least, or there is no standard error.
+      key: draws the Lanczos start and the probes, all of them random signs.
+      n_matvecs: matrix-vector products for the eigenvalue, at least 1.
+      n_probes: probes for the trace, at least 2, since the standard error needs two.
 
     Raises:
       ValueError: for fewer products or probes, or a vector that is not float32.
@@ -84,16 +85,16 @@ def sharpness(
         return ravel_pytree(matvec(unravel(vector)))[0]
 
     top = _top_eigenvalue(flat_matvec, sampler(start_key)[0], min(n_matvecs, flat.size))
-    # One probe at a time: a vmap over them would hold the activations of all.
+    # One probe at a time, since a vmap over probes would keep the activations of all of them in memory.
     traces_P = jax.lax.map(lambda own: one(flat_matvec, own), jax.random.split(probe_key, n_probes))
     return Sharpness(top, traces_P.mean(), traces_P.std(ddof=1) / jnp.sqrt(n_probes))
 
 
 def _top_eigenvalue(matvec: Callable[[jax.Array], jax.Array], start: jax.Array, n_matvecs: int) -> jax.Array:
-    """The largest eigenvalue of the tridiagonal matrix of Lanczos, which is Arnoldi of a symmetric matrix.
+    """The largest eigenvalue of the tridiagonal Lanczos matrix (Arnoldi's method for a symmetric matrix).
 
-    Where the vectors so far hold all that the matrix makes of the start, the next one is rounding noise, and what
-    matfree returns from there on is noise or nan: it is cut off.
+    Once the vectors span the whole Krylov space of the start, the next vector is rounding noise, and everything that
+    matfree returns from there on is noise or nan. It is cut off.
     """
     from matfree import decomp
 
@@ -116,9 +117,9 @@ def of_network(
     n_matvecs: int = N_MATVECS,
     n_probes: int = N_PROBES,
 ) -> Sharpness:
-    """`sharpness` of the mean loss on batches [n, B, ...] (`basins.interpolation.batched`) of one network.
+    """`sharpness` of one network's mean loss on batches [n, B, ...] (`basins.interpolation.batched`).
 
-    Products are summed batch by batch, so that the memory is one batch's.
+    Products are summed batch by batch, so only one batch is in memory at a time.
     """
     params, model_state = split(variables)
 
@@ -139,9 +140,9 @@ def of_network(
 
 
 def measure(subjects: Sequence[Subject], evidence: Evidence) -> Iterator[Row]:
-    """The rows of every subject on a sample of the training set; one compiled program an architecture."""
+    """The rows of every subject on a sample of the training set, with one compiled program per architecture."""
     if evidence.train is None:
-        raise ValueError("expected evidence with training examples (train), whose loss is looked at; got none")
+        raise ValueError("expected evidence with training examples (train), on which the loss is computed; got none")
     inputs = gather(evidence.train.inputs, evenly(evidence.train.size, N_EXAMPLES))
     batches = batched(inputs, LANGUAGE_BATCH if "mask" in inputs else BATCH)
     split_name = next(iter(evidence.sets))
@@ -162,10 +163,10 @@ PROPERTY = Property(
     primary=Primary("top_eigenvalue", split="", group=""),
     higher_is_better=None,
     measure=measure,
-    caption=f"The largest eigenvalue of the Hessian of the cross-entropy on {N_EXAMPLES} training examples, evenly "
-    f"spaced (or all, if there are fewer), by {N_MATVECS} steps of Lanczos, and its trace from {N_PROBES} random "
+    caption=f"The largest eigenvalue of the Hessian of the cross-entropy on {N_EXAMPLES} evenly spaced training "
+    f"examples (or all, if there are fewer), from {N_MATVECS} Lanczos steps, and its trace, from {N_PROBES} random "
     "probes. Larger is sharper.",
-    reference="Ghorbani, Krishnan, Xiao (ICML 2019); Hutchinson (1989); by matfree",
-    caveat="Rescaled weights of the same function have another sharpness (Dinh et al., ICML 2017): a difference means "
-    "something between networks of one architecture and recipe only, and not between a student and its teacher.",
+    reference="Ghorbani, Krishnan, Xiao (ICML 2019); Hutchinson (1989); computed with matfree",
+    caveat="Rescaling the weights can change sharpness without changing the function (Dinh et al., ICML 2017). Compare "
+    "networks of the same architecture and training recipe only, not a student with its teacher.",
 )

@@ -1,11 +1,13 @@
-"""How alike two networks represent the same examples: CKA, Procrustes, second-order similarity.
+"""Similarity of representations: CKA, Procrustes distance and second-order similarity.
 
-All functions take activations [N, D] of N examples in one order, in evaluation mode. Metrics of the rows, at group ""
-and coords (), for every two networks and test set, from their penultimate activations: "cka" (linear, unbiased), "rsa"
-(kdib.properties.dissimilarities) and "procrustes" (a distance). Of a student and the role's teacher of its own seed, on
-the first test set: "layer_cka" at group "layers" and (("layer", of the student), ("teacher_layer", of the teacher)), in
-the order of the networks, without layers that are the same for every example, such as the embedding of a token that
-all examples have. A value of the other metrics is None where a representation is the same for every example.
+All functions take activations [N, D] of the same N examples in the same order, in evaluation mode. Metrics of the rows,
+from penultimate activations, for every two networks and test set, at group "" and coords (): "cka" (linear, unbiased),
+"rsa" (kdib.properties.dissimilarities) and "procrustes" (a distance). They are None if a representation is the same for
+every example.
+
+For a student and the role's teacher of the same seed, on the first test set: "layer_cka" at group "layers" and
+(("layer", of the student), ("teacher_layer", of the teacher)), in the order of the networks. Layers that are the same
+for every example, such as the embedding of a token that all examples share, are left out.
 """
 
 import os
@@ -31,17 +33,17 @@ from kdib.records import Row, Subject
 
 
 def linear_cka(x_NxD: Any, y_NxE: Any, *, unbiased: bool = False) -> float:
-    """Centred kernel alignment with linear kernels, at most 1: at any rotation, scale and offset of either.
+    """Centred kernel alignment with linear kernels, at most 1; invariant to rotation, scale and offset of either side.
 
-    The biased form lies in [0, 1], and is about D / (N + D) for unrelated activations of D features; the unbiased one
-    (`moments.hsic`) about 0 for them, and may be negative. Computed in float64 from features or, where there are more
-    of them than examples, from the matrix of examples. `kdib.properties.moments` is the form for streams.
+    The biased estimate lies in [0, 1] and is about D / (N + D) for unrelated activations of D features. The unbiased
+    estimate (`moments.hsic`) is about 0 for them and may be negative. Computed in float64 from features or, if there
+    are more features than examples, from the kernel matrix. `kdib.properties.moments` has a streaming form.
 
     Reference: Kornblith, Norouzi, Lee, Hinton, Similarity of Neural Network Representations Revisited, ICML (2019),
     section 3.
 
     Raises:
-      ValueError: for other shapes, fewer than 4 examples (biased: 2), and if a representation is the same for all.
+      ValueError: for other shapes, fewer than 4 examples (biased: 2), or a representation that is the same for all.
     """
     x_NxD, y_NxE = map(centred, as_activations(x_NxD, y_NxE, least=4 if unbiased else 2))
     if max(x_NxD.shape[1], y_NxE.shape[1]) > len(x_NxD):
@@ -53,13 +55,13 @@ def linear_cka(x_NxD: Any, y_NxE: Any, *, unbiased: bool = False) -> float:
 def rbf_cka(x_NxD: Any, y_NxE: Any, *, fraction: float = 0.5, unbiased: bool = False) -> float:
     """Centred kernel alignment with kernels exp(-|a - b|^2 / (2 sigma^2)), sigma = fraction * median distance.
 
-    The median is over all couples of different examples, for each representation apart. A small fraction compares
-    neighbours; a large one tends to `linear_cka`.
+    The median is over all pairs of different examples, separately for each representation. A small fraction compares
+    neighbourhoods; as it grows, the value approaches `linear_cka`.
 
     Reference: Kornblith et al. (2019), section 3.
 
     Raises:
-      ValueError: as `linear_cka`, for fraction <= 0, and if more than half of the examples coincide.
+      ValueError: as in `linear_cka`, for fraction <= 0, and if the median distance is 0.
     """
     x_NxD, y_NxE = as_activations(x_NxD, y_NxE, least=4 if unbiased else 2)
     if not fraction > 0:
@@ -70,8 +72,8 @@ def rbf_cka(x_NxD: Any, y_NxE: Any, *, fraction: float = 0.5, unbiased: bool = F
 def kernel_cka(k_NxN: np.ndarray, l_NxN: np.ndarray, *, unbiased: bool = False) -> float:
     """CKA of two kernel matrices of the same examples.
 
-    Unbiased by U-centring, which is the statistic of Song et al. (2012) in another order of sums: Szekely, Rizzo,
-    Partial distance correlation with methods for dissimilarities, Ann. Statist. 42 (2014).
+    The unbiased form uses U-centring, which equals the statistic of Song et al. (2012): Szekely, Rizzo, Partial
+    distance correlation with methods for dissimilarities, Ann. Statist. 42 (2014).
 
     Raises:
       ValueError: if a kernel is the same for every two examples.
@@ -84,7 +86,7 @@ def kernel_cka(k_NxN: np.ndarray, l_NxN: np.ndarray, *, unbiased: bool = False) 
 
 
 def linear_kernel(x_NxD: np.ndarray) -> np.ndarray:
-    """The products of centred activations [N, N], in float64, a block of features at a time."""
+    """The inner products [N, N] of centred activations, in float64, one block of features at a time."""
     kernel_NxN = np.zeros((len(x_NxD), len(x_NxD)))
     for first in range(0, x_NxD.shape[1], COLUMNS):
         block_NxB = centred(x_NxD[:, first : first + COLUMNS])
@@ -93,10 +95,11 @@ def linear_kernel(x_NxD: np.ndarray) -> np.ndarray:
 
 
 def procrustes(x_NxD: Any, y_NxE: Any) -> float:
-    """The distance of two representations that no rotation or reflection takes away, in [0, sqrt(2)]; a metric.
+    """The orthogonal Procrustes distance of two representations, in [0, sqrt(2)]; a metric.
 
-    min over orthogonal Q of |X - Y Q| (Frobenius), X and Y centred and of unit norm. Where widths differ the narrower
-    is padded with features of 0, which changes no norm and no product: sqrt(2 - 2 |X^T Y|_*) holds for any widths.
+    It is the minimum over orthogonal Q of |X - Y Q| (Frobenius norm), with X and Y centred and of unit norm. If widths
+    differ, the narrower one is padded with zero features, which changes no norm and no product, so the formula
+    sqrt(2 - 2 |X^T Y|_*) holds for any widths.
 
     Reference: Williams, Kunz, Kornblith, Linderman, Generalized Shape Metrics on Neural Representations, NeurIPS
     (2021); Ding, Denain, Steinhardt, Grounding Representation Similarity Through Statistical Testing, NeurIPS (2021),
@@ -112,7 +115,7 @@ def procrustes(x_NxD: Any, y_NxE: Any) -> float:
 
 
 def unit_shape(x_NxD: np.ndarray) -> np.ndarray:
-    """Activations, centred and of unit Frobenius norm, turned into at most N features; 0 if all are the same."""
+    """Activations, centred, of unit Frobenius norm, rotated into at most N features; 0 if all examples are the same."""
     x_NxD = centred(x_NxD)
     if x_NxD.shape[1] > len(x_NxD):
         x_NxD = np.asarray(np.linalg.qr(x_NxD.T, mode="r")).T
@@ -120,7 +123,7 @@ def unit_shape(x_NxD: np.ndarray) -> np.ndarray:
 
 
 def measure(subjects: Sequence[Subject], evidence: Evidence) -> Iterator[Row]:
-    """The rows of every couple of the evidence on every set; each network is reduced once a set."""
+    """The rows of every pair of the evidence on every test set; activations are read once per network and set."""
     del subjects
     networks = list({subject.id: subject for pair in evidence.pairs for subject in pair}.values())
     for split in evidence.sets if networks else ():
@@ -130,7 +133,7 @@ def measure(subjects: Sequence[Subject], evidence: Evidence) -> Iterator[Row]:
 
 
 def own_couples(evidence: Evidence) -> dict[Subject, list[Subject]]:
-    """The students in the evidence's couples by the role's teacher of their own seed."""
+    """The students in the evidence's pairs, grouped by the role's teacher of the same seed."""
     couples: dict[Subject, dict[Subject, None]] = {}
     for pair in evidence.pairs:
         for student, teacher in (pair, pair[::-1]):
@@ -150,11 +153,11 @@ def _couple_rows(at: Mapping[str, int], hidden: Sequence[np.ndarray], split: str
 
 
 def _shape_distances(hidden: Sequence[np.ndarray], couples: Sequence[tuple[int, int]]) -> list[float]:
-    """Of couples of representations, nan where one is constant; a core a couple.
+    """Procrustes distances of pairs of representations, nan if one is constant; each pair runs on one core.
 
-    Unit shapes are made a couple at a time, so that float64 copies of all networks are never in memory together.
-    Singular values of a small matrix take longest where the threads of BLAS share it: on a busy machine a hundred times
-    as long.
+    Unit shapes are computed pair by pair, so that float64 copies of all networks are never in memory together. BLAS
+    runs single-threaded, since sharing the SVD of a small matrix among threads takes up to a hundred times as long on a
+    busy machine.
     """
     from threadpoolctl import threadpool_limits
 
@@ -171,7 +174,7 @@ def _shape_distances(hidden: Sequence[np.ndarray], couples: Sequence[tuple[int, 
 
 
 def _layer_rows(evidence: Evidence, split: str) -> Iterator[Row]:
-    """The layers of a teacher against those of its students; no more than two networks are in memory at a time."""
+    """The rows of all layers of a teacher against all layers of its students, with two networks in memory at a time."""
     for teacher, students in own_couples(evidence).items():
         theirs, n = _layers(evidence.hidden(teacher, split))
         for student in students:
@@ -187,18 +190,18 @@ def _layer_rows(evidence: Evidence, split: str) -> Iterator[Row]:
 
 
 def _layers(hidden: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], int]:
-    """The layers that tell examples apart, and the number of examples."""
+    """The layers that differ between examples, and the number of examples."""
     telling = {name: x_NxD for name, x_NxD in hidden.items() if np.ptp(x_NxD, axis=0).any()}
     return telling, len(hidden["penultimate"])
 
 
 def or_none(value: float) -> float | None:
-    """A number for a row; nan says that there is none."""
+    """The value for a row: None for nan."""
     return None if np.isnan(value) else float(value)
 
 
 def _centred_kernel(kernel_NxN: np.ndarray, unbiased: bool) -> np.ndarray:
-    """A vector whose products with that of another kernel are proportional to their HSIC; 0 for a constant kernel."""
+    """A vector whose inner product with that of another kernel is proportional to HSIC; 0 for a constant kernel."""
     kernel_NxN = np.asarray(kernel_NxN, np.float64)
     n = len(kernel_NxN)
     if n < (4 if unbiased else 2):
@@ -222,7 +225,7 @@ def _rbf_kernel(x_NxD: np.ndarray, fraction: float) -> np.ndarray:
 
 
 def _shape_distance(x_NxD: np.ndarray, y_NxE: np.ndarray) -> float:
-    """Of two unit shapes."""
+    """The Procrustes distance of two unit shapes."""
     nuclear_norm = np.linalg.svd(x_NxD.T @ y_NxE, compute_uv=False).sum()
     return float(np.sqrt(max(0.0, 2 - 2 * nuclear_norm)))
 
@@ -234,10 +237,10 @@ PROPERTY = Property(
     primary=Primary("cka", split="", group=""),
     higher_is_better=True,
     measure=measure,
-    caption="How alike two networks represent the same examples in their penultimate layers: linear CKA in its "
-    "unbiased form (about 0 for unrelated networks, 1 up to rotation and scale), second-order cosine similarity (rsa) "
-    "and the orthogonal Procrustes distance, in evaluation mode, centred. Layer by layer: a student against the "
-    "teacher of its own seed, without layers that are the same for every example.",
+    caption="Similarity of two networks’ representations in their penultimate layers: unbiased linear CKA (about 0 for "
+    "unrelated networks, 1 if they are equal up to rotation and scale), second-order cosine similarity (rsa) and the "
+    "orthogonal Procrustes distance. Activations are taken in evaluation mode and centred. The layer-by-layer maps "
+    "compare a student with the teacher of the same seed, without layers that are the same for every example.",
     reference="Kornblith, Norouzi, Lee, Hinton (ICML 2019); Nguyen, Raghu, Kornblith (ICLR 2021); Williams, Kunz, "
     "Kornblith, Linderman (NeurIPS 2021); Abnar, Dehghani, Zuidema (arXiv 2006.00555)",
     maps=(
@@ -252,6 +255,7 @@ PROPERTY = Property(
     ),
     pairs="everyone",
     least=4,
-    caveat="CKA is led by the directions in which activations vary most, and networks with the same answers may differ "
-    "in it. A high value says that a linear readout sees alike, not that the same features are used.",
+    caveat="CKA is dominated by the directions in which activations vary most, and networks with the same predictions "
+    "may differ in it. A high value means that linear readouts see similar inputs, not that the networks use the same "
+    "features.",
 )

@@ -1,15 +1,16 @@
-"""Which way networks take through training: distances between the snapshots of all runs.
+"""Training paths: distances between the snapshots of all runs.
 
 The distance of two networks is 1 - their second-order similarity (`kdib.properties.dissimilarities.rsa`) in the
-penultimate layer, on examples of the first test set; it lies in [0, 2], 0 being alike and 1 unrelated. Of a run at most
-MOST snapshots count, geometrically spaced, for most happens early. Metrics of the rows:
+penultimate layer, on examples of the first test set. It lies in [0, 2]: 0 means alike, 1 unrelated. At most MOST
+snapshots per run are used, geometrically spaced, because most of the learning happens early. Metrics of the rows:
 
-- "path_distance" of a student and a teacher, at group "" and coords (): the mean distance of the student's snapshots
-  and the teacher's at the same share of their training (`matched`). None where a run has fewer than two snapshots after
-  step 0, since then there is no path to compare.
-- "distance" at group "snapshots" and coords (): of every two snapshots of the runs of one seed, all fits and steps.
-- "distance_to_teacher" without `other`, at group "steps" and (("step", s),): of the snapshot at step s of a student's
-  run to the last one of the role's teacher of its own seed.
+- "path_distance" of a student and a teacher, at group "" and coords (): the mean distance between their snapshots at
+  the same fraction of training (`matched`). None if a run has fewer than two snapshots after step 0, since then there
+  is no path to compare.
+- "distance" at group "snapshots" and coords (): between every two snapshots of the runs of one seed, over all fits and
+  steps.
+- "distance_to_teacher" without `other`, at group "steps" and (("step", s),): from the snapshot at step s of a student's
+  run to the last snapshot of the role's teacher of the same seed.
 """
 
 import itertools
@@ -23,11 +24,11 @@ from kdib.properties.dissimilarities import rsa, second_orders
 from kdib.properties.similarity import or_none, own_couples
 from kdib.records import Row, Subject
 
-MOST = 8  # snapshots of a run
+MOST = 8  # snapshots per run
 
 
 def spaced(steps: Sequence[int], most: int = MOST) -> list[int]:
-    """Positions of at most `most` of ascending `steps`: step 0 if it is there, then geometrically spaced to the last.
+    """Positions of at most `most` of the ascending `steps`: step 0 if present, then geometrically spaced to the last.
 
     Raises:
       ValueError: for no steps, steps that do not ascend, or most < 2.
@@ -44,11 +45,11 @@ def spaced(steps: Sequence[int], most: int = MOST) -> list[int]:
 
 
 def matched(student_steps: Sequence[int], teacher_steps: Sequence[int]) -> list[tuple[int, int]]:
-    """Positions (student's, teacher's) of snapshots at the same share of their run, its last step being the whole.
+    """Positions (student's, teacher's) of snapshots at the same fraction of training, where the last step is 1.
 
-    For every snapshot of the student the nearest one of the teacher on a logarithmic scale, on which snapshots are
-    spaced; of two equally near the earlier. Step 0 is left out: how alike initial values are is nothing that a run
-    learned, and no share of training matches it.
+    Every snapshot of the student is matched with the teacher's nearest snapshot on a logarithmic scale, since snapshots
+    are spaced geometrically; ties go to the earlier one. Step 0 is left out: the similarity of initializations is not
+    learned, and step 0 has no place on a logarithmic scale.
     """
     both = student_steps, teacher_steps
     shares = [[(i, np.log(step / steps[-1])) for i, step in enumerate(steps) if step > 0] for steps in both]
@@ -59,17 +60,17 @@ def matched(student_steps: Sequence[int], teacher_steps: Sequence[int]) -> list[
 
 
 def path_distance(student: Sequence[tuple[int, Any]], teacher: Sequence[tuple[int, Any]]) -> float:
-    """The mean distance of two runs' snapshots at the same share of their training (`matched`), in [0, 2]; 0 is alike.
+    """The mean distance of two runs' snapshots at the same fraction of training (`matched`), in [0, 2]; 0 is alike.
 
-    All snapshots that are given count: `spaced` says which to keep of many.
+    All given snapshots count; use `spaced` to select from many.
 
     Args:
-      student, teacher: a run as (step, activations [N, D]) of each snapshot, by step; of the same N examples in one
-        order, in layers of any widths.
+      student, teacher: a run as (step, activations [N, D]) of each snapshot, by step. Both runs have the same N
+        examples in the same order; layers may have any width.
 
     Raises:
       ValueError: for steps that do not ascend, a run with fewer than two snapshots after step 0 (it is no path), and
-        as `kdib.properties.dissimilarities.rsa`: other shapes, or a snapshot that is the same for every example.
+        as in `kdib.properties.dissimilarities.rsa` (other shapes, or a snapshot that is the same for every example).
 
     Reference: Abnar, Dehghani, Zuidema (arXiv 2006.00555), with centred activations and without the diagonal.
     """
@@ -85,12 +86,12 @@ def _is_path(steps: Sequence[int]) -> bool:
 
 
 def _nearest(values: Sequence[float] | np.ndarray, target: float) -> int:
-    """The position of the value nearest to the target, of two equally near (but for rounding) the first."""
+    """The position of the value nearest to the target; ties, up to rounding, go to the first."""
     return int(np.round(np.abs(np.subtract(values, target)), 9).argmin())
 
 
 class _Paths(NamedTuple):
-    """The snapshots of each run (by the id of its subject), and their distances, nan where there is none."""
+    """The snapshots of each run (by the id of its subject) and their distances, nan if undefined."""
 
     runs: Mapping[str, Sequence[Subject]]
     at: Mapping[str, int]
@@ -102,9 +103,10 @@ class _Paths(NamedTuple):
 
 
 def measure(subjects: Sequence[Subject], evidence: Evidence) -> Iterator[Row]:
-    """The rows of the evidence's couples and of all snapshots of everyone's runs; every snapshot is asked once.
+    """The rows of the evidence's pairs and of all snapshots of all runs; every snapshot is evaluated once.
 
-    A fit that is added to a finished study is so far from all others' snapshots, and not from its teachers' alone.
+    If a fit is added to a finished study, its distances to the snapshots of all fits are measured, not only to those of
+    its teachers.
     """
     del subjects
     if not evidence.pairs:
@@ -155,12 +157,11 @@ PROPERTY = Property(
     primary=Primary("path_distance", split="", group=""),
     higher_is_better=False,
     measure=measure,
-    caption="Whether a student takes its teacher's way through training: the mean distance of their representations at "
-    "the same shares of their training, step 0 left out; the distance is 1 - second-order similarity of centred "
-    f"cosines in the penultimate layer. At most {MOST} snapshots a run, geometrically spaced, so that the early part, "
-    "in which most is learned, has its weight.",
+    caption="Does a student follow its teacher’s path through training? The path distance is the mean distance between "
+    "their penultimate representations at equal fractions of training, without step 0. The distance of two "
+    "representations is 1 − their second-order cosine similarity (rsa). "
+    f"At most {MOST} snapshots per run are used, geometrically spaced, because most of the learning happens early.",
     reference="Abnar, Dehghani, Zuidema (arXiv 2006.00555), with centred activations and without the diagonal",
     curves=(Curve("distance_to_teacher", "steps", x="step", xlabel="step", ylabel="distance to the trained teacher"),),
-    caveat="A map is a picture of these distances and has a stress, which is shown; where it is high, believe the "
-    "distances and not the picture.",
+    caveat="A map only approximates these distances. If its stress is high, trust the distances, not the map.",
 )

@@ -1,17 +1,17 @@
-"""What a network answers when the picture is moved: accuracy, consistency, equivariance, fidelity to the teacher.
+"""Behaviour on shifted images: accuracy, consistency, equivariance and fidelity to the teacher.
 
-Offsets are (dy, dx) in whole pixels, +dy down, zeros come in; `radius` is max(|dy|, |dx|), so that ring r > 0 is a
-square of 8 r offsets. Measured on N_IMAGES images of the first test set. Metrics of "translation":
+Offsets are (dy, dx) in whole pixels, +dy is down, and vacated pixels are 0. `radius` is max(|dy|, |dx|), so ring r > 0
+is a square of 8 r offsets. Everything is measured on N_IMAGES images of the first test set. Metrics of "translation":
 
 - "accuracy" of group "offset" at (("dx", dx), ("dy", dy)); of group "radius" at (("radius", r),): the mean over ring r.
-- "consistency", the share of images whose answer is that to the picture in place, at (("radius", r),).
+- "consistency" at (("radius", r),): the share of images with the same prediction as without a shift.
 - "equivariance_error" at (("radius", r),): the mean over ring and images of |f(Tx) - f(x)|, divided by the mean over
-  images of |f(x)|, with f the logits less their mean over classes. None if f is constant over classes everywhere.
-- at coords () of group "radius": "area_under_curve", the mean over radii 0..RADIUS of the accuracy of each, and
-  "mean_consistency" and "mean_equivariance_error", the means over radii 1..RADIUS.
+  images of |f(x)|, where f is the logits minus their mean over classes. None if f is 0 for every image.
+- at coords () of group "radius": "area_under_curve", the mean accuracy over radii 0..RADIUS, and "mean_consistency" and
+  "mean_equivariance_error", the means over radii 1..RADIUS.
 
-Of "translation_fidelity", with `other` the teacher: "agreement" at (("radius", r),), the share of moved images to which
-both give one answer, and "mean_agreement" at coords (), its mean over radii 1..RADIUS.
+Metrics of "translation_fidelity", with the teacher as `other`: "agreement" at (("radius", r),), the share of shifted
+images for which both networks predict the same class, and "mean_agreement" at coords (), its mean over radii 1..RADIUS.
 """
 
 import functools
@@ -39,7 +39,7 @@ BUDGET = 16 * 2**20  # bytes that the largest step of a chunk of offsets may rea
 
 
 def offset_grid(radius: int) -> np.ndarray:
-    """All whole offsets (dy, dx) of a square [(2 radius + 1)^2, 2], by rows."""
+    """All whole offsets (dy, dx) with |dy|, |dx| <= radius, [(2 radius + 1)^2, 2], row by row."""
     steps = np.arange(-radius, radius + 1, dtype=np.int32)
     return np.stack(np.meshgrid(steps, steps, indexing="ij"), -1).reshape(-1, 2)
 
@@ -52,24 +52,24 @@ def translation_grid(
     chunk: int | None = None,
     fill: Fill = "zero",
 ) -> Any:
-    """A metric of the images at every offset, as one compiled program whose memory does not grow with the offsets.
+    """A metric of the images at every offset, in one compiled program whose memory does not grow with the offsets.
 
-    `chunk` offsets are evaluated at a time by vmap, and chunk after chunk by lax.map.
+    The program applies vmap within a chunk of offsets and lax.map over chunks.
 
     Args:
       metric_fn: images [N, H, W, C] -> pytree of arrays [...]. Arrays it closes over become constants of the program;
-        calls within your own jit take them as arguments. Pass the same function again to use what was compiled.
-      images_NxHxWxC: [N, H, W, C] of any dtype; the metric sees the same.
-      offsets_Ox2: [O, 2] whole (dy, dx), O > 0; +dy moves the picture down, +dx to the right.
-      chunk: None takes as many as BUDGET holds of the largest step of metric_fn, at least 1: 1 for an MLP of
-        width 2000 and 1,000 images. More of them cost memory.
-      fill: what comes in where the picture left: "zero", or "circular", what went out on the other side.
+        a call within your own jit takes them as arguments. Pass the same function object again to reuse the program.
+      images_NxHxWxC: [N, H, W, C] of any dtype, which the metric sees unchanged.
+      offsets_Ox2: [O, 2] whole (dy, dx), O > 0; +dy moves the image down, +dx to the right.
+      chunk: the number of offsets evaluated at a time; a larger chunk needs more memory. None takes as many as fit into
+        BUDGET, judged by the largest step of metric_fn, and at least 1 (1 for an MLP of width 2000 and 1,000 images).
+      fill: "zero" for vacated pixels, or "circular" for pixels that reenter on the opposite side.
 
     Returns:
       metric_fn's pytree with a leading axis: [O, ...].
 
     Raises:
-      ValueError: for fractions among the offsets, a chunk below 1, another fill, or other shapes.
+      ValueError: for fractional offsets, a chunk below 1, an unknown fill, or other shapes.
     """
     if fill not in get_args(Fill):
         raise ValueError(f"unknown fill {fill!r}; known: {', '.join(get_args(Fill))}")
@@ -83,13 +83,13 @@ def translation_grid(
 
 
 def fitting_chunk(metric_fn: Callable[[jax.Array], Any], images_NxHxWxC: jax.Array) -> int:
-    """How many copies of metric_fn's largest step (what it reads and writes) fit into BUDGET; at least 1."""
+    """How many times the bytes that metric_fn's largest step reads and writes fit into BUDGET; at least 1."""
     jaxpr = jax.make_jaxpr(metric_fn)(images_NxHxWxC)
     return max(1, BUDGET // max(_largest_step(jaxpr.jaxpr), images_NxHxWxC.nbytes))
 
 
 class Shifted(NamedTuple):
-    """Of O offsets and N images: the class answered [O, N] and |f(Tx) - f(x)| [O, N]; and |f(x)| [N]."""
+    """For O offsets and N images: the predicted classes [O, N], |f(Tx) - f(x)| [O, N], and |f(x)| [N]."""
 
     choice_OxN: np.ndarray
     change_OxN: np.ndarray
@@ -104,15 +104,15 @@ def shifted(
     *,
     fill: Fill = "zero",
 ) -> Shifted:
-    """The answers of a network to moved images, its devices dividing the images.
+    """The predictions of a network on shifted images; the images are divided among the devices.
 
     Args:
       model: compiled once for all its variables.
       variables: of the network.
-      batch: columns [N, ...], of which "image" [N, H, W, C] is moved.
+      batch: columns [N, ...]; "image" [N, H, W, C] is shifted.
       offsets_Ox2: [O, 2] whole (dy, dx).
-      fill: as of `translation_grid`. A network with circular padding, a mean over all positions and no downsampling
-        answers alike to every circular shift.
+      fill: as in `translation_grid`. A network with circular padding, a mean over all positions and no downsampling has
+        the same outputs for every circular shift.
 
     Raises:
       FloatingPointError: if a logit is not finite.
@@ -134,7 +134,7 @@ def measure(subjects: Sequence[Subject], evidence: Evidence) -> Iterator[Row]:
 
 
 def measure_fidelity(subjects: Sequence[Subject], evidence: Evidence) -> Iterator[Row]:
-    """The rows of every (student, teacher) pair on the first test set; each network is asked once."""
+    """The rows of every (student, teacher) pair on the first test set; each network is evaluated once."""
     del subjects
     split, batch = _images(evidence)
     networks = {subject.id: subject for pair in evidence.pairs for subject in pair}
@@ -155,7 +155,7 @@ def measure_fidelity(subjects: Sequence[Subject], evidence: Evidence) -> Iterato
 
 
 def by_radius(values_OxN: np.ndarray, offsets_Ox2: np.ndarray) -> np.ndarray:
-    """The mean over the ring max(|dy|, |dx|) = r of each image, [R + 1, N] for r = 0..R; every ring has an offset."""
+    """Each image's mean over ring r = max(|dy|, |dx|), [R + 1, N] for r = 0..R; every ring must have an offset."""
     radius_O = np.abs(offsets_Ox2).max(axis=1)
     return np.stack([values_OxN[radius_O == r].mean(axis=0) for r in range(radius_O.max() + 1)])
 
@@ -186,7 +186,7 @@ def _subject_rows(subject: str, split: str, answers: Shifted, labels_N: np.ndarr
 
 
 def _images(evidence: Evidence) -> tuple[str, dict[str, np.ndarray]]:
-    """The name of the first test set, and N_IMAGES rows of its columns."""
+    """The name of the first test set, and N_IMAGES of its rows."""
     split, dataset = next(iter(evidence.sets.items()))
     if "image" not in dataset.inputs:
         raise TypeError(f"{split} holds no images to move; its columns are {sorted(dataset.inputs)}")
@@ -216,7 +216,7 @@ def _shifted(variables: Variables, batch: Batch, offsets_Ox2: jax.Array, *, mode
 @functools.partial(jax.jit, static_argnums=(0, 3, 4))
 def _grid(metric_fn, images: jax.Array, offsets: jax.Array, chunk: int, fill: Fill):
     n_offsets = len(offsets)
-    # Whole chunks: a remainder would be compiled apart, and what is evaluated twice is cut off.
+    # Fill up to whole chunks, since a remainder would need a program of its own; the repeated values are cut off.
     offsets = offsets[jnp.arange(-(-n_offsets // chunk) * chunk) % n_offsets]
 
     def one(offset):
@@ -224,7 +224,7 @@ def _grid(metric_fn, images: jax.Array, offsets: jax.Array, chunk: int, fill: Fi
             return metric_fn(jnp.roll(images, offset, axis=(1, 2)))
         return metric_fn(shift(images, offset[0], offset[1]))
 
-    if chunk == 1:  # an offset of one's own is a slice, under vmap a gather
+    if chunk == 1:  # a single offset is a slice; under vmap it would become a gather
         return jax.lax.map(one, offsets)
     values = jax.lax.map(jax.vmap(one), offsets.reshape(-1, chunk, 2))
     return jax.tree.map(lambda parts: parts.reshape(-1, *parts.shape[2:])[:n_offsets], values)
@@ -242,7 +242,7 @@ def _whole(offsets_Ox2: Any) -> jax.Array:
 
 
 def _largest_step(jaxpr: Any) -> int:
-    """Bytes that the largest equation reads and writes, those of inner programs included."""
+    """The bytes that the largest equation reads and writes, including equations of inner programs."""
     largest = 0
     for equation in jaxpr.eqns:
         inner = [_largest_step(sub) for sub in _programs(equation.params)]
@@ -265,29 +265,30 @@ _REFERENCE = (
     "Kauderer-Abrams, Quantifying translation-invariance in convolutional neural networks (arXiv 1801.01450); "
     "Azulay, Weiss (JMLR 2019); Zhang, Making Convolutional Networks Shift-Invariant Again (ICML 2019)"
 )
-_FIRST = f"{N_IMAGES} test images, evenly spaced (or all, if there are fewer)"
+_FIRST = f"{N_IMAGES} evenly spaced test images (or all, if there are fewer)"
 _XLABEL = "offset in pixels, max(|dy|, |dx|)"
 
 PROPERTY = Property(
     name="translation",
     title="Translation",
     kind="scalar",
-    # Invariance alone would be had by always giving one answer; accuracy under shifts asks for both.
+    # A constant prediction is invariant, too; accuracy under shifts needs both invariance and competence.
     primary=Primary("area_under_curve", split="", group="radius"),
     higher_is_better=True,
     measure=measure,
-    caption=f"Accuracy and shift consistency of {_FIRST}, moved by whole offsets of up to {RADIUS} pixels, zeros "
-    "coming in. A radius r is the mean over all offsets with max(|dy|, |dx|) = r; the area under the curve is the mean "
-    f"of the accuracies at radii 0 to {RADIUS}.",
+    caption=f"Accuracy and consistency on {_FIRST}, shifted by whole offsets of up to {RADIUS} pixels; vacated pixels "
+    "are 0. Consistency is the share of images with the same prediction as without a shift. The value at radius r is "
+    "the mean over all offsets with max(|dy|, |dx|) = r. The area under the curve is the mean accuracy over radii "
+    f"0 to {RADIUS}.",
     reference=_REFERENCE,
     curves=(
         Curve("accuracy", "radius", x="radius", xlabel=_XLABEL, ylabel="accuracy"),
-        Curve("consistency", "radius", x="radius", xlabel=_XLABEL, ylabel="share of unchanged answers"),
+        Curve("consistency", "radius", x="radius", xlabel=_XLABEL, ylabel="share of unchanged predictions"),
     ),
-    maps=(Map("accuracy", "offset", x="dx", y="dy", xlabel="dx in pixels, right", ylabel="dy in pixels, down"),),
-    caveat="A large shift pushes a part of the picture out of the frame, so that what is lost there is not all "
-    "sensitivity to place; and a network that is more accurate in place has a larger area without minding shifts less: "
-    "read it beside the consistency.",
+    maps=(Map("accuracy", "offset", x="dx", y="dy", xlabel="dx in pixels (right)", ylabel="dy in pixels (down)"),),
+    caveat="A large shift moves a part of the image out of the frame, so a loss of accuracy there is not only "
+    "sensitivity to position. A network that is more accurate on unshifted images also has a larger area, even if it "
+    "is not more robust to shifts: compare with the consistency.",
 )
 
 FIDELITY = Property(
@@ -297,10 +298,10 @@ FIDELITY = Property(
     primary=Primary("mean_agreement", split="", group="radius"),
     higher_is_better=True,
     measure=measure_fidelity,
-    caption=f"How often a student answers as its own teacher does, and as those of the other seeds do, to {_FIRST}, "
-    f"moved by whole offsets; the mean is over radii 1 to {RADIUS}.",
-    reference="Stanton, Izmailov, Kirichenko, Alemi, Wilson (NeurIPS 2021), section 3, on moved images",
+    caption="How often a student predicts the same class as its own teacher (“own”) or as the teachers of other seeds "
+    f"(“sibling”) on {_FIRST}, shifted by whole offsets. The mean is over radii 1 to {RADIUS}.",
+    reference="Stanton, Izmailov, Kirichenko, Alemi, Wilson (NeurIPS 2021), section 3, on shifted images",
     curves=(Curve("agreement", "radius", x="radius", xlabel=_XLABEL, ylabel="agreement"),),
-    caveat="Networks that withstand shifts agree because both are right, and networks that do not may agree because "
-    "both give one answer to most moved pictures: read own against sibling and against the floor.",
+    caveat="Networks that are robust to shifts agree because both are right. Networks that are not may agree because "
+    "both predict the same class for most shifted images. Compare own with sibling and with the floor.",
 )

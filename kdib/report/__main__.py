@@ -1,8 +1,7 @@
-"""Redraws the report of a study, or compares several: `python -m kdib.report RUN [RUN ...]`.
+"""Redraw the report of a study, or compare several studies: `python -m kdib.report RUN [RUN ...]`.
 
-Nothing is trained or measured: a study's page is drawn from the files of its workdir, into its report/ or into
-`--out`. Several studies make one page that shows them beside each other, property by property; their own pages are left
-alone.
+Nothing is trained or measured. A study's page is drawn from the files of its workdir, into its report/ or into `--out`.
+Several studies are shown side by side on one page, property by property; their own pages are not changed.
 """
 
 import argparse
@@ -11,11 +10,11 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-FAILED = 2  # what argparse exits with too
+FAILED = 2  # the exit code of argparse, too
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command of `argv` (by default of the process); returns the exit code."""
+    """Run the command line `argv` (by default that of the process) and return the exit code."""
     options = _parser().parse_args(argv)
     runs = [pathlib.Path(os.path.abspath(run)) for run in options.runs]
     try:
@@ -46,7 +45,7 @@ def _draw(runs: Sequence[pathlib.Path], out: pathlib.Path | None) -> tuple[pathl
 
 
 def _check(run: pathlib.Path) -> None:
-    """Raises ValueError unless `run` looks like the workdir of a study."""
+    """Raise ValueError unless `run` looks like the workdir of a study."""
     if not run.is_dir():
         raise ValueError(f"{run} is no folder: expected the --workdir of a study")
     if missing := [name for name in ("config.json", "task.json") if not (run / name).is_file()]:
@@ -57,11 +56,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "python -m kdib.report",
         description="Redraw the report of one study (its report/index.html), or compare several on one page.",
-        epilog="exit code: 0 when a page was written, 2 when not.",
+        epilog="exit code: 0 if a page was written, else 2.",
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="the workdir of a study")
     parser.add_argument(
-        "--out", metavar="FOLDER", help="where the page goes (default: RUN/report; of several runs ./comparison)"
+        "--out", metavar="FOLDER", help="where to write the page (default: RUN/report, or ./comparison for several)"
     )
     parser.add_argument("--csv", metavar="FILE", help="also write all rows, joined with their networks, as CSV")
     return parser

@@ -1,7 +1,7 @@
-"""The look that all figures of a report share: colours, a layout in inches, and files with the same bytes every time.
+"""The common look of a report's figures: colours, a layout in inches, and files with reproducible bytes.
 
-Layouts are computed from lengths, so nothing overlaps however many panels there are and no layout engine has to draw
-twice. Figures are made without pyplot: there is no global state and nothing to close.
+Layouts are computed from lengths, so nothing overlaps for any number of panels and no layout engine has to draw twice.
+Figures are made without pyplot, so there is no global state and nothing to close.
 """
 
 import io
@@ -21,12 +21,12 @@ COLOURS = ("#000000", "#56B4E9", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)), (0, (8, 1.5)))
 INK, GREY, PALE, STRIPE, GRID, PAPER = "#222222", "#666666", "#dddddd", "#f3f3f3", "#e8e8e8", "#ffffff"
-THEMED = {  # by style.css, for light and dark pages
+THEMED = {  # colours that style.css sets, for light and dark pages
     "#000000": "var(--ink)", INK: "var(--ink)", GREY: "var(--soft)", PALE: "var(--pale)", STRIPE: "var(--stripe)",
     GRID: "var(--grid)", PAPER: "var(--card)",
 }  # fmt: skip
-PAGE = 10.3  # inches: what style.css gives a figure
-SMALLEST = 0.7  # of a figure's size, on a narrow page: below it is scrolled
+PAGE = 10.3  # inches: the width that style.css gives a figure
+SMALLEST = 0.7  # of a figure's size: on a page too narrow for that, the figure scrolls
 RC: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Arial", "Helvetica"],
@@ -45,20 +45,20 @@ RC: dict[Any, Any] = {
 
 
 class Style(NamedTuple):
-    """How one fit looks in every figure."""
+    """The look of one fit in every figure."""
 
     colour: str
     marker: str
     line: str | tuple
-    gid: str = ""  # by which the page's filter finds what belongs to the fit
+    gid: str = ""  # an SVG id by which the page's filter finds the marks of the fit
 
 
 class Box(NamedTuple):
-    """Lengths of a panel grid in inches: the panel itself, and what ticks and labels need around it."""
+    """Lengths of a panel grid in inches: the panel itself, and the space for ticks and labels around it."""
 
     width: float = 2.75
     height: float = 2.0
-    left: float = 0.7  # of the first column, which has the y labels
+    left: float = 0.7  # left of the first column, which has the y labels
     gap: float = 0.28  # left of the other columns
     bottom: float = 0.52
     top: float = 0.3
@@ -69,7 +69,7 @@ DEFAULT_BOX = Box()
 
 
 def styles(fits: Sequence[str]) -> dict[str, Style]:
-    """A fixed colour, marker and line for each fit, by its place in the config."""
+    """A fixed colour, marker and line for each fit, by its position in the config."""
     return {
         fit: Style(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], LINES[i % len(LINES)], f"fit:{i}")
         for i, fit in enumerate(fits)
@@ -88,12 +88,12 @@ def grid(
     share: bool = True,
     margin: float = 0.0,
 ) -> Figure:
-    """A grid of equal panels with the legend in a strip of its own above it; `share` gives all one y axis.
+    """A grid of equal panels with the legend in a strip above it; with `share`, all panels have one y axis.
 
     `margin` inches are left free at the right.
     """
     rows = -(-len(panels) // columns)
-    columns = -(-len(panels) // rows)  # as few columns as fill the rows evenly
+    columns = -(-len(panels) // rows)  # the fewest columns that need no more rows
     box = box._replace(width=min(box.width, (PAGE - margin - box.left + box.gap) / columns - box.gap - box.right))
     pitch_x, pitch_y = box.gap + box.width + box.right, box.bottom + box.height + box.top
     width = box.left - box.gap + columns * pitch_x + margin
@@ -117,7 +117,7 @@ def grid(
 
 
 def _legend_strip(handles: Sequence[Line2D], width: float) -> tuple[int, float]:
-    """How many legend entries fit beside each other, and the height in inches of the rows they make."""
+    """The number of legend entries that fit into one row, and the height in inches of all rows."""
     if not handles:
         return 1, 0.0
     entry = 0.55 + 0.072 * max(len(str(handle.get_label())) for handle in handles)
@@ -126,7 +126,7 @@ def _legend_strip(handles: Sequence[Line2D], width: float) -> tuple[int, float]:
 
 
 def _label(axes: Axes, box: Box, xlabel: str | None, ylabel: str | None) -> None:
-    """Axis labels at fixed places: matplotlib would draw every tick twice to find its own."""
+    """Set axis labels at fixed positions; matplotlib would draw every tick twice to find them."""
     axes.xaxis.set_label_coords(0.5, -(box.bottom - 0.12) / box.height)
     axes.yaxis.set_label_coords(-(box.left - 0.12) / box.width, 0.5)
     if xlabel:
@@ -136,27 +136,28 @@ def _label(axes: Axes, box: Box, xlabel: str | None, ylabel: str | None) -> None
 
 
 def mark(artists: Iterable[Artist], style: Style) -> None:
-    """Say that these belong to the fit of this style."""
+    """Mark artists as belonging to the fit of this style."""
     for artist in artists:
         artist.set_gid(style.gid or None)
 
 
 def save(figure: Figure, folder: pathlib.Path, name: str) -> str:
-    """Write <name>.png and <name>.svg; the SVG text is returned, and has the same bytes for the same data."""
+    """Write <name>.png and <name>.svg, and return the SVG text, which has the same bytes for the same data."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with mpl.rc_context({**RC, "svg.hashsalt": name}):
         figure.savefig(folder / f"{name}.png", dpi=144, pil_kwargs={"compress_level": 1})
         figure.savefig(buffer, format="svg", metadata=nothing)
-    text = re.sub(r'\bid="fit:(\d+)"', r'data-fit="\1"', buffer.getvalue())  # many marks of one fit share no id
+    text = re.sub(r'\bid="fit:(\d+)"', r'data-fit="\1"', buffer.getvalue())  # ids must be unique
     (folder / f"{name}.svg").write_text(text, encoding="utf-8")
     return text
 
 
 def inline(svg: str, name: str) -> str:
-    """The SVG element for a page with other figures: no XML prologue, ids and references of its own.
+    """The SVG element for a page with other figures: without XML prologue, and with ids that start with `name`.
 
-    Ink and paper become variables of style.css, so that a figure is dark where the page is; a fit keeps its colour.
+    Ink and paper colours become variables of style.css, so that a figure follows the page's dark mode; the colours of
+    fits do not change.
     """
     body = svg[svg.index("<svg") :]
     body = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", body)

@@ -1,4 +1,4 @@
-"""The transfer card: every property a row, and in one look what came along, what was imitated, what is undecided."""
+"""The transfer card: one row per property with its verdict, the levels of the four roles and the declared effect."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -30,20 +30,21 @@ HEADER = (
 RELATIONAL_LEVELS = {"floor": "floor", "self: own": "own", "own": "own", "ceiling": "ceiling"}
 UNDECIDED = "undecided"
 RELATIONAL_NOTE = (
-    "Relational properties compare a student with teachers: under Alone stands the floor (no teacher at all), under "
-    "Self and Distilled the likeness to the teacher of the own seed, then their difference, under Teacher the ceiling "
-    "(a teacher with the teachers of the other seeds). Own − sibling says whether this teacher’s function was copied, "
-    "as far as it exceeds the placebo (small: the same of the student alone); both raised alike is evidence for the "
-    "bias."
+    "Relational properties measure how much a student resembles a teacher. Self and Distilled show the likeness to the "
+    "teacher of the same seed (“own”), followed by their difference. Alone shows the floor: the likeness of a student "
+    "that had no teacher. Teacher shows the ceiling: the likeness of a teacher to the teachers of other seeds. "
+    "“Sibling” is a student’s likeness to the teachers of other seeds. Own − sibling is evidence that the student "
+    "copied its own teacher’s function, as far as it exceeds the placebo (in small print: own − sibling of the student "
+    "trained alone). If own and sibling rise alike, this is evidence that the bias transferred."
 )
 PAIRWISE_NOTE = (
-    "Pairwise properties compare two runs of one fit: means over its couples, with intervals by the jackknife over "
-    "runs, since couples share runs."
+    "Pairwise properties compare two runs of one fit. The table shows means over these pairs. Intervals come from a "
+    "jackknife over runs, because pairs share runs."
 )
 
 
 def card_blocks(view: View) -> list[Block]:
-    """The declared family, what its words mean, and what to know of its columns."""
+    """The table of the declared family, notes on its columns, and the meaning of its verdicts."""
     kinds = {prop.kind for prop in view.properties.values()}
     rows = [
         (name_entry(prop, view.primary(prop)), *card_row(view, prop, view.primary(prop)))
@@ -56,18 +57,20 @@ def card_blocks(view: View) -> list[Block]:
 
 
 def meanings() -> Details:
-    """Every word of the verdict column with its rule."""
+    """A folded table of every verdict with its rule."""
     words = [(Entry(word, icon=icon), Entry(MEANINGS[word])) for word, icon in ICONS.items()]
-    table = Table("Verdicts.", "Fixed before the run.", ("Verdict", "What it takes"), words, words=True)
+    table = Table("Verdicts.", "The rules were fixed before the run.", ("Verdict", "Rule"), words, words=True)
     return Details("What the verdicts mean", [table])
 
 
 def _caption(view: View) -> str:
     return (
-        f"Means over {view.seeds}; small: half of the 95 % t interval. Differences: 95 % t interval over the paired "
-        "differences; transfer score (distilled − alone) / (teacher − alone): 95 % Fieller set, “undecided” where that "
-        "is unbounded. Holm’s p covers this table. An interval that includes 0 shows nothing. "
-        "↑ higher is better, ↓ lower is better."
+        "Alone is the student trained without a teacher, Self the student after self-distillation (taught by a network "
+        "of its own kind), Distilled the student taught by the teacher. "
+        f"Levels are means over {view.seeds}; small print: half of the 95 % t interval. Differences come with a 95 % t "
+        "interval over paired seeds. The transfer score is (distilled − alone) / (teacher − alone) with a 95 % Fieller "
+        "set, and “undecided” if that set is unbounded. Holm p is adjusted over all rows of this table. An interval "
+        "that includes 0 shows neither an effect nor its absence. ↑ higher is better, ↓ lower is better."
     )
 
 
@@ -77,13 +80,14 @@ def _ensemble_note(view: View) -> list[Block]:
     if not students:
         return []
     note = (
-        "All seeds of {} share one teacher, an ensemble: intervals over them cover the students’ seeds, not teachers."
+        "All seeds of {} share one teacher, an ensemble. Their intervals cover variation over students, not over "
+        "teachers."
     )
     return [Text(note.format(" and of ".join(students)), "note")]
 
 
 def name_entry(prop: Property, cell: Cell, *, with_split: bool = False) -> Entry:
-    """The property, and in small the metric with its direction."""
+    """The property's title, with its metric and direction in small print."""
     arrow = {True: "\u00a0↑", False: "\u00a0↓", None: ""}[
         prop.higher_is_better if cell.metric == prop.primary.metric else None
     ]
@@ -92,14 +96,14 @@ def name_entry(prop: Property, cell: Cell, *, with_split: bool = False) -> Entry
 
 
 def card_row(view: View, prop: Property, cell: Cell) -> list[Entry]:
-    """Everything that the card says of a property but for its name, in the order of HEADER."""
+    """A property's row of the card without its name, in the order of HEADER."""
     word = card_verdict(prop, view.effects_at(cell).values())
     *entries, p = contrasts(view, prop, cell)
     return [Entry(word, icon=ICONS[word]), *levels(view, prop, cell), *entries, _p(p)]
 
 
 def levels(view: View, prop: Property, cell: Cell) -> list[Entry]:
-    """Alone, self, distilled, teacher: means over seeds."""
+    """Means over seeds of alone, self, distilled and teacher; for a relational property, its levels of likeness."""
     if prop.kind == "relational":
         found = {name: view.effects.get((cell, name)) for name in RELATIONAL_LEVELS}
         return [
@@ -112,7 +116,7 @@ def levels(view: View, prop: Property, cell: Cell) -> list[Entry]:
 
 
 def contrasts(view: View, prop: Property, cell: Cell) -> tuple[Entry, Entry, float | None]:
-    """Distilled - self and the transfer score, or own - sibling beside its placebo; the p of the declared one."""
+    """Distilled - self, the transfer score (relational: own - sibling and placebo), and p of the declared effect."""
     effects = view.effects_at(cell)
     if prop.kind == "relational":
         own = effects.get("own - sibling")
@@ -132,7 +136,7 @@ def _copying(own: Effect | None, placebo: Effect | None) -> Entry:
 
 
 def difference(effect: Effect | None) -> Entry:
-    """A difference with its interval, and the number of seeds where some are missing."""
+    """A difference with its interval, and with the number of seeds if some are missing."""
     if effect is None:
         return Entry(NOTHING)
     if math.isnan(effect.low):
@@ -159,20 +163,20 @@ def _p(p: float | None) -> Entry:
 
 
 def exploratory_blocks(view: View) -> list[Block]:
-    """The primary metrics on the other test sets, and the other metrics in distribution, folded away."""
+    """Two folded tables: the primary metrics on the other test sets, and all other metrics in distribution."""
     properties: Sequence[Property] = list(view.properties.values())
     primary = [view.primary(prop) for prop in properties]
     elsewhere = [(p, view.primary(p, split)) for p in properties for split in view.splits[1:]]
-    elsewhere = [(p, cell) for p, cell in elsewhere if cell in view.summary]  # not every set suits every property
+    elsewhere = [(p, cell) for p, cell in elsewhere if cell in view.summary]  # not every property uses every test set
     others = [
         (view.properties[cell.property], cell)
         for cell in dict.fromkeys(cell for cell, _ in view.effects)
         if not cell.coords and cell.split == view.in_distribution and cell not in primary and cell.group != SNAPSHOTS
     ]
-    note = "p values are not corrected: read them as hints."
+    note = "p values are not corrected for multiple testing: read them as hints."
     blocks: list[Block] = []
     if elsewhere:
-        table = _exploratory(view, elsewhere, "Exploratory: the other test sets.", f"The primary metrics; {note}")
+        table = _exploratory(view, elsewhere, "Exploratory: the other test sets.", f"Primary metrics; {note}")
         blocks.append(Details(f"Exploratory: the other test sets ({len(elsewhere)} rows)", [table]))
     if others:
         table = _exploratory(view, others, "Exploratory: other metrics.", f"In distribution; {note}")

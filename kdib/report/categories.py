@@ -1,4 +1,4 @@
-"""A curve whose coordinate is a name, such as the kind of a corruption: dots by category in place of lines."""
+"""Curves over a categorical coordinate, such as the kind of corruption: one row of dots per category."""
 
 from collections.abc import Mapping, Sequence
 
@@ -19,18 +19,18 @@ Levels = Mapping[str, Mapping[str, Interval]]  # category -> fit -> level
 
 
 def is_categorical(view: View, prop: Property, curve: Curve, split: str) -> bool:
-    """Whether any place on the x axis is a name."""
+    """Whether any value on the x axis is a string."""
     return any(isinstance(x, str) for (x,) in view.places(prop, curve.metric, split, curve.group, [curve.x]))
 
 
 def category_blocks(view: View, prop: Property, curve: Curve, split: str) -> list[Block]:
-    """The figure, its numbers with one row a category, and those of the fits that no figure shows."""
+    """The figure, a table with one row per category, and a folded table of the fits that no figure shows."""
     places = view.places(prop, curve.metric, split, curve.group, [curve.x])
     levels = _levels(view, prop, places, list(view.look))
     if not any(levels.values()):
         return []
     what = f"{capital(curve.ylabel)} on {split} by {curve.xlabel}"
-    caption = f"{what}: means with {intervals(view)}; the fits stand one below the other within a row."
+    caption = f"{what}: means with {intervals(view)}; one mark per fit in each row."
     figure = categories(levels, view.look, xlabel=curve.ylabel)
     name = f"{prop.name}-{curve.metric}-{curve.group}-{split}"
     blocks: list[Block] = [view.picture(figure, name, f"{what}. {_in_words(levels)}.", caption)]
@@ -44,7 +44,7 @@ def category_blocks(view: View, prop: Property, curve: Curve, split: str) -> lis
 
 
 def categories(levels: Levels, look: Mapping[str, Style], *, xlabel: str) -> Figure:
-    """One row a category from top to bottom, one mark with its interval a fit within it."""
+    """One row per category from top to bottom; within a row, one mark with its interval per fit."""
     fits = in_order(look, [fit for row in levels.values() for fit in row])
     offsets = dict(zip(fits, (np.arange(len(fits)) + 0.5) / len(fits) - 0.5, strict=True))
 
@@ -69,7 +69,7 @@ def categories(levels: Levels, look: Mapping[str, Style], *, xlabel: str) -> Fig
 
 
 def _levels(view: View, prop: Property, places: Places, fits: Sequence[str]) -> dict[str, dict[str, Interval]]:
-    """By category in the order of the rows, then by fit; what was not measured is left out."""
+    """Levels by category, in the order of the rows, then by fit, without what was not measured."""
     return {
         str(x): {fit: level for fit in fits if (level := view.level(prop, cell, fit))} for (x,), cell in places.items()
     }
@@ -84,19 +84,19 @@ def _table(view: View, curve: Curve, levels: Levels, fits: Sequence[str], title:
 
 
 def _relative_errors(view: View, places: Places) -> list[Block]:
-    """The mean over categories of a fit's error divided by that of the role `alone` with the same seed."""
+    """A table of each fit's error divided by that of the role `alone` at the same seed, averaged over categories."""
     alone, errors = view.material.config["roles"]["alone"], {}
     for (name,), cell in places.items():
         for fit in view.material.fits:
             for seed, accuracy in view.values.get((cell, fit), {}).items():
                 errors.setdefault((fit, seed), {})[str(name)] = 1 - accuracy
     found, faultless = relative_errors(errors, alone)
-    left_out = f"Left out is {listed(faultless)}: there a network of {alone} makes no error." if faultless else ""
+    left_out = f"{listed(faultless)} left out, because a network of {alone} makes no error there." if faultless else ""
     if not found:
         return [Text(f"The mean corruption error relative to {alone} is undefined. {left_out}".strip(), "note")]
     caption = (
-        f"The mean over corruptions of a network’s error divided by that of {alone} with the same seed, 1 for {alone} "
-        f"itself, lower is better: mean ± half of the {intervals(view)}. {left_out}"
+        f"A network’s error divided by that of {alone} at the same seed, averaged over corruptions. {alone} itself "
+        f"scores 1; lower is better. Mean ± half of the {intervals(view)}. {left_out}"
     )
     rows = [(Entry(fit), mean_entry(mean_interval(list(own.values())))) for fit, own in found.items()]
     title = f"Mean corruption error relative to {alone}."

@@ -1,4 +1,4 @@
-"""Several studies on one page: the transfer card of every property, one row a study."""
+"""Several studies on one page: a transfer card for every property, with one row per study."""
 
 import math
 import pathlib
@@ -18,24 +18,24 @@ from kdib.report.view import View, capital, listed, metric_name, view
 
 
 class Compared(NamedTuple):
-    """One primary metric in the studies, by name, that have it."""
+    """A property's primary metric, and its cell in every study that measured it, by the study's name."""
 
     prop: Property
     cells: Mapping[str, Cell]
 
 
 def write(runs: Sequence[pathlib.Path], out: pathlib.Path) -> Page:
-    """Write out/index.html, which shows the studies of `runs` (workdirs) beside each other.
+    """Write out/index.html, which shows the studies of `runs` (workdirs) side by side.
 
     Raises:
       FileNotFoundError: if a workdir lacks config.json or task.json.
-      ValueError: if one of these is damaged, or no two studies have a property with one primary metric in common.
+      ValueError: if one of these is damaged, or if no two studies share a property with the same primary metric.
     """
     views = {name: _view(run, out / "figures") for name, run in zip(names_of(runs), runs, strict=True)}
     compared = _compared(views)
     shared = [one for one in compared if len(one.cells) > 1]
     if not shared:
-        raise ValueError(f"nothing to compare: no property is shared by two of the studies. {_what_each_has(views)}")
+        raise ValueError(f"nothing to compare: no two studies share a property. {_what_each_has(views)}")
     problems = [f"{name}: {problem}" for name, study in views.items() for problem in study.material.problems]
     (out / "figures").mkdir(parents=True, exist_ok=True)
     title = f"Comparison of {len(views)} studies"
@@ -46,7 +46,7 @@ def write(runs: Sequence[pathlib.Path], out: pathlib.Path) -> Page:
 
 
 def names_of(runs: Sequence[pathlib.Path]) -> list[str]:
-    """The names of the folders, or as many of their parents' too as tell them apart.
+    """The names of the folders, with as many parent folders as are needed to tell them apart.
 
     Raises ValueError if a folder is given twice.
     """
@@ -62,7 +62,7 @@ def _view(run: pathlib.Path, folder: pathlib.Path) -> View:
 
 
 def _compared(views: Mapping[str, View]) -> list[Compared]:
-    """The properties in the order of the studies; of one name with two primary metrics these are two."""
+    """The properties in the order of the studies; one name with two different primary metrics counts as two."""
     found: dict[tuple, dict[str, Cell]] = {}
     properties: dict[tuple, Property] = {}
     for name, study in views.items():
@@ -84,10 +84,10 @@ def _what_each_has(views: Mapping[str, View]) -> str:
 
 def _headline(shared: Sequence[Compared], views: Mapping[str, View]) -> str:
     tasks = sorted({study.material.config["task"]["name"] for study in views.values()})
-    said = f"{len(shared)} properties are measured in two or more of {listed(list(views))}."
+    said = f"{len(shared)} properties were measured in two or more of {listed(list(views))}."
     if len(tasks) > 1:
         said += f" The studies differ in their task ({listed(tasks)}): compare verdicts and signs, not values."
-    return f"{said} Every row is a study by itself: no test between studies is made."
+    return f"{said} Every row stands for one study; differences between studies are not tested."
 
 
 def _sections(views: Mapping[str, View], compared: Sequence[Compared], folder: pathlib.Path) -> list[Section]:
@@ -99,15 +99,18 @@ def _sections(views: Mapping[str, View], compared: Sequence[Compared], folder: p
     single = [(one.prop.title, next(iter(one.cells))) for one in compared if len(one.cells) == 1]
     studies: list[Block] = [_studies(views), meanings()]
     if single:
-        studies.append(key_values("Not compared.", "In one study only.", ("Property", "Study"), single))
+        studies.append(key_values("Not compared.", "Measured in one study only.", ("Property", "Study"), single))
     return [*sections, Section("studies", "The studies", studies)]
 
 
 def _blocks(views: Mapping[str, View], one: Compared, folder: pathlib.Path, number: int) -> list[Block]:
-    """The card's columns, the declared differences as a picture, and what was found in each study."""
+    """The card with one row per study, a figure of the declared differences, and each study's sentence."""
     rows = [(Entry(name, small=cell.split), *card_row(views[name], one.prop, cell)) for name, cell in one.cells.items()]
     metric = metric_name(next(iter(one.cells.values())))
-    caption = f"{capital(metric)}; columns as on the card of a study, Holm’s p within each study. {one.prop.caption}"
+    caption = (
+        f"{capital(metric)}. Columns as on the card of a single study; p is adjusted within each study. "
+        f"{one.prop.caption}"
+    )
     blocks: list[Block] = [Table(f"{one.prop.title}.", caption, ("Study", *HEADER[1:]), rows, card=True)]
     blocks += _forest(views, one, folder, number)
     return [*blocks, *(Text(f"{name}. {finding(views[name], one.prop)}", "note") for name in one.cells)]
@@ -124,7 +127,7 @@ def _forest(views: Mapping[str, View], one: Compared, folder: pathlib.Path, numb
     dots = [Dot(name, name, (), e.estimate, e.low, e.high) for name, e in known.items()]
     figure = figures.dots({one.prop.title: dots}, look, xlabel=label)
     figure.axes[0].axvline(0, color=canvas.GREY, lw=1, ls=":")
-    what = f"{one.prop.title}: {label} with its 95 % t interval, one row a study; dotted: no difference."
+    what = f"{one.prop.title}: {label} with its 95 % t interval, one row per study; dotted line: no difference."
     alt = f"{what} {'; '.join(_in_words(name, e) for name, e in known.items())}."
     study = next(iter(views.values()))
     return [study.picture(figure, f"{one.prop.name}-{number}-studies", alt, what)]

@@ -1,4 +1,4 @@
-"""Maps of networks: what lies near what, from the distances between all of them, in the plane that fits them best."""
+"""Maps of networks: their pairwise distances, embedded in the plane by multidimensional scaling."""
 
 import functools
 import itertools
@@ -20,12 +20,12 @@ from kdib.report.tables import Block, Details
 from kdib.report.view import View, metric_words
 
 SNAPSHOTS = "snapshots"  # the group of rows that hold distances between snapshots
-FEWEST = 4  # networks that a plane says something about: three points always fit
+FEWEST = 4  # networks in a map: three points fit into the plane whatever their distances
 SEED = 0
 
 
 class Path(NamedTuple):
-    """A run in a map: its fit, the steps and the places [P, 2] of its snapshots."""
+    """A run in a map: its fit, and the steps and positions [P, 2] of its snapshots."""
 
     fit: str
     steps: Sequence[int]
@@ -33,10 +33,10 @@ class Path(NamedTuple):
 
 
 class Chart(NamedTuple):
-    """One map: paths (of one point each where only final networks are shown) and the stress of the plane.
+    """One map: its paths (single points if only final networks are shown) and its stress.
 
-    `alike` networks share a point with others, as far as the distances can tell; `nothing` is the stress of as many
-    networks that are all equally far from each other.
+    `alike` counts the networks that are nearly identical to another one and share its point. `nothing` is the stress
+    of a map of equally many networks that are all equally far from each other.
     """
 
     title: str
@@ -47,7 +47,7 @@ class Chart(NamedTuple):
 
 
 def embedding_blocks(view: View, prop: Property) -> list[Block]:
-    """The map of all final networks, of all snapshots of a seed, and of the snapshots of each run by itself."""
+    """Maps of all final networks, of all snapshots of one seed, and of the snapshots of each run by itself."""
     own = [row for row in view.material.rows if row.property == prop.name and row.other]
     paths = [row for row in own if row.group == SNAPSHOTS and row.split == view.in_distribution]
     finals = [row for row in own if row[2:7] == tuple(view.primary(prop))]
@@ -59,9 +59,9 @@ def embedding_blocks(view: View, prop: Property) -> list[Block]:
 
 
 def distances(rows: Sequence[Row], *, similar: bool) -> tuple[list[str], np.ndarray]:
-    """Ids in the order of the rows and their distances [N, N]; `similar`: values are similarities, 1 - value is taken.
+    """Ids in the order of the rows, and their distances [N, N]; if `similar`, a distance is 1 - the row's value.
 
-    Networks that lack a couple, or its value, are left out, those that lack most first.
+    Networks without a value for some pair are left out, those that lack most values first.
     """
     values = {(row.subject, str(row.other)): row.value for row in rows if row.value is not None}
     ids = _ids(rows)
@@ -83,21 +83,21 @@ def _ids(rows: Sequence[Row]) -> list[str]:
 
 
 def left_out(rows: Sequence[Row], ids: Sequence[str]) -> str:
-    """The end of a caption that names the networks of the rows which are not among the `ids` of a map."""
+    """A sentence for a caption that lists the networks of the rows that the map of `ids` leaves out; "" if none."""
     gone = Counter(fit_and_run(name) for name in _ids(rows) if name not in ids)
     names = ", ".join(run + f" ({n} snapshots)" * (n > 1) for run, n in gone.items())
-    return f" Left out, for want of some of their distances: {names}." * bool(gone)
+    return f" Left out, because some of their distances are missing: {names}." * bool(gone)
 
 
 def _chart(name: str, ids: Sequence[str], distances_NxN: np.ndarray) -> Chart:
-    """The plane in which the distances between networks are kept best."""
+    """The map that best preserves the distances between networks."""
     from kdib.properties import maps  # scikit-learn, which takes two seconds to import
 
     return _charted(name, ids, distances_NxN, *maps.mds(distances_NxN, SEED))
 
 
 def _charts_of_runs(ids: Sequence[str], distances_NxN: np.ndarray) -> list[Chart]:
-    """One map a run, turned as it lies in the map of all."""
+    """One map per run, rotated to match its part of the common map."""
     from kdib.properties import maps
 
     runs = [fit_and_run(network) for network in ids]
@@ -139,7 +139,7 @@ def _step(subject_id: str) -> int:
 
 
 def _networks(view: View, prop: Property, rows: Sequence[Row]) -> list[Block]:
-    """The map of all final networks, where the property has compared all of them with each other."""
+    """The map of all final networks, for a property that compares all of them with each other."""
     shown = {subject.id for subject in view.material.subjects.values() if subject.fit in view.look}
     rows = [row for row in rows if row.subject in shown and row.other in shown]
     ids, distances_NxN = distances(rows, similar=prop.higher_is_better is not False)
@@ -155,7 +155,7 @@ def _networks(view: View, prop: Property, rows: Sequence[Row]) -> list[Block]:
 
 
 def _training_paths(view: View, prop: Property, rows: Sequence[Row]) -> list[Block]:
-    """One common map a seed; the first stands open. As published, one map a run, folded away."""
+    """One common map per seed, the first one open; also, as in the literature, one map per run, folded away."""
     similar = prop.higher_is_better is True
     seeds = {run: seed for run, seed in view.material.seeds.items() if run.rpartition("/")[0] in view.look}
     rows = [r for r in rows if fit_and_run(r.subject) in seeds and fit_and_run(str(r.other)) in seeds]
@@ -174,7 +174,8 @@ def _training_paths(view: View, prop: Property, rows: Sequence[Row]) -> list[Blo
     if common:
         what = f"Training paths on {view.in_distribution}, all runs of {common[0].title} in one map"
         figure = atlas(common[:1], view.look, label=label)
-        caption = _caption(what, common[:1]) + " A hollow mark is the first snapshot, a full one the last." + missing[0]
+        caption = _caption(what, common[:1]) + " The hollow mark is the first snapshot, the large full mark the last."
+        caption += missing[0]
         blocks.append(view.picture(figure, f"{prop.name}-paths", f"{what}. {_in_words(common[0])}", caption))
     for name, charts, of, gone in (
         ("other-seeds", common[1:], "the other seeds", missing[1:]),
@@ -194,16 +195,16 @@ def _caption(what: str, charts: Sequence[Chart]) -> str:
     alike = sum(chart.alike for chart in charts)
     stress = "; ".join(f"{chart.title} {chart.stress:.2f} ({chart.nothing:.2f})" for chart in charts)
     return (
-        f"{what}: metric multidimensional scaling; only distances have a meaning, the axes have none. Kruskal’s stress "
-        "is 0 where the plane keeps all distances; in brackets, that of as many networks which are all equally far "
-        f"from each other, a map that shows nothing: {stress}."
-        + f" Nearly identical to others, and drawn as one point with them: {alike} networks."
+        f"{what}: metric multidimensional scaling. Only distances have a meaning; the axes have none. Kruskal’s stress "
+        "is 0 if the plane preserves all distances. The number in brackets is the stress of a map without structure, "
+        f"of as many networks that are all equally far from each other: {stress}."
+        + f" {alike} networks are nearly identical to another one and share its point."
         * bool(alike)
     )
 
 
 def _in_words(chart: Chart) -> str:
-    """The mean distance in the plane between the last networks of every two fits."""
+    """A map in words: its stress, and the distances in the plane between the mean end points of the fits."""
     ends: dict[str, list[np.ndarray]] = {}
     for path in chart.paths:
         ends.setdefault(path.fit, []).append(path.xy_Px2[-1])
@@ -217,7 +218,7 @@ def _in_words(chart: Chart) -> str:
 
 
 def atlas(charts: Sequence[Chart], look: Mapping[str, Style], *, label: str) -> Figure:
-    """One panel a map, as wide as high, with its stress; a line a run from its first snapshot to its last."""
+    """One square panel per map, with its stress; one line per run from its first snapshot to its last."""
 
     def draw(axes: Axes, chart: Chart) -> None:
         title(axes, f"{chart.title}; stress {chart.stress:.2f}")
@@ -240,7 +241,7 @@ def atlas(charts: Sequence[Chart], look: Mapping[str, Style], *, label: str) -> 
 
 
 def _square(axes: Axes, xy_Px2: np.ndarray) -> None:
-    """The same scale on both axes: distances are what the picture shows."""
+    """Set the same scale on both axes, since a map shows distances."""
     middle, half = (xy_Px2.max(axis=0) + xy_Px2.min(axis=0)) / 2, np.ptp(xy_Px2, axis=0).max() / 2 * 1.1 or 1.0
     axes.set_xlim(middle[0] - half, middle[0] + half)
     axes.set_ylim(middle[1] - half, middle[1] + half)

@@ -1,6 +1,6 @@
-"""What a property shows that is no number of one network: sets of errors, planes through networks, examples.
+"""Exhibits: what a property shows beyond numbers per network, such as sets of errors, planes, or examples.
 
-An exhibit is JSON that a property wrote; a block of it that cannot be drawn is left out and named.
+An exhibit is JSON written by a property. A block that cannot be drawn is left out, with a note in its place.
 """
 
 import base64
@@ -26,7 +26,7 @@ LEVELS, SIDE = 14, 3.6
 
 
 def exhibit_blocks(view: View, prop: Property) -> list[Block]:
-    """Everything that the property shows, under the exhibit's title."""
+    """The blocks of the property's exhibit under its title; empty if it has none."""
     exhibit = view.material.exhibits.get(prop.name)
     if exhibit is None:
         return []
@@ -40,16 +40,16 @@ def exhibit_blocks(view: View, prop: Property) -> list[Block]:
     return blocks
 
 
-# ----------------------------------------------------------------------------------------------- sets, as UpSet has
+# --------------------------------------------------------------------------------------------------- UpSet plots
 
 
 def _upset_blocks(view: View, name: str, block: Mapping[str, Any]) -> list[Block]:
     names, sets = [str(fit) for fit in block["names"]], block["sets"]
     what = f"Exact memberships, {block['unit']}, n = {int(block['n'])}"
     caption = (
-        f"{what}: a bar is the share of examples in all of the marked sets and in none of the others, "
-        "with its 95 % interval over seeds; a coloured mark says that the fit is one of them. Examples in none of "
-        "the sets are in the table only."
+        f"{what}. Each bar is the share of examples that lie in all of the marked sets and in no other, with a 95 % "
+        "interval over seeds. A coloured mark below a bar marks a set that contains them. Examples in none of the sets "
+        "appear in the table only."
     )
     figure = upset(names, [one for one in sets if one["members"]], view.look, ylabel=str(block["unit"]))
     rows = [
@@ -69,7 +69,7 @@ def _members(members: Sequence[str]) -> str:
 
 
 def upset(names: Sequence[str], sets: Sequence[Mapping[str, Any]], look: Mapping[str, Style], *, ylabel: str) -> Figure:
-    """Bars over a matrix of marks, one column a combination (Lex et al., UpSet, 2014), one row a set."""
+    """An UpSet plot (Lex et al., 2014): bars over a matrix with one column per combination and one row per set."""
     left = 0.62 + 0.074 * max(map(len, names))
     width = min(0.42 * len(sets) + 0.2, PAGE - left - 0.2)
     bars, marks = 1.9, 0.24 * len(names) + 0.1
@@ -123,7 +123,7 @@ def _contour_blocks(view: View, name: str, block: Mapping[str, Any]) -> list[Blo
         found = f"z {z_YxX.shape}, points {points_3x2.shape}"
         raise ValueError(f"expected z [{len(y)}, {len(x)}] and points [{len(names)}, 2], got {found}")
     label = str(block["label"])
-    caption = f"{capital(label)} on the plane through {listed(names)}; both axes: distance between parameters."
+    caption = f"{capital(label)} on the plane through {listed(names)}. Both axes show distance in parameter space."
     figure = contour(names, x, y, z_YxX, points_3x2, label=label)
     return [view.picture(figure, name, str(block["alt"]), caption)]
 
@@ -132,7 +132,7 @@ def contour(
     names: Sequence[str], x_X: np.ndarray, y_Y: np.ndarray, z_YxX: np.ndarray, points_3x2: np.ndarray, *,
     label: str,
 ) -> Figure:  # fmt: skip
-    """Filled contours of z [Y, X], by quantiles, since losses far from all networks are huge; the networks on top."""
+    """Filled contours of z [Y, X] with the networks on top; levels are quantiles, since losses far away are huge."""
     finite = z_YxX[np.isfinite(z_YxX)]
     levels = np.unique(np.quantile(finite, np.linspace(0, 1, LEVELS)))
     norm = BoundaryNorm(levels, mpl.colormaps[COLOURS].N)
@@ -170,7 +170,7 @@ def _example(item: Mapping[str, Any]) -> Example:
 
 
 def _checked(png: str) -> str:
-    """The text if it is a PNG in base64: it becomes part of an address.
+    """Return the text if it is a PNG in base64; it becomes part of a data URL.
 
     Raises ValueError if it is not.
     """

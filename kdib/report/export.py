@@ -15,9 +15,9 @@ COLUMNS = (
 
 
 def write(runs: Sequence[pathlib.Path], path: pathlib.Path) -> pathlib.Path:
-    """One line a row, joined with what is known of its one or two networks; coords as "name=place;name=place".
+    """Write one CSV line per row, joined with its one or two networks; coords as "name=place;name=place".
 
-    What is not there (the other network of a scalar row, a value that was not computed) is empty.
+    Missing entries are empty: the other network of a scalar row, or a value that was not computed.
 
     Raises:
       FileNotFoundError: if a workdir lacks config.json or task.json, or the folder of `path` does not exist.
@@ -30,7 +30,7 @@ def write(runs: Sequence[pathlib.Path], path: pathlib.Path) -> pathlib.Path:
         seeds = material.seeds
         lines += [{"study": name, **_line(row, seeds)} for row in material.rows]
     frame = pd.DataFrame(lines, columns=list(COLUMNS))
-    whole = dict.fromkeys(("seed", "step", "other_seed", "other_step", "n"), "Int64")  # integers beside gaps
+    whole = dict.fromkeys(("seed", "step", "other_seed", "other_step", "n"), "Int64")  # integers that may be missing
     frame.astype(whole).to_csv(path, index=False)
     return path
 
@@ -42,7 +42,7 @@ def _line(row: Row, seeds: Mapping[str, int]) -> dict[str, Any]:
 
 
 def _network(subject_id: str, seeds: Mapping[str, int]) -> Mapping[str, Any]:
-    """Fit, run, seed and step of a network, or of an earlier snapshot of it."""
+    """The fit, run, seed and step of a network or of an earlier snapshot of its run."""
     run, step = fit_and_run(subject_id), int(subject_id.rpartition("@")[2])
     fit, _, name = run.rpartition("/")
     return {"fit": fit, "run": name, "seed": seeds[run], "step": step}

@@ -1,4 +1,4 @@
-"""The report's pictures: arrays in, matplotlib figures out, one look for every fit in all of them."""
+"""The report's figures: functions from arrays to matplotlib figures; a fit looks the same in all of them."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -12,11 +12,11 @@ from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from kdib.report.canvas import GREY, PALE, Box, Style, grid, mark
 
 BASELINE_MARKERS = ("x", "+", "1", "2", "3", "4")
-IN_COLOUR, FAINT = 8, 0.35  # lines that a reader can tell apart; how the others are drawn
+IN_COLOUR, FAINT = 8, 0.35  # the number of lines a reader can tell apart; the opacity of all others
 
 
 class Band(NamedTuple):
-    """A mean with its interval along x: four parallel arrays [P]; `low`, `high` are NaN where n does not allow one."""
+    """Means with intervals along x: four parallel arrays [P]; `low` and `high` are NaN where there is no interval."""
 
     x: np.ndarray
     mean: np.ndarray
@@ -25,7 +25,7 @@ class Band(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """One axes: bands by fit; `baselines` are (x, y) by name; `weights` by fit are bars (x, share of the examples)."""
+    """One panel: bands by fit; `baselines` are (x, y) by name; `weights` are bars (x, share of examples) by fit."""
 
     title: str
     bands: Mapping[str, Band]
@@ -34,7 +34,7 @@ class Panel(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """A learning curve of one run: values [P] at steps [P]."""
+    """The learning curve of one run: values [P] at steps [P]."""
 
     fit: str
     steps: np.ndarray
@@ -42,7 +42,7 @@ class Trace(NamedTuple):
 
 
 class Dot(NamedTuple):
-    """One line of a dot plot: the seeds' values, their mean and its interval (NaN where n does not allow one)."""
+    """One row of a dot plot: the values of single seeds, their mean and its interval (NaN if there is none)."""
 
     label: str
     fit: str
@@ -55,9 +55,9 @@ class Dot(NamedTuple):
 def lines(
     panels: Sequence[Panel], look: Mapping[str, Style], *, ylabel: str, chance: float | None, first: Sequence[str] = ()
 ) -> Figure:
-    """Mean and interval against x for every fit, on one scale; a panel's title is its x label.
+    """Mean and interval against x for every fit, on one y scale; a panel's title is its x label.
 
-    Of more than IN_COLOUR fits those are in colour that `in_colour` chooses; the means of the others are grey lines.
+    If there are more than IN_COLOUR fits, those chosen by `in_colour` are coloured and the others are grey lines.
     """
     names = in_order(look, [fit for panel in panels for fit in panel.bands])
     coloured = in_colour(panels, names, first)
@@ -82,7 +82,7 @@ def lines(
 
 
 def in_colour(panels: Sequence[Panel], names: Sequence[str], first: Sequence[str]) -> list[str]:
-    """At most IN_COLOUR fits: those of `first`, then again and again the one farthest from all that are chosen."""
+    """At most IN_COLOUR fits: those of `first`, then repeatedly the one farthest from all fits chosen so far."""
     if len(names) <= IN_COLOUR:
         return list(names)
     chosen = [name for name in names if name in first][:IN_COLOUR]
@@ -93,7 +93,7 @@ def in_colour(panels: Sequence[Panel], names: Sequence[str], first: Sequence[str
 
 
 def _distance(panels: Sequence[Panel], a: str, b: str) -> float:
-    """The largest difference of two fits' means at one x."""
+    """The largest difference between two fits' means at the same x."""
     largest = 0.0
     for bands in (panel.bands for panel in panels if {a, b} <= panel.bands.keys()):
         _, at_a, at_b = np.intersect1d(bands[a].x, bands[b].x, return_indices=True)
@@ -103,7 +103,7 @@ def _distance(panels: Sequence[Panel], a: str, b: str) -> float:
 
 
 def reliability(panels: Sequence[Panel], look: Mapping[str, Style], *, xlabel: str, ylabel: str) -> Figure:
-    """Small multiples, one fit a panel: the curve against the diagonal, and bars with the share of the examples."""
+    """Small multiples, one panel per fit: the curve against the diagonal, and bars with the share of the examples."""
 
     def draw(axes: Axes, panel: Panel) -> None:
         title(axes, panel.title)
@@ -124,9 +124,9 @@ def reliability(panels: Sequence[Panel], look: Mapping[str, Style], *, xlabel: s
 
 
 def learning(panels: Mapping[str, Sequence[Trace]], look: Mapping[str, Style]) -> Figure:
-    """One thin line a run and one thick mean a fit, against the step; one panel a metric.
+    """Learning curves: one thin line per run and one thick mean per fit; one panel per metric.
 
-    Values before a tenth of a run's steps do not widen the axis: a start at chance would flatten where fits differ.
+    The first tenth of a run does not count for the y range, since a start at chance would hide how fits differ later.
     """
 
     def draw(axes: Axes, item: tuple[str, Sequence[Trace]]) -> None:
@@ -143,7 +143,7 @@ def learning(panels: Mapping[str, Sequence[Trace]], look: Mapping[str, Style]) -
             steps, mean = _mean_trace([trace for trace in traces if trace.fit == fit])
             mark(axes.plot(steps, mean, color=look[fit].colour, ls=look[fit].line, lw=1.8), look[fit])
         steps = sorted({int(step) for trace in traces for step in trace.steps if step > 0})
-        if steps and 20 * steps[0] < steps[-1]:  # snapshots that grow rare
+        if steps and 20 * steps[0] < steps[-1]:  # geometrically spaced snapshots
             axes.set_xscale("symlog", linthresh=steps[0], linscale=0.3)
             axes.xaxis.set_major_formatter(ScalarFormatter())
         else:
@@ -158,7 +158,7 @@ def learning(panels: Mapping[str, Sequence[Trace]], look: Mapping[str, Style]) -
 
 
 def dots(panels: Mapping[str, Sequence[Dot]], look: Mapping[str, Style], *, xlabel: str) -> Figure:
-    """One line a fit (or a pair of fits): every seed pale, the mean with its interval; one panel a test set."""
+    """One row per fit (or pair of fits) with pale seeds and the mean with its interval; one panel per test set."""
     labels = list(dict.fromkeys(dot.label for dots in panels.values() for dot in dots))
 
     def draw(axes: Axes, item: tuple[str, Sequence[Dot]]) -> None:
@@ -180,8 +180,8 @@ def dots(panels: Mapping[str, Sequence[Dot]], look: Mapping[str, Style], *, xlab
 
 
 def title(axes: Axes, text: str) -> None:
-    """A panel's title, at its left."""
-    axes.set_title(text, loc="left", y=1.0)  # with y given, no search for a free place
+    """Set a panel's title, left-aligned."""
+    axes.set_title(text, loc="left", y=1.0)  # a fixed y spares matplotlib's search for a free place
 
 
 def _band(axes: Axes, band: Band, style: Style) -> None:
@@ -201,7 +201,7 @@ def _baselines(axes: Axes, panel: Panel, chance: float | None) -> None:
 
 
 def _dodged(bands: Mapping[str, Band]) -> dict[str, Band]:
-    """Bands moved sideways by up to a tenth of the x spacing each way, so that their intervals can be told apart."""
+    """Bands shifted along x by about a tenth of the spacing each way, so that their intervals do not overlap."""
     xs = np.unique(np.concatenate([band.x for band in bands.values()])) if bands else np.zeros(0)
     gap = np.min(np.diff(xs)) if len(xs) > 1 else 1.0
     offsets = gap * 0.24 * (np.linspace(-0.5, 0.5, len(bands)) if len(bands) > 1 else np.zeros(1))
@@ -217,14 +217,14 @@ def _ticks_at_values(axes: Axes, xs: Sequence[np.ndarray]) -> None:
 
 
 def _mean_trace(traces: Sequence[Trace]) -> tuple[np.ndarray, np.ndarray]:
-    """The mean over runs at the steps that all of them have: a run that stopped early does not bend the mean."""
+    """The mean over runs at the steps that all of them have, so that a run that stopped early does not bend it."""
     steps = sorted(set.intersection(*(set(trace.steps.tolist()) for trace in traces)))
     values = [dict(zip(trace.steps.tolist(), trace.values, strict=True)) for trace in traces]
     return np.array(steps), np.array([np.mean([value[step] for value in values]) for step in steps])
 
 
 def in_order(look: Mapping[str, Style], names: Sequence[str]) -> list[str]:
-    """The fits among `names`, once each, as the config has them."""
+    """The fits among `names`, once each, in the order of the config."""
     return [fit for fit in look if fit in set(names)]
 
 

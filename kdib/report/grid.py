@@ -1,4 +1,4 @@
-"""Students by teachers: what every pair scored, the published number beside it, and the gain on self-distillation."""
+"""Students by teachers: the score of every pair, the published number, and the gain over self-distillation."""
 
 from collections.abc import Mapping
 
@@ -18,7 +18,7 @@ METRICS = (
 
 
 def grid_blocks(view: View) -> list[Block]:
-    """A table a metric on the first test set; those of the other test sets are folded away."""
+    """The tables of every metric on the first test set, and folded tables for the other test sets."""
     grid, published = view.material.config["grid"], view.material.config["published"]
     blocks: list[Block] = []
     for split in view.splits:
@@ -34,7 +34,7 @@ def grid_blocks(view: View) -> list[Block]:
 
 
 def _scores(view: View, cell: Cell, grid: Mapping, published: Mapping) -> Table:
-    """Rows are students, columns what they learned from."""
+    """A table of scores: rows are students, columns are what they learned from."""
     label = KNOWN_AS.get((cell.metric, cell.group, cell.coords), cell.metric)
     theirs = published.get("grid", {}).get(label, {}) if cell.split == view.in_distribution else {}
     columns = _columns(grid)
@@ -56,17 +56,18 @@ def _score(view: View, cell: Cell, fit: str | None, theirs: float | None) -> Ent
 
 
 def _beyond_self(view: View, cell: Cell, grid: Mapping) -> Table:
-    """The paired difference of every cell to the student's own self-distillation, and of that to the student alone."""
+    """A table of paired differences to self-distillation, and on the diagonal of self-distillation to alone."""
     columns = [column for column in _columns(grid) if column != "alone"]
     rows = [
         (Entry(student), *(_difference(view, cell, row, student, column) for column in columns))
         for student, row in grid.items()
     ]
     caption = (
-        "Student from a teacher − student from another network of its own kind; on the diagonal, self-distilled − "
-        f"alone. Small: 95 % t interval over the paired differences of {view.seeds}, not corrected: exploratory."
+        "Each entry is the distilled student minus the same student after self-distillation; on the diagonal, "
+        "self-distillation minus the student trained alone. In small print: 95 % t interval over the paired "
+        f"differences of {view.seeds}, not corrected for multiple testing: exploratory."
     )
-    title = f"{_title(cell)}: what the teacher adds to self-distillation."
+    title = f"{_title(cell)}: gain over self-distillation."
     return Table(title, caption, ("Student", *map(_from, columns)), rows)
 
 

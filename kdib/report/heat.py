@@ -1,4 +1,4 @@
-"""Heat maps of a property over two coordinates, such as accuracy over the offsets of a picture: one panel a fit."""
+"""Heat maps of a property over two coordinates, such as accuracy over image offsets: one panel per fit."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,10 +16,10 @@ from kdib.report.figures import title
 from kdib.report.tables import Block
 from kdib.report.view import View, capital, metric_words
 
-COLOURS = "viridis"  # perceptually uniform, monotone in lightness, the same to colour-blind readers
+COLOURS = "viridis"  # perceptually uniform, monotone in lightness, readable with colour blindness
 PANEL, BAR = 1.75, 0.95  # inches: the side of a panel, and the strip at the right that holds the colour bar
 MOST_TICKS = 7
-CELL = 0.2  # inches a layer
+CELL = 0.2  # inches per named row or column, such as a layer
 Axis = tuple[float, ...] | tuple[str, ...]
 
 
@@ -29,7 +29,7 @@ def map_blocks(view: View, prop: Property) -> list[Block]:
 
 
 def _map_block(view: View, prop: Property, declared: Map) -> list[Block]:
-    """One figure, or one for all fits with the same names on the axes where these are names."""
+    """One figure for each group of fits that share both axes; axes of names, such as layers, differ between models."""
     split = view.in_distribution
     places = view.places(prop, declared.metric, split, declared.group, (declared.x, declared.y))
     by_axes: dict[tuple[Axis, Axis], dict[str, np.ndarray]] = {}
@@ -46,7 +46,7 @@ def _map_block(view: View, prop: Property, declared: Map) -> list[Block]:
     for i, ((xs, ys), maps_YxX) in enumerate(by_axes.items()):
         figure = heat(maps_YxX, xs, ys, xlabel=declared.xlabel, ylabel=declared.ylabel, label=name, limits=limits)
         grey = any(np.isnan(values).any() for values in maps_YxX.values())
-        caption = f"{what}: means over {view.seeds}, one colour scale for all." + " Grey: not measured." * grey
+        caption = f"{what}: means over {view.seeds}, on a common colour scale." + " Grey: not measured." * grey
         alt = f"{what}. " + "; ".join(_in_words(fit, values, xs, ys) for fit, values in maps_YxX.items())
         part = f"-{i}" if i else ""
         blocks.append(view.picture(figure, f"{prop.name}-{declared.metric}-{declared.group}-map{part}", alt, caption))
@@ -54,14 +54,14 @@ def _map_block(view: View, prop: Property, declared: Map) -> list[Block]:
 
 
 def _in_order(places: Sequence[float | int | str]) -> Axis:
-    """Numbers by size; names, such as those of layers, as the rows have them."""
+    """Numbers in increasing order; names, such as those of layers, in the order of the rows."""
     if any(isinstance(place, str) for place in places):
         return tuple(dict.fromkeys(map(str, places)))
     return tuple(sorted({float(place) for place in places}))
 
 
 def _filled(levels: Mapping[tuple, float], xs: Axis, ys: Axis) -> np.ndarray:
-    """The values [Y, X], nan where there is none."""
+    """The values as a matrix [Y, X], with nan where there is none."""
     values_YxX = np.full((len(ys), len(xs)), np.nan)
     for (x, y), value in levels.items():
         values_YxX[ys.index(type(ys[0])(y)), xs.index(type(xs[0])(x))] = value
@@ -95,7 +95,7 @@ def heat(
     label: str,
     limits: tuple[float, float] | None = None,
 ) -> Figure:
-    """One panel a name, its values [Y, X] at `xs` (to the right) and `ys` (downwards); one colour scale for all."""
+    """One panel per name with values [Y, X] at `xs` (rightwards) and `ys` (downwards), on a common colour scale."""
     norm = Normalize(*(limits or _limits(list(maps_YxX.values()))))
     cmap = mpl.colormaps[COLOURS].with_extremes(bad=PALE)
     aspect = "auto" if isinstance(xs[0], str) or isinstance(ys[0], str) else "equal"
@@ -115,7 +115,7 @@ def heat(
 
 
 def _box(xs: Axis, ys: Axis) -> Box:
-    """Squares for numbers; for names, cells as high as a line, and room for the longest name."""
+    """The panel's lengths: near square for numbers; for names, one text line per cell and room for the longest name."""
     tall = PANEL * min(max(len(ys) / len(xs), 0.5), 2.0)
     box = Box(width=PANEL, height=tall, left=0.72, bottom=0.55)
     if isinstance(ys[0], str):
@@ -130,7 +130,7 @@ def _inches(names: Axis) -> float:
 
 
 def colour_bar(figure: Figure, scale: ScalarMappable, label: str, **options: Any) -> None:
-    """Beside the first row of panels, in the margin of BAR inches at the right."""
+    """Draw the colour bar beside the first row of panels, in the margin of BAR inches at the right."""
     first, width = figure.axes[0].get_position(), figure.get_figwidth()
     with mpl.rc_context({**RC, "axes.grid": False}):
         bar = figure.add_axes(((width - BAR + 0.08) / width, first.y0, 0.14 / width, first.height))
@@ -138,7 +138,7 @@ def colour_bar(figure: Figure, scale: ScalarMappable, label: str, **options: Any
 
 
 def _ticks(values: Axis) -> tuple[list[int], list[str]]:
-    """Positions and labels: of all names; of at most seven numbers, zero among them where it is one."""
+    """Positions and labels of ticks: all names, or at most MOST_TICKS numbers, zero among them if it is a value."""
     if any(isinstance(value, str) for value in values):
         return list(range(len(values))), list(map(str, values))
     step = -(-len(values) // MOST_TICKS)

@@ -1,4 +1,4 @@
-"""What lies between networks: losses along the straight line from one to another, and barriers, by pair of fits."""
+"""Interpolation between networks: the loss along the straight line, and barriers, for every pair of fits."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -24,16 +24,16 @@ Couple = tuple[str, str]
 
 
 class Bundle(NamedTuple):
-    """The curves [C, A] between the couples of two fits at alphas [A]."""
+    """The curves [C, A] of all C pairs of networks of two fits, at alphas [A]."""
 
     name: str
-    fit: str  # of the first network, whose colour it has
+    fit: str  # of the first network; gives the colour
     alphas_A: np.ndarray
     values_CxA: np.ndarray
 
 
 def interpolation_blocks(view: View, prop: Property) -> list[Block]:
-    """A figure a metric with one panel a pair of fits, and the barriers of every pair of fits."""
+    """One figure per metric with one panel per pair of fits, and a table of the barriers of every pair of fits."""
     own = [row for row in view.material.rows if row.property == prop.name and row.other and row.value is not None]
     own = [row for row in own if row.split == view.in_distribution]
     curves = [row for row in own if row.group == GROUP and [name for name, _ in row.coords] == [PLACE]]
@@ -53,7 +53,7 @@ def interpolation_blocks(view: View, prop: Property) -> list[Block]:
 
 
 def pair_name(subject: str, other: str) -> str:
-    """What two networks have to do with each other: their fits, or that they are snapshots of one run."""
+    """A name for a pair of networks: their two fits, or "snapshot to end" for snapshots of one run."""
     a, b = fit_and_run(subject), fit_and_run(other)
     if a == b:
         return f"{a}: snapshot to end"
@@ -61,7 +61,7 @@ def pair_name(subject: str, other: str) -> str:
 
 
 def bundles_of(rows: Sequence[Row]) -> list[Bundle]:
-    """The curves by pair of fits, runs of one fit first; a couple that lacks a place is left out."""
+    """The curves by pair of fits, pairs within one fit first; a pair of networks that lacks an alpha is left out."""
     found: dict[str, dict[Couple, dict[float, float]]] = {}
     for row in rows:
         couples = found.setdefault(pair_name(row.subject, str(row.other)), {})
@@ -81,8 +81,8 @@ def _bundle(name: str, couples: Mapping[Couple, Mapping[float, float]]) -> Bundl
 def _picture(view: View, prop: Property, metric: str, bundles: Sequence[Bundle], part: str) -> Block:
     what = f"{capital(metric_words(metric))} on {view.in_distribution} along the straight line between two networks"
     caption = (
-        f"{what}: alpha = 0 is the first, 1 the second; a thin line is one couple, the thick one their mean, the "
-        "dotted one the chord between its ends. What rises above the chord is a barrier."
+        f"{what}: alpha = 0 is the first network, alpha = 1 the second. Thin lines are single pairs, the thick line is "
+        "their mean, and the dotted line is the chord between its ends. A rise above the chord is a barrier."
     )
     alt = f"{what}. " + "; ".join(map(_in_words, bundles)) + "."
     figure = between(bundles, view.look, ylabel=UNITS.get(metric, metric_words(metric)))
@@ -93,13 +93,13 @@ def _in_words(bundle: Bundle) -> str:
     mean_A = bundle.values_CxA.mean(axis=0)
     top = int(mean_A.argmax())
     return (
-        f"{bundle.name}: from {mean_A[0]:.3f} over at most {mean_A[top]:.3f} at {bundle.alphas_A[top]:g} "
+        f"{bundle.name}: from {mean_A[0]:.3f}, with a maximum of {mean_A[top]:.3f} at {bundle.alphas_A[top]:g}, "
         f"to {mean_A[-1]:.3f}"
     )
 
 
 def between(bundles: Sequence[Bundle], look: Mapping[str, Style], *, ylabel: str) -> Figure:
-    """One panel a pair of fits on one scale: every couple thin, their mean thick, its chord dotted."""
+    """One panel per pair of fits, on one y scale: single pairs thin, their mean thick, its chord dotted."""
 
     def draw(axes: Axes, bundle: Bundle) -> None:
         title(axes, f"{bundle.name} ({len(bundle.values_CxA)})")
@@ -110,8 +110,8 @@ def between(bundles: Sequence[Bundle], look: Mapping[str, Style], *, ylabel: str
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "¼", "½", "¾", "1"])
 
     drawn = [bundle for bundle in bundles if len(bundle.values_CxA)]
-    handles = [Line2D([], [], color=GREY, lw=2, label="mean over couples"),
-               Line2D([], [], color=GREY, lw=0.7, label="one couple"),
+    handles = [Line2D([], [], color=GREY, lw=2, label="mean over pairs"),
+               Line2D([], [], color=GREY, lw=0.7, label="one pair"),
                Line2D([], [], color=GREY, lw=1.2, ls=":", label="chord")]  # fmt: skip
     box = Box(width=2.75, height=1.7)
     return grid(drawn, draw, xlabel="alpha (share of the second network)", ylabel=ylabel, handles=handles, columns=3,
@@ -119,7 +119,7 @@ def between(bundles: Sequence[Bundle], look: Mapping[str, Style], *, ylabel: str
 
 
 def _table(prop: Property, rows: Sequence[Row]) -> Table:
-    """One row a pair of fits, one column a metric: means over couples."""
+    """A table of means over pairs of networks: one row per pair of fits, one column per metric."""
     metrics = list(dict.fromkeys(row.metric for row in rows))
     values: dict[str, dict[str, list[float]]] = {}
     for row in rows:
@@ -130,10 +130,10 @@ def _table(prop: Property, rows: Sequence[Row]) -> Table:
         for name, of in values.items()
     ]
     caption = (
-        "Mean ± half of the 95 % t interval over couples; couples that share a network are not independent, so that "
-        "the intervals approximate."
+        "Mean ± half of the 95 % t interval over pairs of networks. The intervals are approximate, because pairs that "
+        "share a network are not independent."
     )
-    header = ("Pair of fits", *(capital(metric_words(metric)) for metric in metrics), "Couples")
+    header = ("Pair of fits", *(capital(metric_words(metric)) for metric in metrics), "Pairs")
     return Table(f"{prop.title}, by pair of fits.", caption, header, shown)
 
 

@@ -1,4 +1,4 @@
-"""The primary metric of a property everywhere: one panel and one column a test set, one row a fit."""
+"""The primary metric of a property on all test sets: one panel and column per test set, one row per fit."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,20 +12,20 @@ from kdib.stats import LEVEL, Interval
 
 MARKS = {
     "scalar": "pale marks are single seeds",
-    "pairwise": "pale marks are single seeds, each the mean over its couples with the other runs of its fit",
-    "relational": "own is the fit's likeness to the teacher of its own seed, sibling to the teachers of the others",
+    "pairwise": "pale marks are single seeds, each the mean over its pairs with the other runs of its fit",
+    "relational": "“own” is a fit’s likeness to the teacher of the same seed, “sibling” to the teachers of other seeds",
 }
 
 
 def level_blocks(view: View, prop: Property) -> list[Block]:
-    """The primary metric of every fit (or of every pair with a teacher): one panel and one column a test set."""
+    """A figure and a table of the primary metric of every fit (relational: of every likeness to the teachers)."""
     dots = {split: _dots(view, prop, view.primary(prop, split)) for split in view.splits}
     dots = {split: found for split, found in dots.items() if found}
     if not dots:
         return [Text("Nothing was measured.", "note")]
     name = metric_name(view.primary(prop))
     caption = f"{capital(name)} on every test set: means with {intervals(view)}; {MARKS[prop.kind]}."
-    made = view.material.facts.get("made", {})  # of the examples of another set
+    made = view.material.facts.get("made", {})  # test sets that were derived from another set, and how
     caption += "".join(f" {capital(split)} is {made[split]}." for split in dots if split in made)
     alt = f"{capital(name)} on {', '.join(dots)}. " + "; ".join(
         f"{dot.label} {dot.mean:.3f}" for dot in dots[next(iter(dots))]
@@ -63,7 +63,7 @@ def _dots(view: View, prop: Property, cell: Cell) -> list[Dot]:
 
 
 def _relational_dots(view: View, cell: Cell) -> list[Dot]:
-    """Ceiling, own, sibling and floor, then the other students' own and sibling, each in the colour of its fit."""
+    """Ceiling, own, sibling and floor, then own and sibling of the other students, each in the colour of its fit."""
     roles: Mapping[str, str] = view.material.config["roles"]
     named = {
         "ceiling": (f"{roles['teacher']}: sibling (ceiling)", roles["teacher"]),

@@ -1,4 +1,4 @@
-"""What a workdir holds, read once, with everything that is missing or damaged named."""
+"""The files of a workdir, read once, with a list of everything that is missing or damaged."""
 
 import pathlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -19,7 +19,8 @@ METRIC_FIELDS = {"run", "fit", "seed", "step", "split", "metric", "value"}
 class Material(NamedTuple):
     """A study's files: `subjects` by id; `traces` by (split, metric); `failed` runs as "fit/run".
 
-    `exhibits` are what a property shows beside numbers, by its name. `problems` are sentences for the head of the page.
+    `exhibits`, by property name, are displays other than the numbers of the rows. `problems` are sentences for the head
+    of the page.
     """
 
     config: Mapping[str, Any]
@@ -31,7 +32,7 @@ class Material(NamedTuple):
     problems: Sequence[str]
     exhibits: Mapping[str, Mapping[str, Any]] = {}
     validation: Mapping[str, BY_FIT] = {}  # by metric, at the last step
-    rates: Mapping[str, Mapping[float, float]] = {}  # what the grid of learning rates found
+    rates: Mapping[str, Mapping[float, float]] = {}  # {fit: {learning rate: validation loss}} of the grid
 
     @property
     def seeds(self) -> dict[str, int]:
@@ -45,25 +46,25 @@ class Material(NamedTuple):
 
     @property
     def shown(self) -> list[str]:
-        """The fits that figures draw: all but those on curves; in a grid those with a role and that learned alone."""
+        """The fits that figures draw: all but those on curves; in a grid, those with a role or trained alone."""
         named = {*self.config["roles"].values(), *(row.get("alone") for row in self.config["grid"].values())}
         fits = [fit for fit in self.fits if fit in named] if self.config["grid"] else self.fits
         return [fit for fit in fits if fit not in self.on_curves]
 
     @property
     def on_curves(self) -> list[str]:
-        """The fits without a role that are points of config.curves: too many to draw in every figure."""
+        """The fits without a role that are points of config.curves; too many to draw in every figure."""
         points = {fit for curve in self.config["curves"].values() for fit in curve["x"]}
         return [fit for fit in self.fits if fit in points - {*self.config["roles"].values()}]
 
 
 def read(workdir: pathlib.Path) -> Material:
-    """Reads config, task, subjects, rows, metrics and failures of a workdir.
+    """Read config, task, subjects, rows, metrics and failures of a workdir.
 
-    Complete lines of a damaged table are used and the others are named.
+    Of a damaged table the complete lines are used, and `problems` lists the others.
 
     Raises:
-      FileNotFoundError: without config.json or task.json, for which nothing can stand in.
+      FileNotFoundError: if config.json or task.json is missing; a report needs both.
       ValueError: if one of these is damaged, or the configuration is not a study's.
     """
     config, facts = read_json(workdir / "config.json"), read_json(workdir / "task.json")
@@ -71,7 +72,7 @@ def read(workdir: pathlib.Path) -> Material:
         raise ValueError(
             f"{workdir / 'config.json'} is no study's configuration: it has no {', '.join(sorted(lacking))}"
         )
-    config = {"curves": {}, "grid": {}, **config}  # a field that came later had its default
+    config = {"curves": {}, "grid": {}, **config}  # studies from before these fields existed
     subjects, damaged_subjects = Records(workdir / "subjects.jsonl", Subject).read()
     rows, damaged_rows = Records(workdir / "rows.jsonl", Row).read()
     lines, damaged_lines = _metric_lines(workdir / "metrics.jsonl")
@@ -84,12 +85,13 @@ def read(workdir: pathlib.Path) -> Material:
     damage = [*damaged_subjects, *damaged_rows, *damaged_lines, *damaged_exhibits]
     if len(known) < len(rows):
         n_strangers = len(rows) - len(known)
-        damage.append(f"rows.jsonl: {n_strangers} rows are left out: subjects.jsonl does not list their networks")
+        damage.append(f"rows.jsonl: {n_strangers} rows are left out; subjects.jsonl does not list their networks")
     if damage:
         known, without_primary = _declared_only(known, config)
         damage += without_primary
     failed = frozenset(f"{failure['fit']}/{failure['run']}" for failure in failures)
-    problems = [problem.replace(f"{workdir}/", "") for problem in [*problems, *damage]]  # a report travels alone
+    # Paths relative to the workdir: a report may be read on another machine.
+    problems = [problem.replace(f"{workdir}/", "") for problem in [*problems, *damage]]
     own = [line for line in lines if line["run"] in measured]
     validation = {metric: last_validation(own, metric) for metric in CHOOSES}
     traces, rates = _traces(lines, measured), tried_rates(lines)
@@ -97,18 +99,21 @@ def read(workdir: pathlib.Path) -> Material:
 
 
 def fit_and_run(subject_id: str) -> str:
-    """The part of an id that all snapshots of a run share; "" where it is none."""
+    """The part of a subject's id that all snapshots of a run share ("fit/run"); "" for a string that is not an id."""
     run, at, step = subject_id.rpartition("@")
     return run if at and step.isdecimal() else ""
 
 
 def _is_known(subject_id: str, measured: Collection[str]) -> bool:
-    """Whether it is a network of subjects.jsonl or an earlier snapshot of one, which only rows name."""
+    """Whether this is a network of subjects.jsonl or an earlier snapshot of its run, which only rows name."""
     return fit_and_run(subject_id) in measured
 
 
 def _declared_only(rows: Sequence[Row], config: Mapping[str, Any]) -> tuple[list[Row], list[str]]:
-    """Where lines were lost, a property may lack any row of its primary metric: it counts as not measured."""
+    """The rows of the properties that still have their primary metric, and a problem for each of the others.
+
+    If lines of a table were lost, a property may lack every row of its primary metric; it then counts as not measured.
+    """
     declared = of_task(config["task"]["name"])
     left_out = [
         name
@@ -116,7 +121,7 @@ def _declared_only(rows: Sequence[Row], config: Mapping[str, Any]) -> tuple[list
         if name in declared and not _has_primary([row for row in rows if row.property == name], declared[name].primary)
     ]
     problems = [
-        f"rows.jsonl: the rows of {name} are left out: none of its primary metric is whole" for name in left_out
+        f"rows.jsonl: the rows of {name} are left out; no row of its primary metric is intact" for name in left_out
     ]
     return [row for row in rows if row.property not in left_out], problems
 
@@ -127,7 +132,7 @@ def _has_primary(rows: Sequence[Row], primary: Primary) -> bool:
 
 
 def _exhibits(workdir: pathlib.Path, names: Iterable[str]) -> tuple[dict[str, Mapping[str, Any]], list[str]]:
-    """exhibits/<property>.json of the study's properties, and which of them cannot be read."""
+    """The contents of exhibits/<property>.json by property, and a problem for each file that cannot be read."""
     found, damage = {}, []
     for name in names:
         path = workdir / "exhibits" / f"{name}.json"
@@ -140,7 +145,7 @@ def _exhibits(workdir: pathlib.Path, names: Iterable[str]) -> tuple[dict[str, Ma
 
 
 def _metric_lines(path: pathlib.Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """The lines of metrics.jsonl that are whole, and where the others are."""
+    """The intact lines of metrics.jsonl, and a problem with the place of each of the others."""
     objects, damage = read_lines(path)
     whole = [line for _, line in objects if not METRIC_FIELDS - line.keys()]
     damage += [
@@ -152,7 +157,7 @@ def _metric_lines(path: pathlib.Path) -> tuple[list[dict[str, Any]], list[str]]:
 
 
 def _traces(lines: Iterable[Mapping[str, Any]], runs: set[str]) -> dict[tuple[str, str], list[Trace]]:
-    """Learning curves of the measured runs (not of the grid's development runs); the last line of a step wins."""
+    """Learning curves of the measured runs, without development runs of the grid; the last line of a step wins."""
     values: dict[tuple[str, str], dict[tuple[str, str], dict[int, float]]] = {}
     for line in lines:
         if line["run"] in runs:
@@ -168,14 +173,14 @@ def _trace(fit: str, curve: Mapping[int, float]) -> Trace:
 
 def _failed_runs(failures: Iterable[Mapping[str, Any]]) -> list[str]:
     return [
-        f"Run {failure['fit']}/{failure['run']} went non-finite at step {failure['step']} in {failure['metric']}; "
-        "it is left out."
+        f"Run {failure['fit']}/{failure['run']} went non-finite at step {failure['step']} in {failure['metric']}. "
+        "It is left out."
         for failure in failures
     ]
 
 
 def _missing_runs(config: Mapping[str, Any], subjects: Iterable[Subject]) -> list[str]:
-    """Fits with fewer networks than the config asks for, in one sentence each."""
+    """One sentence for each fit that has fewer networks than the config asks for."""
     seeds = {fit: set() for fit in config["fits"]}
     for subject in subjects:
         seeds.setdefault(subject.fit, set()).add(subject.seed)

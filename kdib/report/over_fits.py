@@ -1,4 +1,4 @@
-"""Curves over fits (config.curves): students of one kind against a number, other fits as bands beside them."""
+"""Curves over fits (config.curves): a metric of related fits against a number, with other fits as horizontal bands."""
 
 import re
 from collections import Counter
@@ -19,13 +19,13 @@ from kdib.report.view import LIKENESS_NOTE, View, capital, intervals, metric_nam
 from kdib.selection import CHOOSES, chosen
 from kdib.stats import Interval, mean_interval
 
-CURVE_COLOURS = ("#0072B2", *COLOURS[1:])  # the first that no fit beside the curve has
+CURVE_COLOURS = ("#0072B2", *COLOURS[1:])  # a curve takes the first one that no band in its figure uses
 LINE_OF_TEXT = 11.0  # points from one direct label to the next
 ARROWS = {True: "higher is better", False: "lower is better"}
 
 
 class Strip(NamedTuple):
-    """One axes: the curve's levels by x, increasing, and those of the fits beside it by name."""
+    """One panel: the curve's levels by increasing x, and the levels of the fits shown as bands, by name."""
 
     prop: Property
     split: str
@@ -34,7 +34,7 @@ class Strip(NamedTuple):
 
 
 def curve_sections(view: View) -> list[Section]:
-    """One section a curve of the configuration."""
+    """One section per curve of the configuration."""
     return [
         Section(f"curve-{re.sub(r'[^a-zA-Z0-9_-]+', '_', name)}", f"Over {curve['xlabel']}", _blocks(view, name, curve))
         for name, curve in view.material.config["curves"].items()
@@ -42,7 +42,7 @@ def curve_sections(view: View) -> list[Section]:
 
 
 def _blocks(view: View, name: str, curve: Mapping[str, Any]) -> list[Block]:
-    """Each property's primary metric on the first test set, on the others as small panels, and the numbers."""
+    """Figures of each property's primary metric, one for the first test set and one for the others, and tables."""
     blocks: list[Block] = []
     shown: list[Strip] = []
     for suffix, splits in {"": view.splits[:1], "-other-sets": view.splits[1:]}.items():
@@ -73,7 +73,7 @@ def _picture(view: View, name: str, curve: Mapping[str, Any], strips: Sequence[S
     direction = f" ({ARROWS[prop.higher_is_better]})" if prop.higher_is_better is not None else ""
     named = prop.title if prop.title.lower() == metric.lower() else f"{prop.title} ({metric})"
     what = f"{named} on {where} over {curve['xlabel']}"
-    caption = f"{what}{direction}: means with {intervals(view)}; bands: the same of the fits named at their right."
+    caption = f"{what}{direction}: means with {intervals(view)}. Bands show the fits named at their right."
     caption += LIKENESS_NOTE * (prop.kind == "relational")
     figure = over_fits(strips, view.look, xlabel=curve["xlabel"], ylabel=metric, log=curve["log"])
     return view.picture(figure, name, f"{what}. {'. '.join(map(_in_words, strips))}.", caption)
@@ -86,7 +86,7 @@ def _in_words(strip: Strip) -> str:
 
 
 def over_fits(strips: Sequence[Strip], look: Mapping[str, Style], *, xlabel: str, ylabel: str, log: bool) -> Figure:
-    """One panel a strip, each on a scale of its own; levels beside the curve are bands labelled at their right."""
+    """One panel per strip, each with its own y scale; fits beside the curve are bands, labelled at their right."""
     names = dict.fromkeys(fit for strip in strips for fit in strip.beside)
     styles = {fit: look.get(fit, Style(GREY, "", "-")) for fit in names}
     taken = {style.colour for style in styles.values()}
@@ -99,7 +99,7 @@ def over_fits(strips: Sequence[Strip], look: Mapping[str, Style], *, xlabel: str
         title(axes, strip.split)
         for fit, level in strip.beside.items():
             style = styles[fit]
-            if np.isfinite(level.low):  # without an interval the line stands alone
+            if np.isfinite(level.low):  # a level without an interval is drawn as a line only
                 axes.axhspan(level.low, level.high, color=style.colour, alpha=0.13, lw=0)
             axes.axhline(level.estimate, color=style.colour, ls=style.line, lw=1.2)
         mean, low, high = np.array([level[:3] for level in strip.curve.values()]).T
@@ -115,7 +115,7 @@ def over_fits(strips: Sequence[Strip], look: Mapping[str, Style], *, xlabel: str
 
 
 def _ticks(values: Sequence[float], width: float, *, log: bool) -> tuple[list[float], list[str]]:
-    """A tick at every value, increasing, and labels as far as they fit beside each other on `width` inches."""
+    """A tick at every one of the increasing values, and labels where they do not overlap on `width` inches."""
     labels = [f"{value:,.10g}".replace("-", "\u2212") for value in values]
     places = np.log10(values) if log else np.array(values)
     inches = (places - places[0]) / max(np.ptp(places), 1e-12) * width * 0.9
@@ -129,9 +129,9 @@ def _ticks(values: Sequence[float], width: float, *, log: bool) -> tuple[list[fl
 
 
 def _name_bands(axes: Axes, levels: Mapping[str, tuple[float, Style]], height: float) -> None:
-    """The names right of the axes, moved apart as far as needed, each with a line of its colour to its level."""
+    """Write the bands' names right of the axes, moved apart where they overlap, each joined to its level by a line."""
     bottom, top = axes.get_ylim()
-    axes.set_ylim(bottom, top)  # nothing drawn later moves the bands away from their names
+    axes.set_ylim(bottom, top)  # fixed, so that nothing drawn later moves the bands away from their names
     names = sorted(levels, key=lambda fit: levels[fit][0])
     points = np.array([(levels[fit][0] - bottom) / (top - bottom) * height * 72 for fit in names])
     for fit, at, moved in zip(names, points, _apart(points, LINE_OF_TEXT), strict=True):
@@ -144,7 +144,7 @@ def _name_bands(axes: Axes, levels: Mapping[str, tuple[float, Style]], height: f
 
 
 def _apart(places: np.ndarray, gap: float) -> np.ndarray:
-    """Increasing places, moved as little up as down until all are `gap` apart."""
+    """Increasing positions, moved up and down by equal amounts until all are `gap` apart."""
     up, down = places.astype(float), places.astype(float)
     for i in range(1, len(places)):
         up[i] = max(up[i], up[i - 1] + gap)
@@ -156,7 +156,7 @@ def _apart(places: np.ndarray, gap: float) -> np.ndarray:
 
 
 def _table(view: View, curve: Mapping[str, Any], strips: Sequence[Strip]) -> Table:
-    """One row a fit of the curve by x, then those beside it; one column a picture."""
+    """One row per fit of the curve by x, then one per band; one column per panel."""
     columns = [(strip.prop, view.primary(strip.prop, strip.split)) for strip in strips]
     at = sorted((float(x), fit) for fit, x in curve["x"].items())
     named = [(f"{x:,.10g}", fit) for x, fit in at] + [(NOTHING, fit) for fit in curve["beside"]]
@@ -168,7 +168,7 @@ def _table(view: View, curve: Mapping[str, Any], strips: Sequence[Strip]) -> Tab
 
 
 def _chosen(view: View, curve: Mapping[str, Any]) -> list[Block]:
-    """What the fit scores that validation chooses, seed by seed, beside the last of the curve."""
+    """Scores of the fit that validation selects for each seed, beside those of the curve's last fit."""
     fits = sorted(curve["x"], key=lambda fit: float(curve["x"][fit]))
     scalars = [prop for prop in view.properties.values() if prop.kind == "scalar"]
     cells = [(prop, view.primary(prop, split)) for split in view.splits for prop in scalars]
@@ -182,8 +182,8 @@ def _chosen(view: View, curve: Mapping[str, Any]) -> list[Block]:
     ]
     if len(rows) < 2 or not cells:
         return []
-    header = ("Which", "Fits (seeds)", *(f"{prop.title}, {cell.split}" for prop, cell in cells))
-    caption = f"Validation chooses seed by seed, test sets never. Mean ± half of the {intervals(view)}."
+    header = ("Selection", "Fits (seeds)", *(f"{prop.title}, {cell.split}" for prop, cell in cells))
+    caption = f"Validation data choose the fit of each seed, never test sets. Mean ± half of the {intervals(view)}."
     return [Table(f"Chosen over {curve['xlabel']}.", caption, header, rows)]
 
 

@@ -1,4 +1,4 @@
-"""The report: one self-contained page from the files of a workdir, and its figures as PNG and SVG."""
+"""The report of a study: one self-contained page from the files of its workdir, and its figures as PNG and SVG."""
 
 import os
 import pathlib
@@ -38,14 +38,14 @@ LEARNING = {"accuracy": "validation accuracy", "loss": "validation loss (nats)"}
 
 
 class Page(NamedTuple):
-    """Where a page was written, and what it says was incomplete or damaged."""
+    """Where a page was written, and the problems that its head lists: missing, failed or damaged data."""
 
     path: pathlib.Path
     problems: Sequence[str]
 
 
 def write(workdir: pathlib.Path, folder: pathlib.Path) -> Page:
-    """Draw the page and the figures of a workdir into a folder; see kdib.report.write."""
+    """Draw the page and the figures of a workdir into `folder`; see `kdib.report.write`."""
     material = read(workdir)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     study = view(material, declared(material), folder / "figures")
@@ -56,14 +56,17 @@ def write(workdir: pathlib.Path, folder: pathlib.Path) -> Page:
 
 
 def save(path: pathlib.Path, **context: Any) -> None:
-    """Write a page whole: a reader finds the old one or the new one."""
+    """Write a page atomically: a reader finds either the old page or the new one."""
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(_render(**context), encoding="utf-8")
     os.replace(partial, path)
 
 
 def declared(material: Material) -> dict[str, Property]:
-    """The properties of a study by name; ValueError for one that its task does not have."""
+    """The properties of a study by name.
+
+    Raises ValueError if the study's task does not have one of them.
+    """
     properties = of_task(material.config["task"]["name"])
     for name in material.config["properties"]:
         known("config.properties", name, properties)
@@ -79,25 +82,28 @@ def _render(**context: Any) -> str:
 
 
 def _headline(study: View) -> str:
-    """The verdict on the first property of the configuration, as declared, whatever the others show."""
+    """The verdict on the first property that the configuration declares, whatever the others show."""
     first = next(iter(study.properties.values()), None)
     if first is not None and has_direction(first):
         return headline(study.effects.values(), first)
-    return "No headline: it is said on the first of config.properties, which must be scalar and have a direction."
+    return (
+        "No headline: it is generated from the first of config.properties, which must be scalar and have a direction "
+        "(higher or lower is better)."
+    )
 
 
 def _sections(study: View) -> list[Section]:
-    """The table that answers the study's question, how it came about, then what everything rests on."""
+    """All sections: the transfer card first, then the measurements behind it, then data and configuration."""
     properties = [property_section(study, prop) for prop in study.properties.values()]
     grid = [Section("grid", "Students by teachers", grid_blocks(study))] if study.material.config["grid"] else []
     return [
-        Section("transfer", "What came along", [*card_blocks(study), *exploratory_blocks(study)]),
+        Section("transfer", "What transferred", [*card_blocks(study), *exploratory_blocks(study)]),
         *grid,
         *curve_sections(study),
         *properties[:1],
         Section("learning", "Learning curves", _learning(study)),
         *properties[1:],
-        Section("published", "Published numbers beside ours", _published(study)),
+        Section("published", "Published and measured numbers", _published(study)),
         Section("data", "Data", _data(study.material.facts)),
         Section("config", "Configuration, seeds and versions", _config(study.material.config, study)),
     ]
@@ -110,11 +116,11 @@ def _learning(study: View) -> list[Block]:
         if ("validation", metric) in study.material.traces
     }
     if not traces:
-        return [Text("No validation metrics were written.", "note")]
+        return [Text("The study has no validation metrics.", "note")]
     caption = (
-        "Validation accuracy and loss against the training step: a thin line is one seed, a thick one the mean of "
-        "a fit. What lies before a tenth of the steps may be cut off. Where a gap closes with more steps, distillation "
-        "was only faster."
+        "Validation accuracy and loss against the training step. Thin lines are single seeds, thick lines the mean of "
+        "a fit. The vertical range covers the last nine tenths of training, so the start may be cut off. If the gap "
+        "between two fits closes with more steps, distillation only made training faster."
     )
     ends = {label: "; ".join(f"{t.fit} {t.values[-1]:.3f}" for t in found) for label, found in traces.items()}
     alt = "Learning curves. At the last step: " + ". ".join(f"{label}: {text}" for label, text in ends.items())
@@ -122,7 +128,7 @@ def _learning(study: View) -> list[Block]:
 
 
 def _rates(study: View) -> list[Block]:
-    """The grid of learning rates, and what each fit chose; nothing without a grid."""
+    """A table of the learning-rate grid and the rate chosen for each fit; empty for a study without a grid."""
     found = study.material.rates
     if not found:
         return []
@@ -133,8 +139,8 @@ def _rates(study: View) -> list[Block]:
         if (best := min(losses, key=lambda rate: losses[rate], default=None)) is not None
     ]
     caption = (
-        "Validation loss (nats) after the last step, on development seeds that no main run shares. The lowest is "
-        "chosen; where that is an end of the grid, a rate beyond it might serve the fit better."
+        "Validation loss (nats) after the last step, on development seeds that no main run uses. The rate with the "
+        "lowest loss is chosen. If this is an end of the grid, a rate beyond it might be better still."
     )
     return [Table("Learning rates.", caption, ("Fit", *(f"{rate:g}" for rate in tried), "Chosen"), rows)]
 
@@ -142,7 +148,7 @@ def _rates(study: View) -> list[Block]:
 def _published(study: View) -> list[Block]:
     published = study.material.config["published"]
     if not published.get("rows"):
-        return [Text("The configuration names no published numbers beside those of the tables above.", "note")]
+        return [Text("The configuration lists no published numbers beyond those in the tables above.", "note")]
     rows = [
         (_published_name(study, name, label), Entry(fit), number(value), _ours(study, name, label, fit))
         for name, labels in published["rows"].items()
@@ -150,7 +156,9 @@ def _published(study: View) -> list[Block]:
         for fit, value in values.items()
         if study.material.config["roles"].get(fit, fit) in study.material.fits
     ]
-    caption = f"{source_of(published)} Ours: mean ± half of the 95 % t interval, in distribution where no set is named."
+    caption = (
+        f"{source_of(published)} Ours: mean ± half of the 95 % t interval, in distribution unless a test set is named."
+    )
     return [Table("Published | ours.", caption, ("Metric", "Fit", "Published", "Ours"), rows)]
 
 
@@ -161,7 +169,7 @@ def _published_name(study: View, name: str, label: str) -> Entry:
 
 
 def _ours(study: View, name: str, label: str, fit: str) -> Entry:
-    """Our mean of what a published row calls `label`: "metric" or "metric, test set", in the literature's name, too."""
+    """Our mean for a published row's `label`: "metric" or "metric, test set", or the literature's name (KNOWN_AS)."""
     label, _, split = label.partition(", ")
     keys = {alias: key for key, alias in KNOWN_AS.items()}
     metric, group, coords = keys.get(label, (label, "", ()))
@@ -177,12 +185,12 @@ def _data(facts: Mapping[str, Any]) -> list[Block]:
         blocks.append(_set_table(sets))
         blocks += _examples(sets)
     rest = {name: value for name, value in facts.items() if name not in ("sets", "baselines")}
-    blocks.append(Details("Everything else the task says of itself", [_flat("Task facts.", rest)]))
+    blocks.append(Details("All other facts about the task", [_flat("Task facts.", rest)]))
     return blocks
 
 
 def _set_table(sets: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Every number that a set states of itself (sizes, labels, coverage), one column a number."""
+    """A table of the numbers that describe each set (sizes, labels, coverage), one column per number."""
     flat = {name: {k: v for k, v in flatten(facts).items() if _is_overview(k, v)} for name, facts in sets.items()}
     columns = list(dict.fromkeys(column for values in flat.values() for column in values))
     rows = [
@@ -190,7 +198,7 @@ def _set_table(sets: Mapping[str, Mapping[str, Any]]) -> Table:
         for name, values in flat.items()
     ]
     header = ("Set", *(column.replace(".", ", ").replace("_", " ") for column in columns))
-    return Table("Sizes.", "What each set of examples holds.", header, rows)
+    return Table("Sizes.", "The contents of each set of examples.", header, rows)
 
 
 def _is_overview(name: str, value: Any) -> bool:
@@ -217,7 +225,7 @@ def _config(config: Mapping[str, Any], study: View) -> list[Block]:
     blocks: list[Block] = []
     if environment:
         items = [(name, str(value)) for name, value in flatten(environment).items()]
-        blocks.append(key_values("Versions.", "The software that made the numbers.", ("Software", "Version"), items))
+        blocks.append(key_values("Versions.", "The software that was used.", ("Software", "Version"), items))
     blocks.append(_flat("Configuration.", settings))
     header = ("Fit", "Run", "Step", "Fingerprint")
     table = Table("Networks.", "Fingerprints are SHA-256 of the parameters.", header, networks)

@@ -1,4 +1,4 @@
-"""One section a property, made from its declaration alone: levels on every test set, its curves, their numbers."""
+"""One section per property, built from its declaration alone: levels on every test set, curves and their numbers."""
 
 from collections.abc import Mapping, Sequence
 
@@ -19,11 +19,11 @@ from kdib.report.sentences import finding
 from kdib.report.tables import NOTHING, Block, Details, Entry, Picture, Section, Table, Text, mean_entry, number
 from kdib.report.view import LIKENESS_NOTE, View, capital, intervals, listed
 
-BALANCED = "balanced_accuracy"  # what a task's baselines are given in, and small groups have none of
+BALANCED = "balanced_accuracy"  # the metric of a task's baselines; undefined for small groups
 
 
 def property_section(view: View, prop: Property) -> Section:
-    """What was found in one sentence, the primary metric everywhere, then curves, maps and exhibits."""
+    """The finding in one sentence, the primary metric on all test sets, then curves, maps and exhibits."""
     blocks: list[Block] = [Text(finding(view, prop), "finding"), Text(prop.caption)]
     blocks += [Text(f"Caveat: {prop.caveat}", "caveat")] if prop.caveat else []
     blocks += level_blocks(view, prop)
@@ -41,9 +41,13 @@ def property_section(view: View, prop: Property) -> Section:
 
 
 def _split_blocks(view: View, prop: Property, split: str) -> list[Block]:
-    """Curves of one metric share a figure and a scale; the first one's numbers stand below it, the others' folded."""
+    """Curves, tables and maps of a property on one test set.
+
+    Curves of one metric share a figure and a scale. The numbers of the first curve follow the figure; those of the
+    other curves are folded away.
+    """
     blocks: list[Block] = []
-    declared = [curve for curve in prop.curves if curve.group != INTERPOLATION]  # drawn by pair of fits
+    declared = [curve for curve in prop.curves if curve.group != INTERPOLATION]  # interpolation_blocks draws these
     categorical = [curve for curve in declared if is_categorical(view, prop, curve, split)]
     numeric = [curve for curve in declared if curve not in categorical and _bands(view, prop, curve, split)]
     for metric in dict.fromkeys(curve.metric for curve in numeric):
@@ -62,7 +66,7 @@ def _split_blocks(view: View, prop: Property, split: str) -> list[Block]:
 
 
 def _on_curves(view: View, prop: Property, curves: Sequence[Curve], split: str) -> list[Block]:
-    """The numbers of the fits that no general figure shows, folded away."""
+    """A folded table of the fits that are drawn on curves only."""
     fits = view.material.on_curves
     if not fits:
         return []
@@ -80,11 +84,14 @@ def _lines(view: View, prop: Property, curves: Sequence[Curve], split: str) -> P
     figure = figures.lines(panels, view.look, ylabel=curves[0].ylabel, chance=chance, first=roles)
     what = f"{capital(curves[0].ylabel)} on {split} by {listed([curve.xlabel for curve in curves])}"
     caption = (
-        f"{what}: means with {intervals(view)}; points are moved sideways so that intervals can be told apart."
-        + " Groups that are too small are left out here and named in the table." * (curves[0].metric == BALANCED)
+        f"{what}: means with {intervals(view)}. Points are shifted sideways so that their intervals do not overlap."
+        + " Groups that are too small are left out here and marked in the table." * (curves[0].metric == BALANCED)
     )
     if len({fit for panel in panels for fit in panel.bands}) > figures.IN_COLOUR:
-        caption += f" In colour: the fits of the roles, and up to {figures.IN_COLOUR} in all those farthest from them."
+        caption += (
+            f" At most {figures.IN_COLOUR} fits are in colour: those with a role, then those farthest from the fits "
+            "already chosen."
+        )
     caption += LIKENESS_NOTE * _is_of_couples(view, prop, curves[0], split)
     return view.picture(figure, f"{prop.name}-{curves[0].metric}-{split}", _alt(what, panels), caption)
 
@@ -103,14 +110,14 @@ def _reliability(view: View, prop: Property, curves: Sequence[Curve], split: str
     figure = figures.reliability(panels, view.look, xlabel=curve.xlabel, ylabel=curve.ylabel)
     what = f"{capital(curve.ylabel)} against {curve.xlabel} on {split}"
     caption = (
-        f"{what}, one panel a fit: means with {intervals(view)} (fewer where a seed has no example in the bin). "
+        f"{what}, one panel per fit: means with {intervals(view)} (fewer if a seed has no example in the bin). "
         "Bars: share of the examples in the bin, on the same axis."
     )
     return view.picture(figure, f"{prop.name}-{curve.metric}-{split}", _alt(what, panels), caption)
 
 
 def _alt(what: str, panels: Sequence[Panel]) -> str:
-    """The figure in words: from where to where every line goes."""
+    """The figure in words: the first and the last value of every line."""
     ends = [
         f"{fit} from {band.mean[0]:.3f} at {band.x[0]:g} to {band.mean[-1]:.3f} at {band.x[-1]:g}"
         for panel in panels[:1] if len(panels[0].bands) > 1
@@ -120,7 +127,7 @@ def _alt(what: str, panels: Sequence[Panel]) -> str:
 
 
 def _points(view: View, prop: Property, curve: Curve, split: str, metric: str) -> dict[float, Cell]:
-    """The cells of a curve by their place on the x axis, in order."""
+    """The cells of a curve by increasing x."""
     found = view.places(prop, metric, split, curve.group, [curve.x])
     return dict(sorted((float(x), cell) for (x,), cell in found.items()))
 
@@ -145,7 +152,7 @@ def _weights(view: View, prop: Property, curve: Curve, split: str) -> dict[str, 
 
 
 def _table(view: View, prop: Property, curve: Curve, split: str, fits: Sequence[str] = ()) -> Table:
-    """One row a fit (by default those shown), then the baselines; one column a place on the x axis."""
+    """One row per fit (by default those that figures show), then the baselines; one column per x."""
     points = {x: cell for x, cell in _points(view, prop, curve, split, curve.metric).items() if view.sizes[cell] > 0}
     rows = [
         (Entry(fit), *(_mean_or_size(view, prop, cell, fit) for cell in points.values())) for fit in fits or view.look
@@ -156,8 +163,8 @@ def _table(view: View, prop: Property, curve: Curve, split: str, fits: Sequence[
     sizes = [str(view.sizes[cell]) if _is_measured(view, prop, cell) else NOTHING for cell in points.values()]
     rows.append((Entry("examples"), *map(Entry, sizes)))
     title = f"{capital(curve.ylabel)} on {split} by {curve.xlabel}."
-    small = "; too small (n): the rarest label has n examples" * (curve.metric == BALANCED)
-    caption = f"Mean ± half of the {intervals(view)}{small}."
+    small = " “Too small (n)”: the rarest label has only n examples." * (curve.metric == BALANCED)
+    caption = f"Mean ± half of the {intervals(view)}.{small}"
     header = (f"Fit \\ {curve.xlabel}", *(f"{x:.3g}" for x in points))
     return Table(title, caption, header, rows)
 
@@ -176,7 +183,7 @@ def _is_measured(view: View, prop: Property, cell: Cell) -> bool:
 
 
 def _baselines(view: View, curve: Curve, split: str) -> dict[str, Mapping[str, float | None]]:
-    """The task's baselines by group value, where it gives some for this column and metric."""
+    """The task's baselines by group value; empty if it has none for this column and metric."""
     of_split = view.material.facts.get("baselines", {}).get(split, {})
     if curve.metric != BALANCED:
         return {}
@@ -192,6 +199,6 @@ def _baseline_points(view: View, curve: Curve, split: str) -> dict[str, tuple[np
 
 
 def _chance(view: View, split: str) -> float | None:
-    """Balanced accuracy of guessing: one over the number of labels, where the task says what these are."""
+    """The balanced accuracy of guessing, 1 / number of labels; None if the task does not list its labels."""
     labels = view.material.facts.get("sets", {}).get(split, {}).get("labels")
     return 1 / len(labels) if labels else None

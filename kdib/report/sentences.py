@@ -1,4 +1,4 @@
-"""What was found of a property, in one sentence made from its effects."""
+"""One generated sentence per property: its levels, its declared effect and the verdict."""
 
 import math
 from collections.abc import Mapping
@@ -10,21 +10,21 @@ from kdib.report.verdicts import PLACEBO, Word, card_verdict
 from kdib.report.view import View, listed, metric_name
 
 CONCLUSIONS: dict[Word, str] = {
-    "transferred": "the teacher’s advantage transferred, beyond what self-distillation gives",
-    "a trace": "a trace of the teacher’s advantage transferred, beyond what self-distillation gives",
-    "bias, imitated": "the teachers’ bias came along, and this teacher’s function was imitated",
-    "imitated": "this teacher’s function was imitated",
-    "bias": "the likeness is to the teachers’ bias: students of other seeds’ teachers have it too",
-    "undecided": "nothing is decided",
-    "no advantage": "no advantage of the teacher was shown that could be handed over",
-    "did not transfer": "it did not transfer",
+    "transferred": "the teacher’s advantage transferred, beyond the effect of self-distillation",
+    "a trace": "a trace of the teacher’s advantage transferred, beyond the effect of self-distillation",
+    "bias, imitated": "the teachers’ bias transferred, and the student also imitates its own teacher’s function",
+    "imitated": "the student imitates its own teacher’s function",
+    "bias": "the teachers’ bias transferred, since the student also resembles the teachers of other seeds",
+    "undecided": "undecided",
+    "no advantage": "no advantage of the teacher was shown that could transfer",
+    "did not transfer": "did not transfer",
     "above self": "distillation raised it above self-distillation",
     "below self": "distillation lowered it below self-distillation",
 }
 
 
 def finding(view: View, prop: Property) -> str:
-    """The levels, the declared difference with its interval, p and n, and the verdict in words."""
+    """The levels, the declared difference with its interval, p and n, and the verdict, as one sentence."""
     cell = view.primary(prop)
     effects = view.effects_at(cell)
     name = metric_name(cell)
@@ -35,11 +35,11 @@ def finding(view: View, prop: Property) -> str:
     relational = prop.kind == "relational"
     declared = effects.get("own - sibling" if relational else "distilled - self")
     if declared is None or declared.n_seeds == 0:
-        return f"{named}: not measured for all of the fits that the declared difference needs."
+        return f"{named}: not measured for every fit that the declared difference needs."
     said = _likeness(effects) if relational else _levels(view, cell)
     difference = "own − sibling" if relational else "distilled − self"
     placebo = effects.get(PLACEBO)
-    beside = f", the placebo’s {_with_interval(placebo)}" if relational and placebo and placebo.n_seeds else ""
+    beside = f", for the placebo {_with_interval(placebo)}" if relational and placebo and placebo.n_seeds else ""
     return (
         f"{named} on {cell.split}{direction}: {said}; {difference} is {_with_interval(declared)}{beside} "
         f"({_p(declared)}, n = {declared.n_seeds} seed{'' if declared.n_seeds == 1 else 's'}): "
@@ -55,9 +55,9 @@ def _levels(view: View, cell: Cell) -> str:
 
 def _likeness(effects: Mapping[str, Effect]) -> str:
     words = {
-        "own": "distilled students to their own teachers {}",
+        "own": "distilled student to its own teacher {}",
         "sibling": "to the teachers of other seeds {}",
-        "floor": "students without a teacher to them {}",
+        "floor": "student without a teacher to the teacher of its seed {}",
     }
     known = {name: effects[name] for name in words if name in effects and effects[name].n_seeds}
     return ", ".join([words[name].format(_plain(effect.estimate)) for name, effect in known.items()])

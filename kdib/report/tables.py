@@ -1,4 +1,4 @@
-"""The blocks a report page is made of, and how numbers are printed in them."""
+"""The blocks that a report page consists of, and the formatting of numbers in them."""
 
 import math
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ NOTHING = "\u2013"
 
 
 class Entry(NamedTuple):
-    """What a table shows: `number` is the value at full precision (machine-readable), `small` a second line.
+    """A table cell: `number` is the value at full precision (machine-readable), `small` a second line in small print.
 
-    `icon` stands before the text and says the same: it is hidden from screen readers.
+    `icon` stands before the text and repeats its meaning; it is hidden from screen readers.
     """
 
     text: str
@@ -27,7 +27,7 @@ class Entry(NamedTuple):
 class Table(NamedTuple):
     """A table whose first column names its rows; `words` wraps and left-aligns its cells.
 
-    `card` stacks the cells of a row under each other where the page is narrow, each with its column's name.
+    `card` stacks the cells of a row on a narrow page, each labelled with its column's name.
     """
 
     title: str
@@ -58,7 +58,7 @@ class Text(NamedTuple):
 
 
 class Details(NamedTuple):
-    """Blocks that are folded away at first."""
+    """Blocks that are initially folded away."""
 
     summary: str
     blocks: Sequence["Block"]
@@ -66,7 +66,7 @@ class Details(NamedTuple):
 
 
 class Example(NamedTuple):
-    """One input as text or as a PNG in base64, its label, and what each fit answered."""
+    """One input as text or as a PNG in base64, with its label and each fit's prediction."""
 
     label: str
     answers: Sequence[tuple[str, str]]
@@ -76,7 +76,7 @@ class Example(NamedTuple):
 
 
 class Gallery(NamedTuple):
-    """Inputs beside each other."""
+    """Example inputs side by side."""
 
     heading: str
     items: Sequence[Example]
@@ -95,14 +95,14 @@ class Section(NamedTuple):
 
 
 def number(value: float | None, *, signed: bool = False) -> Entry:
-    """0.1234 -> "0.123", with a true minus; None and NaN -> a dash."""
+    """Format a value: 0.1234 -> "0.123", with a true minus sign; None and NaN -> a dash."""
     if value is None or math.isnan(value):
         return Entry(NOTHING)
     return Entry(digits(value, places(value), signed=signed), value)
 
 
 def mean_entry(mean: Interval | None) -> Entry:
-    """The mean, and half of its interval in small; the mean alone where n does not allow an interval."""
+    """A mean, with half of its interval in small print if it has one."""
     if mean is None or math.isnan(mean.estimate):
         return Entry(NOTHING)
     half = "" if math.isnan(mean.high) else f"± {digits(mean.high - mean.estimate, places(mean.estimate))}"
@@ -110,7 +110,7 @@ def mean_entry(mean: Interval | None) -> Entry:
 
 
 def places(value: float) -> int:
-    """Decimals that a value deserves, and its interval with it: three, or more below 0.01."""
+    """The number of decimals for a value and its interval: three, or more below 0.01."""
     return 3 if value == 0 or abs(value) >= 0.01 else 4 if abs(value) >= 0.001 else 5
 
 
@@ -120,12 +120,12 @@ def digits(value: float, places: int, *, signed: bool = False) -> str:
 
 
 def interval(low: float, high: float, places: int, *, signed: bool = False) -> str:
-    """[0.012, 0.034]."""
+    """Format an interval, such as "[0.012, 0.034]"."""
     return f"[{digits(low, places, signed=signed)}, {digits(high, places, signed=signed)}]"
 
 
 def probability(p: float | None) -> Entry:
-    """p values: three decimals, or "< 0.001"."""
+    """Format a p value: three decimals, or "< 0.001"."""
     if p is None or math.isnan(p):
         return Entry(NOTHING)
     return Entry("< 0.001" if p < 0.001 else f"{p:.3f}", p)

@@ -1,4 +1,4 @@
-"""The word that a property gets on the transfer card, by rules fixed before the run, and the sentence that says it."""
+"""The verdict on each property of the transfer card, by rules fixed before the run, and what each verdict means."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -18,42 +18,47 @@ ICONS: dict[Word, str] = {
 }  # fmt: skip
 PLACEBO = "alone: own - sibling"
 MEANINGS: dict[Word, str] = {
-    "transferred": "The teacher is better than the student alone, and the distilled student is better than both the "
-    "student alone and self-distillation (Holm-adjusted p below 0.05).",
-    "a trace": "As “transferred”, but a lead of the distilled student, shown though it is, stays below a tenth of the "
-    "teacher’s.",
-    "bias, imitated": "Both of the next two: more like the teachers of other seeds than self-distillation is, and more "
-    "like its own teacher still.",
-    "imitated": "The distilled student is more like its own teacher than a student without any teacher is, and more "
-    "than like the teachers of other seeds, beyond what the latter shows: this teacher’s function was copied.",
-    "bias": "The distilled student is more like its own teacher and more like the teachers of other seeds than a "
-    "student without any teacher is, and more like the latter than self-distillation; own and other teachers were not "
-    "shown apart.",
-    "undecided": "An interval includes 0, or there is none: neither an effect nor its absence was shown.",
-    "no advantage": "The teacher was not shown to be better than the student alone: no lead to hand over was shown.",
-    "did not transfer": "The lead over the student alone or over self-distillation stays below a tenth of the "
-    "teacher’s; of a likeness: the distilled student is not more like its teacher than a student without any.",
-    "above self": "Higher than self-distillation (Holm-adjusted p below 0.05); neither direction is better, or there "
-    "is no teacher to compare with.",
-    "below self": "Lower than self-distillation, otherwise as “above self”.",
+    "transferred": "The teacher is better than the student trained alone. The distilled student is better than the "
+    "student trained alone and better than self-distillation (Holm-adjusted p below 0.05).",
+    "a trace": "As “transferred”, but the distilled student’s lead over one of the two is below a tenth of the "
+    "teacher’s lead.",
+    "bias, imitated": "“Imitated” and “bias” both hold: the distilled student resembles the teachers of other seeds "
+    "more than self-distillation does, and resembles its own teacher even more.",
+    "imitated": "The distilled student resembles its own teacher more than a student without a teacher does. It also "
+    "resembles its own teacher more than the teachers of other seeds, by more than a student without a teacher does: "
+    "it copied this teacher’s function.",
+    "bias": "The distilled student resembles its own teacher and the teachers of other seeds more than a student "
+    "without a teacher does, and the teachers of other seeds more than self-distillation does. It was not shown to "
+    "copy its own teacher in particular.",
+    "undecided": "An interval includes 0 or cannot be computed: neither an effect nor its absence was shown.",
+    "no advantage": "The teacher was not shown to be better than the student trained alone, so no lead was shown that "
+    "could transfer.",
+    "did not transfer": "The distilled student’s lead over the student trained alone or over self-distillation is "
+    "below a tenth of the teacher’s lead. For properties that measure likeness: the distilled student does not "
+    "resemble its teacher more than a student without a teacher does.",
+    "above self": "The distilled student scores higher than self-distillation (Holm-adjusted p below 0.05). Used where "
+    "neither direction is better, or where there is no teacher to compare with.",
+    "below self": "The distilled student scores lower than self-distillation; otherwise as “above self”.",
 }
 
 
 def card_verdict(prop: Property, effects: Iterable[Effect]) -> Word:
-    """One word for a property, from the effects on its primary cell; exploratory and foreign ones are ignored.
+    """The verdict on a property, from the effects on its primary cell; exploratory effects do not count.
 
-    Scalar with a direction: kdib.verdict.verdict. Without one, and pairwise: "above self" or "below self" where
-    distilled - self has an interval on that side of 0 and a Holm-adjusted p below 0.05, else "undecided".
+    Scalar properties with a direction follow `kdib.verdict.verdict`. Scalar properties without one and pairwise
+    properties are "above self" or "below self" if the interval of distilled - self lies on that side of 0 with a
+    Holm-adjusted p below 0.05, else "undecided".
 
-    Relational, turned so that higher is more alike (a distance is lower), in this order:
-    - "bias, imitated" if both of the following hold;
-    - "imitated" if the interval of own - floor lies above 0, and that of own - sibling above 0 and above the whole
-      interval of the placebo (the same of the student alone, which never saw a teacher), with a Holm-adjusted p below
-      0.05;
-    - "bias" if the intervals of own - floor, sibling - floor and sibling - self: sibling all lie above 0: a student
-      that is only softer, or better, for having had a teacher is more like anybody's;
+    Relational properties are signed so that higher means more alike (distances are negated). The first rule that
+    applies decides:
+    - "bias, imitated" if the rules for "imitated" and "bias" both hold;
+    - "imitated" if the interval of own - floor lies above 0, and the interval of own - sibling lies above 0 and above
+      the whole interval of the placebo, with a Holm-adjusted p below 0.05. The placebo is own - sibling of the student
+      trained alone, which never saw a teacher;
+    - "bias" if the intervals of own - floor, sibling - floor and sibling - self: sibling all lie above 0. The last one
+      is needed because any teacher can make a student softer or better, and thereby more like every teacher;
     - "did not transfer" if the interval of own - floor ends at or below 0;
-    - "undecided" otherwise, and where any of these differences has no interval.
+    - "undecided" otherwise, and whenever one of these differences has no interval.
     """
     own = {e.estimand: e for e in effects if e.property == prop.name and e.family != "exploratory"}
     if prop.kind == "relational":
@@ -85,4 +90,4 @@ def _bounds(effect: Effect, *, lower_is_alike: bool) -> tuple[float, float]:
 
 
 def _is_shown(effect: Effect) -> bool:
-    return effect.p_holm is not None and effect.p_holm < ALPHA  # nan is not below
+    return effect.p_holm is not None and effect.p_holm < ALPHA  # False for nan

@@ -1,4 +1,4 @@
-"""What the sections of a report look things up in: the measurements of a study by cell, fit and estimand."""
+"""Lookup tables for the sections of a report: the measurements of a study by cell, fit and estimand."""
 
 import pathlib
 import re
@@ -16,7 +16,7 @@ from kdib.report.material import Material
 from kdib.report.tables import Picture
 from kdib.stats import LEVEL, Interval, mean_interval
 
-# What the literature calls some of the cells; a config's published rows may use these names.
+# The literature's names for some of the cells; a config's published rows may use them.
 KNOWN_AS = {
     ("mean_accuracy", "attractors", ()): "A-accuracy",
     ("mean_accuracy", "distance", ()): "D-accuracy",
@@ -24,19 +24,19 @@ KNOWN_AS = {
 }
 LIKENESS = {"teacher": "ceiling", "alone": "floor", "distilled": "own"}  # the estimands of kdib.estimands.LEVELS
 LIKENESS_NOTE = (
-    " Likeness is to the role’s teacher of the own seed; under the teacher’s own name, to the teachers of other seeds."
+    " Every fit is compared with the teacher of the same seed; the teacher itself with the teachers of other seeds."
 )
 Places = Mapping[tuple[float | int | str, ...], Cell]
 ACRONYMS = {"ece", "mce", "nll", "kl", "cka"}
 
 
 class View(NamedTuple):
-    """A study, measured: `effects[cell, estimand]`, `by_cell[cell][estimand]`, `summary[cell][fit]` and
-    `values[cell, fit][seed]`.
+    """The measurements of a study.
 
-    `sizes[cell]` is the n of a cell's rows, the smallest over networks; `splits` are the test sets, the first in
-    distribution; `seeds` says how many seeds a fit has; `look` is the style of each fit that is drawn; `folder` is for
-    the figures.
+    They are stored as `effects[cell, estimand]`, `by_cell[cell][estimand]`, `summary[cell][fit]` and
+    `values[cell, fit][seed]`. `sizes[cell]` is the smallest n of a cell's rows over networks. `splits` are the test
+    sets, the first in distribution. `seeds` is the number of seeds in words. `look` is the style of each fit that is
+    drawn. Figures are written into `folder`.
     """
 
     material: Material
@@ -53,22 +53,23 @@ class View(NamedTuple):
 
     @property
     def in_distribution(self) -> str:
-        """The first test set; "" where nothing was measured."""
+        """The name of the first test set; "" if nothing was measured."""
         return self.splits[0] if self.splits else ""
 
     def primary(self, prop: Property, split: str = "") -> Cell:
-        """The cell of a property's primary metric, on another test set if `split` names one."""
+        """The cell of a property's primary metric, on the test set `split` if given."""
         metric, own_split, group, coords = prop.primary
         return Cell(prop.name, metric, split or own_split or self.in_distribution, group, coords)
 
     def effects_at(self, cell: Cell) -> Mapping[str, Effect]:
-        """The effects on one cell by estimand."""
+        """The effects on one cell, by estimand."""
         return self.by_cell.get(cell, {})
 
     def level(self, prop: Property, cell: Cell, fit: str) -> Interval | None:
-        """What a fit scores, over seeds; None where it has no value.
+        """A fit's mean over seeds with its interval; None if it has no value.
 
-        Of a relational property its likeness to the role's teacher of its own seed, and of that teacher to the others.
+        For a relational property this is the fit's likeness to the role's teacher of the same seed, and for the
+        teacher itself its likeness to the teachers of other seeds.
         """
         found = self.summary.get(cell, {}).get(fit)
         if found or prop.kind != "relational":
@@ -81,20 +82,20 @@ class View(NamedTuple):
         return Interval(effect.estimate, effect.low, effect.high, effect.n_seeds, LEVEL)
 
     def places(self, prop: Property, metric: str, split: str, group: str, names: Sequence[str]) -> Places:
-        """The cells of a group by their coordinates, which must be those of `names`; in the order of the rows."""
+        """The cells of a group that have exactly the coordinates `names`, by their values, in the order of the rows."""
         own = (prop.name, metric, split, group)
         found = {tuple(dict(cell.coords).get(n, "") for n in names): cell for cell in self.summary if cell[:4] == own}
         return {at: cell for at, cell in found.items() if {name for name, _ in cell.coords} == {*names}}
 
     def picture(self, figure: Figure, name: str, alt: str, caption: str) -> Picture:
-        """Write a figure's files and make the block that shows it."""
-        name = re.sub(r"[^\w.-]+", "_", name)  # the names of test sets come from configs
+        """Write a figure's files and return the block that shows it."""
+        name = re.sub(r"[^\w.-]+", "_", name)  # names of test sets come from configs and may hold any character
         svg = canvas.save(figure, self.folder, name)
         return Picture(name, Markup(canvas.inline(svg, name)), alt, caption)
 
 
 def view(material: Material, properties: Mapping[str, Property], folder: pathlib.Path) -> View:
-    """Look the material's rows over, once."""
+    """Compute effects, means and lookup tables from a study's files."""
     subjects, failed = list(material.subjects.values()), material.failed
     splits = list(dict.fromkeys(row.split for row in material.rows))
     effects = study_effects(
@@ -136,11 +137,11 @@ def view(material: Material, properties: Mapping[str, Property], folder: pathlib
 def _values(
     material: Material, properties: Mapping[str, Property], finals: Mapping[str, Subject]
 ) -> dict[tuple[Cell, str], dict[int, float]]:
-    """By cell and fit, the values by seed.
+    """Values by seed, for every cell and fit.
 
-    Of a pairwise property the value of a run is its mean over its couples with the other runs of its fit. Of a
-    relational one only the points of maps have values here, to the role's teacher of the own seed; the others are
-    estimands.
+    For a pairwise property, the value of a run is its mean over the pairs with other runs of its fit. For a relational
+    property, only the points of maps have values here (to the role's teacher of the same seed); all else is an
+    estimand.
     """
     found: dict[tuple[Cell, str], dict[int, list[float]]] = {}
 
@@ -173,24 +174,24 @@ def _range(counts: Sequence[int]) -> str:
 
 
 def metric_name(cell: Cell) -> str:
-    """What is measured, in words: "mean accuracy by attractors (A-accuracy)"."""
+    """A cell's metric in words, such as "mean accuracy by attractors (A-accuracy)"."""
     alias = KNOWN_AS.get((cell.metric, cell.group, cell.coords))
     name = metric_words(cell.metric) + (f" by {metric_words(cell.group)}" if cell.group else "")
     return f"{name} ({alias})" if alias else name
 
 
 def metric_words(name: str) -> str:
-    """A name as it is read: "mean_accuracy" -> "mean accuracy", "ece" -> "ECE"."""
+    """An identifier in words: "mean_accuracy" -> "mean accuracy", "ece" -> "ECE"."""
     return " ".join(word.upper() if word in ACRONYMS else word for word in name.split("_"))
 
 
 def intervals(view: View) -> str:
-    """What every mean of a figure comes with, for its caption."""
+    """The words for a caption that describe the intervals of a figure or a table."""
     return f"95 % t intervals over n = {view.seeds}"
 
 
 def capital(text: str) -> str:
-    """The text with a capital first letter, and its other letters left alone."""
+    """The text with its first letter capitalized and all others unchanged."""
     return text[:1].upper() + text[1:]
 
 
@@ -200,5 +201,5 @@ def listed(names: Sequence[str]) -> str:
 
 
 def source_of(published: Mapping[str, Any]) -> str:
-    """Where a configuration has its published numbers from, and what it says of them."""
+    """The source of a configuration's published numbers, and its note on them."""
     return f"{'; '.join(str(published[name]) for name in ('source', 'note') if published.get(name))}."

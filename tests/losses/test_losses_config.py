@@ -69,7 +69,7 @@ def test_a_term_with_a_projector_reads_its_heads_output():
 
 @pytest.mark.parametrize("name", ["student", "batch", "f.m"])
 def test_a_projectors_term_needs_a_name_of_its_own(name):
-    with pytest.raises(ValueError, match=f"loss term {name!r}: .*not one of student, teacher, batch, and without dots"):
+    with pytest.raises(ValueError, match=f"loss term {name!r}: .*none of student, teacher, batch and have no dots"):
         losses.projectors({name: HINT})
 
 

@@ -65,7 +65,7 @@ def test_unequal_widths_show_the_remedy_and_other_shapes_do_not(loss):
     with pytest.raises(ValueError, match=r"got \(6, 5\) and \(6, 8\); give the term projector='linear'"):
         loss(STUDENT, jnp.zeros((6, 8)))
     for shapes in [((6, 5), (6, 5, 1)), ((3, 4, 4, 2), (3, 2, 2, 2)), ((6,), (6,))]:
-        with pytest.raises(ValueError, match=r"of one shape, got \([\d, ]*\) and \([\d, ]*\)$"):
+        with pytest.raises(ValueError, match=r"of the same shape, got \([\d, ]*\) and \([\d, ]*\)$"):
             loss(*map(jnp.zeros, shapes))
 
 

@@ -175,5 +175,5 @@ def test_a_custom_relation_is_handed_the_mask_of_examples():
 def test_what_is_no_spec_is_named():
     with pytest.raises(ValueError, match=r"inputs must be paths such as \('student\.logits',\), got 'student\.logits'"):
         Term.of(losses.entropy_penalty, "student.logits", weight=1.0)
-    with pytest.raises(ValueError, match=r"expected a spec of Terms, .*from_config makes one"):
+    with pytest.raises(ValueError, match=r"expected a spec of Terms, .*from_config builds one"):
         losses.terms({"ce": {"fn": "cross_entropy", "weight": 1.0}}, {}, step=0)

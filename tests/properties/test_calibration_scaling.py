@@ -81,10 +81,10 @@ def test_scikit_learn_finds_the_same():
 def test_no_error_has_no_temperature():
     """Where scikit-learn answers the end of its interval, here is an error that says why."""
     logits, _ = network()
-    with pytest.raises(NoTemperature, match=r"all 1500 answers are right: .* as the temperature falls to 0"):
+    with pytest.raises(NoTemperature, match=r"all 1500 predictions are right: .* as the temperature falls to 0"):
         temperature(logits, logits.argmax(axis=1))
     ties = np.tile([1.0, 1.0, 0.0], (5, 1))
-    with pytest.raises(NoTemperature, match="all 5 answers are right"):
+    with pytest.raises(NoTemperature, match="all 5 predictions are right"):
         temperature(ties, np.zeros(5, int))  # a tie is as right as can be
     labels = logits.argmax(axis=1)
     labels[0] = (labels[0] + 1) % 4

@@ -247,7 +247,7 @@ def test_exhibit_shows_what_distilled_and_alone_differ_on():
     ]
     examples = shown["blocks"][1]
     assert "12 examples of test on which distilled and alone (seed 0) differ most" in examples["heading"]
-    assert "no fair sample" in examples["heading"]
+    assert "not a representative sample" in examples["heading"]
     probs = {fit: np.exp(log_softmax(values)) for fit, values in answers.items()}
     differences = np.abs(probs["distilled"] - probs["alone"])[np.arange(40), labels]
     rows = [int(item["alt"].split()[-1]) for item in examples["items"]]

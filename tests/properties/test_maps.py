@@ -117,7 +117,7 @@ def test_couples_make_a_matrix():
     names, matrix = from_couples({("a", "b"): 1.0, ("c", "a"): 2.0, ("b", "c"): 3.0, ("c", "b"): 3.0})
     assert names == ["a", "b", "c"]
     np.testing.assert_array_equal(matrix, [[0, 1, 2], [1, 0, 3], [2, 3, 0]])
-    with pytest.raises(ValueError, match="every two of 3, got none of b and c"):
+    with pytest.raises(ValueError, match="every pair of 3, got none for b and c"):
         from_couples({("a", "b"): 1.0, ("c", "a"): 2.0})
     with pytest.raises(ValueError, match=r"two distances, 1\.0 and 2\.0"):
         from_couples({("a", "b"): 1.0, ("b", "a"): 2.0})
@@ -133,7 +133,7 @@ def test_small_maps():
     [
         (np.zeros((2, 3)), r"\[N, N\], N > 0, got \(2, 3\)"),
         ([[0, 1], [2, 0]], "symmetric"),
-        ([[0, -1], [-1, 0]], "not negative"),
+        ([[0, -1], [-1, 0]], "non-negative"),
         ([[0, np.nan], [np.nan, 0]], "finite"),
         ([[1, 1], [1, 1]], "0 on the diagonal"),
     ],

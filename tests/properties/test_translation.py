@@ -210,5 +210,5 @@ def test_not_finite_and_not_images_are_refused():
     words = evidence._replace(sets={"test": Dataset({"tokens": IMAGES, "label": IMAGES}, {})})
     with pytest.raises(TypeError, match=r"test holds no images.*\['label', 'tokens'\]"):
         list(PROPERTY.measure(subjects, words))
-    with pytest.raises(TypeError, match="holds no network, only answers"):
+    with pytest.raises(TypeError, match="holds no network, only its logits"):
         list(PROPERTY.measure(subjects, Evidence(evidence.sets, evidence.logits, [])))

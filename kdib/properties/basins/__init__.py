@@ -1,6 +1,6 @@
-"""Whether networks of one architecture lie in one basin of the loss: what is measured between them.
+"""Tools to decide whether networks of one architecture lie in one basin of the loss.
 
-`repair` is a module, whose functions `moments` and `repair` correct an interpolated MLP.
+`repair` is a module; its functions `moments` and `repair` correct an interpolated MLP.
 """
 
 from kdib.properties.basins import repair

@@ -1,4 +1,4 @@
-"""Which order of its units brings a network closest to another by what their units answer."""
+"""Activation matching: the permutation of a network's units that best correlates with another network's units."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,14 +15,15 @@ _answered = jax.jit(predict, static_argnames="model")
 
 
 def unit_activations(model: Model, variables: Variables, batch: Batch) -> dict[str, np.ndarray]:
-    """All that a network answers in evaluation mode: `Outputs.hidden` and `Outputs.units` by name, float32 [M, ..., N].
+    """All activations of a network in evaluation mode: `Outputs.hidden` and `Outputs.units` by name, [M, ..., N].
 
-    M runs over the inputs of the batch or, of sequences, over all their real positions, those of a block that is
-    applied several times one after another. Everything is in memory at once: some hundred inputs are enough.
+    The arrays are float32. M runs over the inputs of the batch or, for sequences, over all positions that are not
+    padding; the activations of a block that is applied several times are concatenated. Everything is in memory at once,
+    but some hundred inputs are enough.
 
     Args:
       model, variables: of one network.
-      batch: {"image"} or {"tokens", "length"}, with what else the network reads.
+      batch: {"image"} or {"tokens", "length"}, with any other inputs of the network.
     """
     found = jax.device_get(_answered(variables, batch, model=model))
     parts = {**{name: (value,) for name, value in found.hidden.items()}, **found.units}
@@ -34,19 +35,18 @@ def activation_matching(
 ) -> Permutation:
     """The permutation of b under which the activations of its units correlate most with those of a.
 
-    Every group is an assignment problem of its own. Attention heads are matched by the sum of the correlations of
-    equal directions, since the order within a head stays. A unit that answers the same to everything correlates with
-    none.
+    Every group is a separate assignment problem. Attention heads are matched by the sum of the correlations of their
+    dimensions, since the order within a head is fixed. A constant unit has correlation 0 with every unit.
 
     Args:
       spec: of both networks.
-      variables_b: of the network to permute; their shapes tell how many units a group has.
-      activations_a, activations_b: by group, what both answer to the same inputs (`unit_activations`): [..., N], or
-        with pictures flattened [M, H * W * N]. The units that the head reads may be called "penultimate" alone. Leave
-        out padding.
+      variables_b: of the network to permute; their shapes give the number of units of each group.
+      activations_a, activations_b: by group, the activations of both networks on the same inputs (`unit_activations`),
+        without padding: [..., N], or [M, H * W * N] for flattened images. The group that the head reads may be given
+        as "penultimate".
 
     Raises:
-      ValueError: where a group has no activations, or these have other shapes or are not finite.
+      ValueError: if a group has no activations, or they have other shapes or are not finite.
 
     Reference: Li, Yosinski, Clune, Lipson & Hopcroft, Convergent Learning, ICLR (2016); Ainsworth, Hayase & Srinivasa
     (2023), section 3.1, with correlations as in Jordan et al., REPAIR, ICLR (2023).
@@ -62,7 +62,7 @@ def activation_matching(
 
 
 def _real(values: np.ndarray, batch: Batch) -> np.ndarray:
-    """Without padding, where values [B, T, ...] have a position for every token, and maybe a CLS before."""
+    """Values without padding, if they are [B, T, ...] with one position per token (and possibly a CLS before them)."""
     if "length" not in batch:
         return values
     if values.ndim > 2 and values.shape[1] > 1:
@@ -73,7 +73,7 @@ def _real(values: np.ndarray, batch: Batch) -> np.ndarray:
 
 
 def _of_group(spec: Spec, group: str, n: int, values: Mapping[str, Any]) -> np.ndarray:
-    """The activations of a group as [M, n], or [M, n * width] where a unit has several directions."""
+    """The activations of a group as [M, n], or [M, n * width] if a unit has several dimensions."""
     read = spec.axes.get("params/head/kernel", (None,))[0]
     name = "penultimate" if group not in values and read is not None and read.group == group else group
     if name not in values:
@@ -86,12 +86,12 @@ def _of_group(spec: Spec, group: str, n: int, values: Mapping[str, Any]) -> np.n
 
 
 def _by_unit(x_MxN: np.ndarray, n: int) -> np.ndarray:
-    """[n, M * width]."""
+    """Activations regrouped by unit, [n, M * width]."""
     return x_MxN.reshape(len(x_MxN), n, -1).swapaxes(0, 1).reshape(n, -1)
 
 
 def _standardised(x_MxN: np.ndarray) -> np.ndarray:
-    """Columns of mean 0 and norm 1, or 0 where they do not vary."""
+    """Columns with mean 0 and norm 1; constant columns become 0."""
     x_MxN = x_MxN - x_MxN.mean(axis=0, keepdims=True, dtype=np.float64).astype(np.float32)
     norm_N = np.sqrt(np.square(x_MxN).sum(axis=0, dtype=np.float64))
     return x_MxN / np.where(norm_N > 0, norm_N, np.inf)[None].astype(np.float32)

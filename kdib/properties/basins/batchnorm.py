@@ -1,7 +1,8 @@
-"""The statistics of batch normalisation at parameters that were never trained, such as those between two networks.
+"""Batch-normalization statistics at parameters that were never trained, such as points between two networks.
 
-Running averages belong to the parameters that they were collected with. Halfway between two networks neither's fit,
-and the loss there says little of the parameters (Jordan, Sedghi, Saukh, Entezari, Neyshabur, REPAIR, ICLR 2023).
+Running averages belong to the parameters with which they were collected. Halfway between two networks, the statistics
+of neither fit, and a loss computed with them says little about the parameters (Jordan, Sedghi, Saukh, Entezari,
+Neyshabur, REPAIR, ICLR 2023).
 """
 
 import functools
@@ -17,17 +18,18 @@ PROBE = 2.0**20  # far above any statistic, so that rounding does not hide the m
 
 
 def momenta(model: Model, params: Any, model_state: Any, batch: Batch) -> Any:
-    """The share of the old value in each running average, a tree of the model_state's with one number a leaf.
+    """The momentum m of each running average, as a tree like model_state with one number per leaf.
 
-    Flax stores new = m old + (1 - m) batch and does not say m: here it is what two old values make different.
+    Flax stores new = m old + (1 - m) batch and does not expose m. Here m is inferred from how the new value changes
+    with the old one.
 
     Args:
-      model: whose `apply(..., train="statistics")` normalises as in training and has no dropout.
+      model: its `apply(..., train="statistics")` normalizes as in training but without dropout.
       params, model_state: of the network; the values do not matter.
       batch: any [B, ...] of its inputs.
 
     Raises:
-      ValueError: for a state that is not running averages, in pairs of "mean" and "var", naming the leaf.
+      ValueError: if the state is not running averages in pairs of "mean" and "var"; the message names the leaf.
     """
     _check_pairs(model_state, "model_state")
     if not jax.tree.leaves(model_state):
@@ -44,18 +46,18 @@ def momenta(model: Model, params: Any, model_state: Any, batch: Batch) -> Any:
 
 
 def recalibrated(model: Model, params: Any, model_state: Any, batches: Batch, momenta: Any) -> Any:
-    """The statistics of the batches [n, B, ...] at these parameters, in the form of model_state; without dropout.
+    """The statistics of the batches [n, B, ...] at these parameters, in the form of model_state, without dropout.
 
-    The mean is the mean of the batches' means. The variance is the mean of their variances plus the variance of their
-    means (the law of total variance): that of all n B examples together, where an average of variances alone would be
-    too small by a share of about 1/B. Of the first normalisation both are exact; further ones see what the batch, not
-    the whole sample, was normalised with before, which is how PyTorch's `update_bn` has it too. Every batch counts the
-    same, whatever the order. A network without statistics has its state back.
+    The mean is the mean of the batch means. The variance is the mean of the batch variances plus the variance of the
+    batch means (the law of total variance), which is the variance of all n B examples. A mean of variances alone would
+    be too small by a fraction of about 1/B. Both are exact for the first normalization layer. Later layers see inputs
+    that were normalized with batch statistics, not with those of the whole sample, as in PyTorch's `update_bn`. All
+    batches have the same weight in any order. For a network without statistics, model_state is returned.
 
     Args:
       model, params, model_state: the network; only the shapes of model_state are read.
-      batches: columns [n, B, ...], all rows of which are examples.
-      momenta: of `momenta`.
+      batches: columns [n, B, ...], without padding rows.
+      momenta: the result of `momenta`.
 
     Reference: Izmailov, Podoprikhin, Garipov, Vetrov, Wilson (UAI 2018), section 3.2.
     """
@@ -77,7 +79,7 @@ def _updated(model: Model, params: Any, model_state: Any, batch: Batch) -> Any:
 
 
 def _total(node: Any) -> Any:
-    """Statistics of n batches [n, ...] -> those of all of them."""
+    """The statistics of all examples from the statistics of n batches [n, ...]."""
     if "mean" not in node:
         return {name: _total(child) for name, child in node.items()}
     return {"mean": node["mean"].mean(axis=0), "var": node["var"].mean(axis=0) + node["mean"].var(axis=0)}

@@ -1,4 +1,4 @@
-"""The symmetries of every family of networks, as a table: which axes of which leaves run over the same units."""
+"""The permutation symmetries of each family of networks, as a table: which axes of which leaves share their units."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -8,8 +8,8 @@ from typing import NamedTuple
 class Axis:
     """An axis of copies * units * width values that runs over the units of `group`.
 
-    The copies lie side by side and are permuted alike, as the four gates of an LSTM; `width` neighbours make a unit, as
-    the directions of an attention head.
+    Copies lie side by side and are permuted in the same way, like the four gates of an LSTM. `width` neighbouring
+    values form one unit, like the dimensions of an attention head.
     """
 
     group: str
@@ -18,12 +18,14 @@ class Axis:
 
 
 class Family(NamedTuple):
-    """How the leaves of a family are named and what their axes run over.
+    """The names of a family's leaves and the groups of units that their axes run over.
 
-    In a name # is the number of a layer and * any word; axes that are not given stay. In groups {i} is that number,
-    {before} what the layer reads, {after} what it hands on, {last} what the last one hands on. `stream` names what a
-    layer hands on: a group of its own, or that of the layer before where a leaf of `changes` is missing; what the first
-    one reads is `first`, or no group.
+    In a leaf's name, # stands for the number of a layer and * for any word; axes that are not listed are not permuted.
+    In a group's name, {i} is the number of the layer, {before} the group of its input, {after} the group of its output,
+    and {last} the output group of the last layer.
+
+    `stream` is the name of a layer's output group. If `changes` is given, a layer without that leaf keeps the group of
+    the layer before it. `first` is the input group of the first layer; "" means that the input is not permuted.
     """
 
     leaves: dict[str, tuple[Axis | None, ...]]

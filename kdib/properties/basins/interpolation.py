@@ -1,7 +1,7 @@
-"""What a network answers on the way from one set of parameters to another, all points in one compiled program.
+"""Metrics on the straight line between two networks' parameters, with all points in one compiled program.
 
-`interpolation_path` is a metric along the line, `barrier` how high the loss rises on it. `batched` and
-`loss_and_error` make a metric of a network and a data set of any size.
+`interpolation_path` computes a metric along the line, and `barrier` how high the loss rises on it. `batched` and
+`loss_and_error` turn a network and a data set of any size into a metric.
 """
 
 import functools
@@ -24,28 +24,29 @@ STRIDE = 8  # sentences are cut to a multiple of this many tokens
 def interpolation_path(
     metric_fn: Callable[[Any], Any], params_a: Any, params_b: Any, alphas_A: Any, *, chunk: int | None = None
 ) -> Any:
-    """A metric of (1 - alpha) a + alpha b at every alpha, as one compiled program of flat memory.
+    """A metric of (1 - alpha) a + alpha b at every alpha, in one compiled program whose memory does not grow with A.
 
-    At 0 and 1 the parameters are exactly those of the two networks.
+    At alpha = 0 and 1 the parameters are exactly those of the two networks.
 
     >>> path = interpolation_path(lambda p: p["w"].sum(), {"w": np.zeros(3, "f")}, {"w": np.ones(3, "f")}, [0, 0.5, 1])
     >>> path.tolist()
     [0.0, 1.5, 3.0]
 
     Args:
-      metric_fn: params -> pytree of arrays [...]. Arrays it closes over become constants of the program; calls within
-        your own jit take them as arguments. Pass the same function again to use what was compiled.
-      params_a, params_b: pytrees of float32 of one structure and shapes.
-      alphas_A: [A] numbers, A > 0; outside of 0 to 1 the line goes on.
-      chunk: how many points are evaluated at a time by vmap, chunk after chunk by lax.map. None takes as many as the
-        budget of `kdib.properties.translation` holds of the largest step, at least 1: 1 for an MLP of width 2000.
+      metric_fn: params -> pytree of arrays [...]. Arrays it closes over become constants of the program; a call within
+        your own jit takes them as arguments. Pass the same function object again to reuse the program.
+      params_a, params_b: pytrees of float32 of the same structure and shapes.
+      alphas_A: [A] numbers, A > 0; values outside [0, 1] extrapolate.
+      chunk: the number of points evaluated at a time (vmap within a chunk, lax.map over chunks). None takes as many as
+        fit into the budget of `kdib.properties.translation`, judged by the largest step, and at least 1 (1 for an MLP
+        of width 2000).
 
     Returns:
       metric_fn's pytree with a leading axis: [A, ...].
 
     Raises:
-      ValueError: for parameters that differ in a leaf's name, shape or type, or are not float32, naming the leaf; for
-        alphas that are not [A], A > 0, or a chunk below 1.
+      ValueError: for parameters that differ in a leaf's name, shape or type, or are not float32 (the message names the
+        leaf); for alphas that are not [A] with A > 0; for a chunk below 1.
     Reference: Goodfellow, Vinyals, Saxe, Qualitatively Characterizing Neural Network Optimization Problems, ICLR
     (2015), section 3.
     """
@@ -58,7 +59,7 @@ def interpolation_path(
 def combinations(
     metric_fn: Callable[[Any], Any], params_T: Sequence[Any], weights_AxT: Any, *, chunk: int | None = None
 ) -> Any:
-    """A metric of A weighted sums of T networks' parameters, weights [A, T]; all else as `interpolation_path`."""
+    """A metric of A weighted sums of T networks' parameters, weights [A, T]; otherwise like `interpolation_path`."""
     check_alike(params_T)
     weights_AxT = jnp.asarray(weights_AxT, jnp.float32)
     if weights_AxT.ndim != 2 or weights_AxT.shape[1] != len(params_T) or not len(weights_AxT):
@@ -74,7 +75,7 @@ def combinations(
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def _combinations(metric_fn, params_T, weights_AxT: jax.Array, chunk: int):
     n_points = len(weights_AxT)
-    # Whole chunks: a remainder would be compiled apart, and what is evaluated twice is cut off.
+    # Fill up to whole chunks, since a remainder would need a program of its own; the repeated values are cut off.
     weights_AxT = weights_AxT[jnp.arange(-(-n_points // chunk) * chunk) % n_points]
 
     def one(weights_T):
@@ -92,7 +93,7 @@ def _combined(params_T: Sequence[Any], weights_T: jax.Array) -> Any:
 
 
 def check_alike(params_T: Sequence[Any]) -> None:
-    """Raise ValueError unless all are pytrees of float32 with the same leaves, naming the first leaf that differs."""
+    """Raise ValueError, naming the first leaf that differs, unless all are pytrees of float32 with the same leaves."""
     first, *others = [_described(params) for params in params_T]
     for path, (shape, dtype) in first.items():
         if dtype != np.float32:
@@ -117,24 +118,25 @@ def _said(leaf: tuple[tuple[int, ...], Any] | None) -> str:
 
 
 class Barrier(NamedTuple):
-    """How far the highest inner point of a path lies above the chord, and above the mean of its ends."""
+    """The largest height of an inner point of a path above the chord, and above the mean of the ends."""
 
     above_chord: float
     above_mean: float
 
 
 def barrier(losses_A: Any, alphas_A: Any) -> Barrier:
-    """The highest loss on a path, above the straight line between its ends and above their mean.
+    """The largest height of the loss on a path above the chord between its ends, and above their mean.
 
-    Both are of inner points, 0 < alpha < 1, and neither is clipped: a path that sags below the chord has a negative
-    barrier, where the published maxima, which include the ends, have 0. With ends of equal loss both are the same.
+    Both maxima are over inner points, 0 < alpha < 1, and are not clipped: a path that sags below the chord has a
+    negative barrier. The published maxima include the ends and would be 0. If both ends have the same loss, the two
+    values are equal.
 
     >>> barrier([1.0, 3.0, 2.0], [0.0, 0.5, 1.0])
     Barrier(above_chord=1.5, above_mean=1.5)
 
     Args:
-      losses_A: [A] losses (or errors) of the points.
-      alphas_A: [A] rising from 0 to 1, A > 2.
+      losses_A: [A] losses (or error rates) of the points.
+      alphas_A: [A] values rising from 0 to 1, A > 2.
 
     Raises:
       ValueError: for other shapes or alphas, or losses that are not finite.
@@ -157,7 +159,7 @@ def barrier(losses_A: Any, alphas_A: Any) -> Barrier:
 
 
 class Answered(NamedTuple):
-    """Of a network on a data set: the mean cross-entropy in nats, and the share of wrong answers."""
+    """The mean cross-entropy (nats) and the error rate of a network on a data set."""
 
     loss: jax.Array
     error: jax.Array
@@ -166,8 +168,8 @@ class Answered(NamedTuple):
 def batched(inputs: Mapping[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
     """Columns [N, ...] as batches [n, B, ...] with "counted" [n, B], B = min(size, N).
 
-    The last batch is filled up from the start with rows that are not counted. Sentences lose the padding that all of
-    them have in common.
+    The last batch is filled up with rows from the start that are not counted. Padding that all sentences share is cut
+    off.
     """
     n_rows = len(inputs["label"])
     size = min(size, n_rows)
@@ -180,9 +182,9 @@ def batched(inputs: Mapping[str, np.ndarray], size: int) -> dict[str, np.ndarray
 
 
 def loss_and_error(model: Model, params: Any, model_state: Any, batches: Batch) -> Answered:
-    """The means over batches [n, B, ...] (see `batched`), in evaluation mode and in the memory of one batch.
+    """Mean loss and error rate over batches [n, B, ...] (see `batched`) in evaluation mode, one batch at a time.
 
-    A language model's loss is the mean over tokens; its error is that of the forced choice where the data have
+    A language model's loss is the mean over tokens. Its error rate is that of the forced choice if the data have
     `choices`, else that of the next token.
     """
 
@@ -196,7 +198,7 @@ def loss_and_error(model: Model, params: Any, model_state: Any, batches: Batch) 
 
 
 def sums_of(logits: jax.Array, batch: Batch) -> Any:
-    """Answered, of Means: the sums over the counted rows of a batch; logits [B, K], of a language model [B, L, V]."""
+    """An Answered of Means over the counted rows of a batch; logits are [B, K], or [B, L, V] of a language model."""
     label, counted = batch["label"], batch["counted"]
     if logits.ndim == 2:
         return _summed(logits, label, counted)

@@ -1,9 +1,9 @@
-"""Which order of its units brings a network closest to another by their weights.
+"""Weight matching: the permutation of a network's units that brings its weights closest to those of another network.
 
-`activations` matches by what units answer instead.
+The module `activations` matches units by their activations instead.
 
-Interpolation between two networks meets the barrier of their arbitrary order of units first; what is left of it after
-matching is a barrier between solutions.
+A barrier between two networks may be due to the arbitrary order of their units. A barrier that remains after matching
+separates the solutions themselves.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ import numpy as np
 from kdib.properties.basins.permutations import Axis, Permutation, Spec, identity, leaves, permuted, sizes
 
 RESTARTS = 4
-SMALLEST_GAIN = 1e-12  # of the two networks' squared norms; less is rounding
+SMALLEST_GAIN = 1e-12  # relative to the two networks' squared norms; smaller gains are rounding errors
 
 Weights = Mapping[str, np.ndarray]  # float64, by path
 
@@ -23,29 +23,31 @@ Weights = Mapping[str, np.ndarray]  # float64, by path
 def weight_matching(
     spec: Spec, params_a: Any, params_b: Any, key: jax.Array, *, restarts: int = RESTARTS
 ) -> Permutation:
-    """The permutation of b that brings its parameters closest to those of a, in Euclidean distance, as far as found.
+    """The best permutation of b found, bringing its parameters closest to those of a in Euclidean distance.
 
-    Coordinate descent: with all other groups held, the best order of one group is an assignment problem, solved
-    exactly. It stops where no group improves on it, which may be a local optimum, so the best of `restarts` descents is
-    kept, or b as it is. The first starts from `forward`, the second from the order that b has, the others anywhere;
-    each visits groups in an order drawn from `key`. In a Transformer, and in an MLP or CNN with one hidden layer, no
-    two groups meet in a leaf, and the first descent finds the optimum.
+    The method is coordinate descent: with all other groups fixed, the best order of one group is an assignment problem,
+    which is solved exactly. A descent stops when no group improves it, possibly in a local optimum. The best of
+    `restarts` descents is returned, or the identity if it is better. The first descent starts from `forward`, the
+    second from the identity, and the others from random permutations; each visits groups in an order drawn from `key`.
+    In a Transformer, and in an MLP or CNN with one hidden layer, no two groups share a leaf, and the first descent
+    finds the optimum.
 
     Args:
       spec: of both networks.
-      params_a: the parameters of the network that stays.
-      params_b: those of the network to permute, of the same shapes.
-      key: draws where descents start and the orders in which they visit groups.
-      restarts: how many descents, > 0.
+      params_a: the parameters of the reference network.
+      params_b: the parameters of the network to permute, of the same shapes.
+      key: draws the random starts and the order in which groups are visited.
+      restarts: the number of descents, > 0.
 
     Returns:
       The permutation; `permutations.apply(spec, permutation, variables_b)` is the matched network.
 
     Raises:
-      ValueError: for trees that differ, naming the leaf, are not those of `spec`, or hold nan; for no restart.
+      ValueError: for trees that differ (the message names the leaf), do not match `spec`, or contain nan or inf; for
+        restarts < 1.
 
     Reference: Ainsworth, Hayase & Srinivasa, Git Re-Basin, ICLR (2023), algorithm 1 (https://arxiv.org/abs/2209.04836).
-    Its published form starts from the order that b has; `forward` is ours.
+    The published algorithm starts from the identity; `forward` is our addition.
     """
     if restarts < 1:
         raise ValueError(f"expected restarts >= 1, got {restarts}")
@@ -59,7 +61,7 @@ def weight_matching(
 
 
 def weights(spec: Spec, params_a: Any, params_b: Any) -> tuple[Weights, Weights]:
-    """Both networks' parameters by path, in float64, after checking that they fit each other and `spec`."""
+    """Both networks' parameters by path, in float64, after checking that they match each other and `spec`."""
     a, b = ({path: np.asarray(leaf) for path, leaf in leaves({"params": p}).items()} for p in (params_a, params_b))
     for path in dict.fromkeys([*a, *b]):
         shapes = [list(side[path].shape) if path in side else None for side in (a, b)]
@@ -73,18 +75,18 @@ def weights(spec: Spec, params_a: Any, params_b: Any) -> tuple[Weights, Weights]
 
 
 def similarity(spec: Spec, a: Weights, b: Weights, permutation: Permutation) -> float:
-    """The inner product of a and the permuted b; their squared distance is |a|^2 + |b|^2 less twice that."""
+    """The inner product of a and the permuted b; their squared distance is |a|^2 + |b|^2 minus twice this value."""
     return float(sum(np.vdot(a[path], permuted(b[path], spec.axes[path], permutation)) for path in a))
 
 
 def descend(
     spec: Spec, a: Weights, b: Weights, start: Permutation, rng: np.random.Generator
 ) -> tuple[Permutation, list[float]]:
-    """Coordinate descent from `start`: the permutation it stops at, and the similarity after every step.
+    """Coordinate descent from `start`: the final permutation, and the similarity after every step.
 
-    Where a group runs over two axes of one leaf, as in the recurrent weights of an LSTM, the problem is quadratic: the
-    assignment is that of its linear approximation and is taken if it improves; then pairs of units are exchanged as
-    long as that does.
+    If a group runs over two axes of one leaf, as in the recurrent weights of an LSTM, the problem is quadratic. Then
+    the assignment of its linear approximation is accepted if it improves the similarity, and afterwards pairs of units
+    are exchanged as long as this improves it.
     """
     touched = _touched(spec, a)
     permutation, values = dict(start), [similarity(spec, a, b, start)]
@@ -101,11 +103,11 @@ def descend(
 
 
 def forward(spec: Spec, a: Weights, b: Weights) -> Permutation:
-    """A start for `descend` that carries the order of inputs, outputs and other fixed axes into the network.
+    """A start for `descend` that propagates the order of inputs, outputs and other fixed axes into the network.
 
-    Group after group is assigned by those leaves alone whose other axes are already in order, and next comes the group
-    that the most such weights a unit speak of. From an order in which nothing agrees, weights between two unmatched
-    groups are noise, and there are more of them than of the others.
+    Groups are assigned one by one, each from only those leaves whose other axes are already matched. The next group is
+    the one with the most such weights per unit. Starting from an arbitrary order instead, the weights between two
+    unmatched groups would be noise, and they would outnumber the others.
     """
     touched = _touched(spec, a)
     settled: Permutation = {}
@@ -121,7 +123,7 @@ def forward(spec: Spec, a: Weights, b: Weights) -> Permutation:
 
 
 def _best_order(spec, a, b, permutation, group, places) -> tuple[np.ndarray, float]:
-    """The best order found for one group with the others held, and what it adds to the similarity."""
+    """The best order found for one group with all others fixed, and the gain in similarity."""
     paths = {path: a[path] for path, _ in places}
     now = similarity(spec, paths, b, permutation)
 
@@ -136,7 +138,7 @@ def _best_order(spec, a, b, permutation, group, places) -> tuple[np.ndarray, flo
 
 
 def _exchanged(spec, a, b, permutation, group, places) -> np.ndarray:
-    """The order of a group after exchanging the best pair of its units, again and again while that helps."""
+    """The order of a group after exchanging the best pair of its units as long as this improves the similarity."""
     least = SMALLEST_GAIN * sum(np.vdot(side[path], side[path]) for side in (a, b) for path, _ in places)
     order = permutation[group].copy()
     scores_NxN, a_CxNxN, b_CxNxN = _standing(spec, a, b, permutation, group, places)
@@ -145,7 +147,7 @@ def _exchanged(spec, a, b, permutation, group, places) -> np.ndarray:
         i, j = np.unravel_index(np.argmax(gains_NxN), gains_NxN.shape)
         if gains_NxN[i, j] <= least:
             return order
-        # The scores of two matrices, of which one has two rows and two columns exchanged, change by products of rank 1.
+        # Exchanging two rows and columns of one matrix changes the scores by products of rank 1.
         scores_NxN -= np.tensordot(a_CxNxN[:, i] - a_CxNxN[:, j], b_CxNxN[:, i] - b_CxNxN[:, j], axes=(0, 0))
         scores_NxN -= np.tensordot(
             a_CxNxN[:, :, i] - a_CxNxN[:, :, j], b_CxNxN[:, :, i] - b_CxNxN[:, :, j], axes=(0, 0)
@@ -156,7 +158,7 @@ def _exchanged(spec, a, b, permutation, group, places) -> np.ndarray:
 
 
 def _standing(spec, a, b, permutation, group, places) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scores by where the units of b are now, and the leaves that run over them twice, of a and of b."""
+    """The scores at the current order of b's units, and the leaves of a and b in which both axes run over them."""
     twice = {path for path, k in places if group in _others(spec, path, k)}
     now = [(a[path], permuted(b[path], spec.axes[path], permutation), spec.axes[path]) for path in sorted(twice)]
     a_CxNxN, b_CxNxN = (np.concatenate([_squares(pair[side], pair[2]) for pair in now]) for side in (0, 1))
@@ -164,12 +166,12 @@ def _standing(spec, a, b, permutation, group, places) -> tuple[np.ndarray, np.nd
 
 
 def _gains(scores_NxN: np.ndarray, a_CxNxN: np.ndarray, b_CxNxN: np.ndarray) -> np.ndarray:
-    """[N, N]: what exchanging two units adds to the similarity, exactly: both axes of C matrices change at once."""
+    """The exact gain [N, N] in similarity from exchanging two units, which changes both axes of C matrices at once."""
     return _pairs(scores_NxN) + (_pairs(a_CxNxN) * _pairs(b_CxNxN)).sum(axis=0)
 
 
 def _pairs(x_NxN: np.ndarray) -> np.ndarray:
-    """x_ij + x_ji - x_ii - x_jj of the last two axes."""
+    """x_ij + x_ji - x_ii - x_jj over the last two axes."""
     diagonal_N = np.diagonal(x_NxN, axis1=-2, axis2=-1)
     return x_NxN + x_NxN.swapaxes(-1, -2) - diagonal_N[..., None] - diagonal_N[..., None, :]
 
@@ -182,7 +184,7 @@ def _squares(leaf: np.ndarray, axes: tuple[Axis | None, ...]) -> np.ndarray:
 
 
 def _touched(spec: Spec, a: Weights) -> dict[str, list[tuple[str, int]]]:
-    """By group: the leaves and their axes that run over its units."""
+    """For each group, the (leaf, axis) pairs that run over its units."""
     touched: dict[str, list[tuple[str, int]]] = {}
     for path in a:
         for k, axis in enumerate(spec.axes[path]):
@@ -197,7 +199,7 @@ def _others(spec: Spec, path: str, k: int) -> set[str]:
 
 
 def _scores(spec, a, b, permutation, places) -> np.ndarray:
-    """[N, N]: the inner product of unit n of a with unit m of b over `places`, all other axes permuted."""
+    """The inner products [N, N] of unit n of a with unit m of b over `places`, with all other axes permuted."""
     scores = []
     for path, k in places:
         b_leaf = permuted(b[path], spec.axes[path], permutation, skip=k)
@@ -206,7 +208,7 @@ def _scores(spec, a, b, permutation, places) -> np.ndarray:
 
 
 def _units(spec: Spec, path: str, k: int, leaf: np.ndarray) -> np.ndarray:
-    """A leaf as [units of axis k, everything else]."""
+    """A leaf reshaped to [units of axis k, everything else]."""
     axis = spec.axes[path][k]
     assert isinstance(axis, Axis)
     shape = (*leaf.shape[:k], axis.copies, -1, axis.width, *leaf.shape[k + 1 :])
@@ -215,7 +217,7 @@ def _units(spec: Spec, path: str, k: int, leaf: np.ndarray) -> np.ndarray:
 
 
 def assign(scores_NxN: np.ndarray) -> np.ndarray:
-    """The order [N] of columns whose scores add up to the most."""
+    """The order [N] of columns that maximizes the sum of scores (a linear assignment)."""
     from scipy.optimize import linear_sum_assignment
 
     return linear_sum_assignment(scores_NxN, maximize=True)[1]

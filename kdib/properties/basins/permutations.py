@@ -1,18 +1,18 @@
-"""Which units of a network may change places without changing what it computes, described as data.
+"""Permutation symmetries: which units of a network can be reordered without changing the function it computes.
 
-A `Spec` says of every leaf which of its axes run over which group of units; a `Permutation` is an order of the units of
-every group. Families that are covered, recognised by the names of their leaves, and what is permuted in them:
+A `Spec` states, for every leaf, which group of units each axis runs over. A `Permutation` is an order of the units of
+every group. Families are recognized by the names of their leaves. The permuted units of each family are:
 
-- mlp, cnn: the units of every hidden layer, the filters of every convolution.
-- resnet: the residual stream of a stage is one group, shared by its blocks and by the shortcut that leads into it; the
-  inner channels of every block are a group of their own.
-- lstm: the units of every layer, all four gates alike. The embedding stays.
+- mlp, cnn: the units of every hidden layer, and the filters of every convolution.
+- resnet: the residual stream of a stage is one group, shared by its blocks and by the shortcut that leads into it. The
+  inner channels of every block are another group.
+- lstm: the units of every layer, with all four gates permuted alike. The embedding is not permuted.
 - transformer (bidirectional, causal, or with one shared block): whole attention heads, and the hidden units of every
-  block's MLP. Left out are the residual stream of width D, which norms, positions and embedding would have to follow,
-  and the order of the D / H directions within a head.
+  block's MLP. Not permuted are the residual stream of width D, which norms, positions and embedding would have to
+  follow, and the order of the D / H dimensions within a head.
 
-Networks with maxout are refused: filters under one maximum would have to be permuted within and between maxima.
-Dropout draws its masks by position, so what is computed stays the same in evaluation mode only.
+Networks with maxout are refused, since filters would have to be permuted both within and between their maxima. Dropout
+masks are drawn by position, so the function is unchanged in evaluation mode only.
 """
 
 import re
@@ -32,22 +32,23 @@ Permutation = dict[str, np.ndarray]  # by group: unit n of the permuted network 
 
 @dataclass(frozen=True)
 class Spec:
-    """By the path of every leaf, such as "params/layer1/kernel": what each of its axes runs over; None stays."""
+    """For the path of every leaf, such as "params/layer1/kernel": what each axis runs over; None is not permuted."""
 
     family: str
     axes: Mapping[str, tuple[Axis | None, ...]]
 
 
 def spec_of(variables: Variables, *, heads: int | None = None) -> Spec:
-    """What may be permuted in a network.
+    """The permutation symmetries of a network.
 
     Args:
-      variables: {"params": ..., **model_state} of one network, arrays or their shapes.
-      heads: of a Transformer, whose parameters do not tell how many it has; of others it is not used.
+      variables: {"params": ..., **model_state} of one network, as arrays or shapes.
+      heads: the number of attention heads of a Transformer, which its parameters do not reveal; otherwise unused.
 
     Raises:
-      ValueError: for a network of no known family, with a leaf that is in none; for a Transformer without `heads`, or
-        whose width they do not divide; where leaves disagree about how many units a group has, as with maxout.
+      ValueError: for a network of no known family (the message names an unknown leaf); for a Transformer without
+        `heads`, or whose width `heads` does not divide; if leaves disagree on a group's number of units, as with
+        maxout.
 
     Reference: Ainsworth, Hayase & Srinivasa, Git Re-Basin: Merging Models modulo Permutation Symmetries, ICLR (2023)
     (https://arxiv.org/abs/2209.04836).
@@ -71,10 +72,10 @@ def leaves(variables: Variables) -> dict[str, Any]:
 
 
 def sizes(spec: Spec, variables: Variables) -> dict[str, int]:
-    """How many units each group has. `variables` may lack leaves of `spec`, such as the statistics of norms.
+    """The number of units of each group; `variables` may lack leaves of `spec`, such as the statistics of norms.
 
     Raises:
-      ValueError: for a leaf that `spec` does not know or that has other axes, or that disagrees with another one.
+      ValueError: for a leaf that `spec` does not know, that has other axes, or that disagrees with another leaf.
     """
     found: dict[str, tuple[int, str]] = {}
     for path, leaf in leaves(variables).items():
@@ -90,15 +91,15 @@ def sizes(spec: Spec, variables: Variables) -> dict[str, int]:
 
 
 def apply(spec: Spec, permutation: Permutation, variables: Variables) -> Variables:
-    """The same network with its units in another order; parameters and the statistics of norms move together.
+    """The same network with its units permuted; the statistics of norms are permuted with the parameters.
 
     Args:
       spec: of the network.
-      permutation: of every group; arrays of the host.
-      variables: {"params": ...} with or without the model state; numpy or jax arrays, traced ones too.
+      permutation: of every group, as host arrays.
+      variables: {"params": ...} with or without the model state; numpy or jax arrays, possibly traced.
 
     Raises:
-      ValueError: for groups or numbers of units that are not the network's, or an order that is none.
+      ValueError: if the permutation does not order the units of the network's groups, each once.
     """
     check(permutation, sizes(spec, variables))
     return jax.tree_util.tree_map_with_path(
@@ -107,7 +108,7 @@ def apply(spec: Spec, permutation: Permutation, variables: Variables) -> Variabl
 
 
 def permuted(leaf: Any, axes: tuple[Axis | None, ...], permutation: Permutation, skip: int | None = None) -> Any:
-    """A leaf with all its axes in their new order, but for the axis `skip`."""
+    """A leaf with all its axes permuted, except for the axis `skip`."""
     for k, axis in enumerate(axes):
         if axis is not None and k != skip:
             leaf = leaf.take(_positions(axis, permutation[axis.group], leaf.shape[k]), axis=k)
@@ -124,28 +125,28 @@ def check(permutation: Permutation, sizes: Mapping[str, int]) -> None:
 
 
 def identity(spec: Spec, variables: Variables) -> Permutation:
-    """Every unit where it is."""
+    """The permutation that leaves every unit in place."""
     return {group: np.arange(n) for group, n in sizes(spec, variables).items()}
 
 
 def random(spec: Spec, variables: Variables, key: jax.Array) -> Permutation:
-    """Every group in an order of its own, all orders equally likely."""
+    """A random permutation, drawn uniformly and independently for every group."""
     groups = enumerate(sizes(spec, variables).items())
     return {group: np.asarray(jax.random.permutation(jax.random.fold_in(key, i), n)) for i, (group, n) in groups}
 
 
 def inverse(permutation: Permutation) -> Permutation:
-    """What takes `permutation` back."""
+    """The inverse of `permutation`."""
     return {group: np.argsort(order) for group, order in permutation.items()}
 
 
 def compose(second: Permutation, first: Permutation) -> Permutation:
-    """One permutation for two: apply(compose(q, p), v) is apply(q, apply(p, v))."""
+    """The composition of two permutations: apply(compose(q, p), v) equals apply(q, apply(p, v))."""
     return {group: first[group][order] for group, order in second.items()}
 
 
 def _family(found: Mapping[str, Any]) -> tuple[str, dict[str, Rule]]:
-    """The family that has all these leaves, and the rule of each."""
+    """The family that has all these leaves, and the rule for each leaf."""
     tables = {name: {path: _rule(family, path) for path in found} for name, family in FAMILIES.items()}
     strangers = {name: [path for path, rule in rules.items() if rule is None] for name, rules in tables.items()}
     name = min(strangers, key=lambda name: len(strangers[name]))
@@ -165,7 +166,7 @@ def _rule(family: Family, path: str) -> Rule | None:
 
 
 def _names(family: Family, rules: Mapping[str, Rule]) -> dict[str | None, dict[str, str]]:
-    """By the number of a layer, and None for leaves without one: what to write for {i}, {before}, {after}, {last}."""
+    """For each layer number (None for leaves without one), the values of {i}, {before}, {after} and {last}."""
     numbers = sorted({i for _, i in rules.values() if i is not None}, key=lambda i: int(i or 0))
     names: dict[str | None, dict[str, str]] = {}
     before = after = family.first
@@ -177,7 +178,7 @@ def _names(family: Family, rules: Mapping[str, Rule]) -> dict[str | None, dict[s
 
 
 def _filled(axis: Axis | None, names: dict[str, str], length: int, heads: int | None) -> Axis | None:
-    """An axis of the table as that of one leaf."""
+    """An axis of the table, with its placeholders filled in for one leaf."""
     group = axis.group.format(**names) if axis else ""
     if axis is None or not group:
         return None
@@ -189,7 +190,7 @@ def _filled(axis: Axis | None, names: dict[str, str], length: int, heads: int | 
 
 
 def _count(found: dict[str, tuple[int, str]], axis: Axis, length: int, path: str) -> None:
-    """Add an axis to `found`: by group, the number of units and the first leaf that has them."""
+    """Add an axis to `found`, which holds each group's number of units and the first leaf that runs over them."""
     n, rest = divmod(length, axis.copies * axis.width)
     expected, first = found.setdefault(axis.group, (n, path))
     if rest or n != expected:
@@ -200,7 +201,7 @@ def _count(found: dict[str, tuple[int, str]], axis: Axis, length: int, path: str
 
 
 def _positions(axis: Axis, order_N: np.ndarray, length: int) -> np.ndarray:
-    """The positions [length] that an axis takes its values from."""
+    """The old positions [length] from which a permuted axis takes its values."""
     positions_CxNxW = np.arange(length).reshape(axis.copies, -1, axis.width)
     return positions_CxNxW[:, order_N].reshape(length)
 

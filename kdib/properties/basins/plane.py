@@ -1,4 +1,4 @@
-"""The plane through three networks: where each lies on it, and a metric on a grid of its points."""
+"""The plane through three networks in parameter space: their coordinates, and a metric on a grid of points."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -12,19 +12,20 @@ from kdib.properties.basins.interpolation import check_alike, combinations
 from kdib.properties.basins.program import answers_at, data_of
 from kdib.records import Subject
 
-PLANE_POINTS, PLANE_EXAMPLES = 15, 500  # points along each side; examples of the test set, and for statistics
+PLANE_POINTS = 15  # points along each side of the grid
+PLANE_EXAMPLES = 500  # examples of the test set, and of the training set for batch statistics
 
 
 class Plane(NamedTuple):
-    """Coordinates (x, y) in units of distance in parameter space, orthogonal: the three networks' [3, 2].
+    """Orthogonal coordinates (x, y) [3, 2] of three networks, in units of distance in parameter space.
 
-    The first network is at (0, 0), the second at (x, 0), x > 0, the third above or below the line between them.
+    The first network is at (0, 0), the second at (x, 0) with x > 0, and the third off the line through both.
     """
 
     points_3x2: np.ndarray
 
     def weights(self, points_Px2: Any) -> np.ndarray:
-        """What to multiply the three networks with to be at points [P, 2]: [P, 3], each row with sum 1."""
+        """The weights [P, 3] of the three networks at points [P, 2]; each row sums to 1."""
         points_Px2 = np.asarray(points_Px2, np.float64)
         (_, (width, _), (along, height)) = self.points_3x2
         third_P = points_Px2[:, 1] / height
@@ -33,10 +34,10 @@ class Plane(NamedTuple):
 
 
 def plane_through(params_a: Any, params_b: Any, params_c: Any) -> Plane:
-    """The plane through three networks of one architecture: x from a to b, y what is orthogonal to it of c - a.
+    """The plane through three networks of one architecture: x points from a to b, y along the orthogonal part of c - a.
 
     Raises:
-      ValueError: for parameters that are not alike (as `interpolation_path`), or three networks on one line.
+      ValueError: for parameters that do not match (as in `interpolation_path`), or three networks on one line.
     Reference: Garipov, Izmailov, Podoprikhin, Vetrov, Wilson, Loss Surfaces, Mode Connectivity, and Fast Ensembling of
     DNNs, NeurIPS (2018), appendix A.1.
     """
@@ -60,15 +61,15 @@ def plane_losses(
     *,
     chunk: int | None = None,
 ) -> Any:
-    """metric_fn's pytree [Y, X, ...] on the grid of the plane through three networks, as one compiled program.
+    """A metric on a grid in the plane through three networks, in one compiled program: metric_fn's pytree [Y, X, ...].
 
     Args:
-      metric_fn, chunk: as of `interpolation_path`.
-      params_a, params_b, params_c: pytrees of float32 of one structure and shapes.
-      xs_X, ys_Y: coordinates as of `plane_through`.
+      metric_fn, chunk: as in `interpolation_path`.
+      params_a, params_b, params_c: pytrees of float32 of the same structure and shapes.
+      xs_X, ys_Y: coordinates as in `plane_through`.
 
     Raises:
-      ValueError: as `plane_through` and `interpolation_path`.
+      ValueError: as in `plane_through` and `interpolation_path`.
     """
     plane = plane_through(params_a, params_b, params_c)
     grid_YxXx2 = np.stack(np.meshgrid(np.asarray(xs_X), np.asarray(ys_Y)), axis=-1)
@@ -78,7 +79,7 @@ def plane_losses(
 
 
 def margins(plane: Plane, n: int, beyond: float = 0.3) -> tuple[np.ndarray, np.ndarray]:
-    """xs [n] and ys [n] that hold the three networks and a share of their extent beyond them on every side."""
+    """xs [n] and ys [n] of a grid around the three networks, with a margin of `beyond` times their extent."""
     low_2, high_2 = plane.points_3x2.min(axis=0), plane.points_3x2.max(axis=0)
     more_2 = beyond * (high_2 - low_2)
     xs_X, ys_Y = np.linspace(low_2 - more_2, high_2 + more_2, n).T
@@ -86,7 +87,7 @@ def margins(plane: Plane, n: int, beyond: float = 0.3) -> tuple[np.ndarray, np.n
 
 
 def _difference(params: Any, origin: Any) -> list[np.ndarray]:
-    """Leaf by leaf in float64: two networks are nearer to each other than to zero."""
+    """The difference of each leaf in float64, since networks are closer to each other than to zero."""
     leaves = zip(jax.tree.leaves(params), jax.tree.leaves(origin), strict=True)
     return [np.asarray(leaf, np.float64) - np.asarray(base, np.float64) for leaf, base in leaves]
 
@@ -95,19 +96,19 @@ def _products(to_b: list[np.ndarray], to_c: list[np.ndarray]) -> tuple[tuple[lis
     return (to_b, to_b), (to_b, to_c), (to_c, to_c)
 
 
-# ---------------------------------------------------------------------------------------------- what is shown
+# ------------------------------------------------------------------------------------- exhibit for the report
 
 _CAPTION = (
-    f"Cross-entropy on {PLANE_EXAMPLES} test examples in the plane through three networks, in distances of parameter "
-    "space: x from the first to the second, y orthogonal to it."
+    f"Cross-entropy on {PLANE_EXAMPLES} test examples in the plane through three networks. Axes are distances in "
+    "parameter space: x points from the first network to the second, and y is orthogonal to x."
 )
 
 
 def trio(subjects: Sequence[Subject], evidence: Evidence) -> list[Subject]:
-    """Three networks of one architecture: of the first seed those that learn alone, from themselves and distilled.
+    """Three networks of one architecture: alone, self and distilled of the first seed.
 
-    Where a study does not have all three, the next seeds of these fits, in that order, stand in. Fewer than three
-    networks are none.
+    If a study lacks some of them, the next seeds of these fits, in this order, take their place. The list is empty if
+    there are fewer than three.
     """
     fits = [evidence.fits[role] for role in ("alone", "self", "distilled") if role in evidence.fits]
     candidates = sorted((s for s in subjects if s.fit in fits), key=lambda s: (s.seed, fits.index(s.fit)))
@@ -122,7 +123,7 @@ def exhibit(subjects: Sequence[Subject], evidence: Evidence) -> dict[str, Any]:
     """The plane through `trio` as contours of the cross-entropy on test examples, JSON-able."""
     three = trio(subjects, evidence)
     blocks = [_contour(three, evidence)] if three else []
-    caption = _CAPTION if three else "Not drawn: the study has fewer than three such networks of one architecture."
+    caption = _CAPTION if three else "Not drawn: the study has fewer than three networks of one architecture."
     return {"title": "A plane through three networks", "caption": caption, "blocks": blocks}
 
 

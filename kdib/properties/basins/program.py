@@ -1,4 +1,4 @@
-"""The compiled program of the property: loss and error at any weighted sums of some networks of one architecture."""
+"""The compiled program of the property `basins`: loss and error rate at weighted sums of networks' parameters."""
 
 import functools
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ BATCH, LANGUAGE_BATCH = 250, 50  # examples at a time
 
 
 class Data(NamedTuple):
-    """Batches [n, B, ...] on the devices, and how many examples of each set are counted.
+    """Batches [n, B, ...] on the devices, and the number of examples in each set.
 
-    `statistics` are whole batches of training examples.
+    `statistics` are the full batches of training examples, for batch-normalization statistics.
     """
 
     test: dict[str, Any]
@@ -32,13 +32,13 @@ class Data(NamedTuple):
 
 
 def data_of(evidence: Evidence, n_examples: int) -> Data:
-    """At most `n_examples`, evenly spaced, of the first test set and of the training set, on every device.
+    """At most `n_examples` evenly spaced examples of the first test set and of the training set, on every device.
 
     Raises:
       ValueError: for evidence without training examples.
     """
     if evidence.train is None:
-        raise ValueError("expected evidence with training examples (train), which batch normalisation needs; got none")
+        raise ValueError("expected evidence with training examples (train), which batch normalization needs; got none")
     test, train = (_some(dataset, n_examples) for dataset in (next(iter(evidence.sets.values())), evidence.train))
     size = LANGUAGE_BATCH if "mask" in train else BATCH
     train_batches = batched(train, size)
@@ -56,12 +56,13 @@ def _some(dataset: Dataset, n_examples: int) -> dict[str, np.ndarray]:
 def answers_at(
     networks: Sequence[tuple[Model, Variables]], weights_AxT: np.ndarray, data: Data, *, repaired: bool = False
 ) -> dict[str, Answered]:
-    """Loss and error [A] on the "test" and "train" batches at A weighted sums of T networks; devices divide the points.
+    """Loss and error rate [A] on the "test" and "train" batches at A weighted sums of T networks.
 
-    `repaired` rescales every hidden unit at every point (`repair`), of MLPs without batch normalisation only.
+    The points are divided among the devices. `repaired` rescales every hidden unit at every point (`repair`); it is for
+    MLPs without batch normalization only.
 
     Raises:
-      ValueError: for networks that are not of one architecture, or to be repaired and no such MLPs.
+      ValueError: for networks of different architectures, or if `repaired` and they are not such MLPs.
       FloatingPointError: if a loss is not finite.
     """
     (model, first), *others = networks
@@ -107,7 +108,7 @@ def _moments(params, statistics):
 
 
 def _rows(batches):
-    """Batches [n, B, ...] as one [n B, ...]."""
+    """Batches [n, B, ...] as one batch [n B, ...]."""
     return {name: column.reshape(-1, *column.shape[2:]) for name, column in batches.items()}
 
 

@@ -1,21 +1,22 @@
-"""Whether two networks of one architecture lie in one basin: the loss on the straight line between them.
+"""Loss barriers: whether two networks of one architecture lie in one basin, from the loss on the line between them.
 
-Metrics of the rows, with `subject` at alpha = 0 and `other` at alpha = 1, measured on N_EXAMPLES evenly spaced examples
-(or all) of the first test set and of the training set, whose rows carry the name of that test set too:
+Metrics of the rows, with `subject` at alpha = 0 and `other` at alpha = 1. They are measured on N_EXAMPLES evenly spaced
+examples (or all) of the first test set and of the training set; all rows carry the name of the test set.
 
-- at group "" and coords (): "barrier", the highest cross-entropy (nats) of an inner point above the chord between the
-  two ends, on the test set; "error_barrier", of the share of wrong answers above its chord; "train_barrier" and
-  "train_error_barrier", the same on training examples; with "_mean" after it each of these four above the mean of the
-  two ends. Negative where the line sags.
-  "aligned_barrier", as "barrier" after the units of `other` are put into the order that brings its weights closest to
-  those of `subject`; and "aligned_repaired_barrier", after REPAIR too: of an MLP without batch
-  normalisation only, as with it the statistics that are collected at every point do the same. None of a network whose
-  permutations are not covered (maxout, networks of other libraries).
+- At group "" and coords (): "barrier", the largest height of the cross-entropy (nats) at an inner point above the chord
+  between the two ends, on the test set; "error_barrier", the same for the error rate; "train_barrier" and
+  "train_error_barrier", the same on training examples. With the suffix "_mean", each of these four is relative to the
+  mean of the two ends instead. A value is negative if all inner points lie below the chord (or the mean).
+- Also at group "" and coords (): "aligned_barrier", the "barrier" after the units of `other` are permuted to bring its
+  weights closest to those of `subject`; and "aligned_repaired_barrier", the same followed by REPAIR. The latter exists
+  only for MLPs without batch normalization; with batch normalization, the statistics collected at every point have the
+  same effect. "aligned_barrier" is None for a network whose permutations are not covered (maxout, networks of other
+  libraries).
 - "loss" and "error" of group "interpolation" at (("alpha", alpha),), on the test set; also from earlier snapshots
   (`subject`) of one run to its end (`other`).
 
-Batch normalisation has its statistics collected again at every point, the ends included, from training examples.
-`chosen` says which couples are measured.
+Batch-normalization statistics are collected anew at every point, including the ends, from training examples. `chosen`
+selects the pairs that are measured.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -33,29 +34,29 @@ from kdib.properties.basins.plane import exhibit
 from kdib.properties.basins.program import Data, answers_at, data_of
 from kdib.records import Row, Subject
 
-N_POINTS = 21  # on a line, ends included
-N_COUPLES = 10  # for each unordered pair of fits
+N_POINTS = 21  # points on a line, including the ends
+N_COUPLES = 10  # pairs of networks for each unordered pair of fits
 N_EXAMPLES = 1_000
-ANCHORS = ("alone", "distilled")  # the roles that every other fit is compared with
+ANCHORS = ("alone", "distilled")  # the roles with which every other fit is compared
 MATCHING_SEED, RESTARTS = 0, 2
-N_SNAPSHOTS = 8  # of the one run that is followed, evenly spaced over those that there are
+N_SNAPSHOTS = 8  # snapshots of the one run that is followed through training, evenly spaced
 
 
 class Couple(NamedTuple):
-    """The network at alpha = 0 and the one at alpha = 1."""
+    """A pair of networks: `a` is at alpha = 0, `b` at alpha = 1."""
 
     a: Subject
     b: Subject
 
 
 def chosen(pairs: Sequence[tuple[Subject, Subject]], anchors: Collection[str]) -> list[Couple]:
-    """The couples that are measured, those of one fit first; all couples would be quadratic in the number of networks.
+    """The pairs that are measured, pairs within a fit first; measuring all pairs would be too many.
 
-    Of one fit, neighbouring seeds, and 0 with 2: without that couple three seeds, the default, would have no interval,
-    since leaving out seed 1 would leave none. Of two fits, one of which is an anchor, equal seeds: those share the
-    order of examples and their initial values, unless the config gives one of them others. Seeds from N_COUPLES on
-    are left out. Whether a couple is chosen depends on nothing but itself, so that a study that is given more seeds
-    keeps its couples.
+    Within a fit: neighbouring seeds, and seeds 0 and 2. Without the pair (0, 2), three seeds (the default) would have
+    no jackknife interval, since leaving out seed 1 would leave no pair. Between two fits, one of which must be an
+    anchor: equal seeds, which share the order of examples and the initialization unless the config says otherwise.
+    Pairs whose smaller seed is N_COUPLES or more are left out. The choice of a pair depends on nothing else, so a study
+    that gets more seeds keeps its pairs.
     """
     wanted = [Couple(a, b) for a, b in pairs if _is_chosen(a, b) and (a.fit == b.fit or {a.fit, b.fit} & {*anchors})]
     return sorted(wanted, key=lambda couple: couple.a.fit != couple.b.fit)
@@ -67,7 +68,7 @@ def _is_chosen(a: Subject, b: Subject) -> bool:
 
 
 def followed(couples: Sequence[Couple], evidence: Evidence) -> list[Couple]:
-    """(snapshot, final) of seed 0 of the fit that learns alone, if one of the couples has it."""
+    """(snapshot, final network) of seed 0 of the fit trained alone, if it occurs in one of the pairs."""
     alone = evidence.fits.get("alone")
     finals = [subject for couple in couples for subject in couple if (subject.fit, subject.seed) == (alone, 0)]
     if not finals:
@@ -79,7 +80,7 @@ def followed(couples: Sequence[Couple], evidence: Evidence) -> list[Couple]:
 
 
 def measure(subjects: Sequence[Subject], evidence: Evidence) -> Iterator[Row]:
-    """The rows of the chosen couples, and of the snapshots of one run; one compiled program an architecture."""
+    """The rows of the chosen pairs and of the snapshots of one run, with one compiled program per architecture."""
     del subjects
     couples = chosen(evidence.pairs, [evidence.fits[role] for role in ANCHORS if role in evidence.fits])
     if not couples:
@@ -109,12 +110,12 @@ def _barrier_rows(couple: Couple, split_name: str, alphas_A, answered: Mapping[s
 
 
 def aligned(model: Model, a: Variables, b: Variables) -> tuple[str, Variables] | None:
-    """The family of b, and b with its units in the order that brings its weights closest to those of a.
+    """The family of b, and b with its units permuted to bring its weights closest to those of a.
 
     None for a network whose permutations are not covered. Reference: Ainsworth, Hayase, Srinivasa (ICLR 2023).
     """
     try:
-        spec = spec_of(b, heads=dict(model.fields).get("heads"))  # which variables do not tell
+        spec = spec_of(b, heads=dict(model.fields).get("heads"))  # variables do not reveal the number of heads
     except ValueError:
         return None
     key = jax.random.key(MATCHING_SEED)
@@ -155,19 +156,20 @@ PROPERTY = Property(
     primary=Primary("barrier", split="", group=""),
     higher_is_better=False,
     measure=measure,
-    caption="How far the cross-entropy (nats) rises above the chord on the straight line between two networks, at "
-    f"{N_POINTS} points, on {_EXAMPLES} of the test set in distribution; near 0 or below means one basin. Couples are "
-    "neighbouring seeds of a fit (and 0 with 2), and equal seeds of two fits; a fit has the mean over its couples. "
-    "Batch normalisation has its statistics collected again at every point.",
+    caption="The barrier is how far the cross-entropy (nats) rises above the chord on the straight line between two "
+    f"networks, at {N_POINTS} points, on {_EXAMPLES} of the test set in distribution. A barrier near 0 or below means "
+    "that both networks lie in one basin. The value of a fit is the mean over pairs of its runs: neighbouring seeds, "
+    "and seeds 0 and 2. Runs of two different fits are compared at equal seeds. Batch-normalization statistics are "
+    "collected anew at every point.",
     reference="Frankle, Dziugaite, Roy, Carbin (ICML 2020); Entezari, Sedghi, Saukh, Neyshabur (ICLR 2022); "
     "plane: Garipov, Izmailov, Podoprikhin, Vetrov, Wilson (NeurIPS 2018)",
     curves=(
         Curve("loss", "interpolation", x="alpha", xlabel="alpha", ylabel="cross-entropy (nats)"),
-        Curve("error", "interpolation", x="alpha", xlabel="alpha", ylabel="share of wrong answers"),
+        Curve("error", "interpolation", x="alpha", xlabel="alpha", ylabel="error rate"),
     ),
     pairs="architecture",
     exhibit=exhibit,
-    caveat="Neighbouring runs share a couple: intervals are by the jackknife over runs. A "
-    "barrier on the line says nothing of curved paths, nor of units that are merely numbered otherwise: of those "
-    "aligned_barrier does.",
+    caveat="Pairs share runs, so intervals come from a jackknife over runs. A barrier on the straight line does not "
+    "exclude a curved path without one, and it may be due to the order of hidden units alone; the aligned barrier "
+    "corrects for that order.",
 )

@@ -1,10 +1,10 @@
-"""REPAIR: an interpolated network whose units vary as much as those of the two networks it lies between.
+"""REPAIR: rescaling an interpolated MLP so that its units vary as much as those of the two networks at the ends.
 
-Between two networks activations shrink layer by layer, as averages of units that disagree do; part of a barrier is that
-alone. Of networks with batch normalisation the cure is to recalculate the statistics. This is the cure for an MLP
-without: every hidden unit's pre-activations get the mean and the standard deviation that lie between those of the ends,
-by a scale and an offset folded into its weights and its bias. Convolutional networks here all have batch normalisation;
-LSTMs and Transformers are not covered.
+Between two networks, activations shrink layer by layer, because averages of units that disagree have less variance.
+This effect alone causes a part of the barrier. For networks with batch normalization the remedy is to recompute the
+statistics. For an MLP without batch normalization, the remedy is this module: every hidden unit's pre-activations get
+the mean and standard deviation interpolated between those of the ends, by a scale and an offset folded into its weights
+and bias. All convolutional networks here have batch normalization; LSTMs and Transformers are not covered.
 """
 
 import re
@@ -16,47 +16,47 @@ import jax.numpy as jnp
 from kdib.models.base import Batch
 from kdib.models.mlp import pixels
 
-ROUNDING = 1e-5  # of a unit's mean: a smaller standard deviation is that of float32
+ROUNDING = 1e-5  # relative to a unit's mean; a smaller standard deviation is float32 rounding
 
 
 class Moments(NamedTuple):
-    """Of a layer's pre-activations over inputs: mean and standard deviation of every unit, [N] each."""
+    """Mean and standard deviation over inputs of every unit's pre-activations in a layer, [N] each."""
 
     mean_N: jax.Array
     std_N: jax.Array
 
 
 def moments(params: Any, batch: Batch) -> dict[str, Moments]:
-    """The moments of every hidden layer of an MLP without batch normalisation, by the name of the layer.
+    """The moments of every hidden layer of an MLP without batch normalization, by layer name.
 
-    They are a pytree: interpolated between two networks as the parameters are, they are the target of `repair`.
+    They are a pytree. Interpolated between two networks like the parameters, they are the target of `repair`.
 
     Args:
       params: of the MLP.
-      batch: with "image" [B, H, W, C], the inputs to take the moments over; 500 or more say enough.
+      batch: with "image" [B, H, W, C], the inputs over which moments are taken; 500 are enough.
 
     Raises:
-      ValueError: for another network.
+      ValueError: for any other kind of network.
     """
     return _walk(params, batch, target=None)[1]
 
 
 def repair(params: Any, target: dict[str, Moments], batch: Batch) -> Any:
-    """An MLP whose hidden units' pre-activations have the moments `target` on `batch`; its last layer stays.
+    """An MLP whose hidden units' pre-activations have the moments `target` on `batch`; its last layer is unchanged.
 
-    Layers are corrected from the first to the last, each as the corrected ones before it let it be. A unit that does
-    not vary at all gets its mean only. Pure, so it runs under jit, and along a path as part of its metric:
+    Layers are corrected from first to last, each on the outputs of the corrected layers before it. For a constant unit
+    only the mean is corrected. The function is pure, so it can be part of a metric on a path:
 
         ends = [{"params": params, "target": moments(params, batch)} for params in (params_a, params_b)]
         interpolation_path(lambda point: loss(repair(**point, batch=batch)), *ends, alphas)
 
     Args:
-      params: of an MLP without batch normalisation, such as the mean of two.
-      target: by layer, as `moments` answers.
-      batch: the inputs that `target` was taken over.
+      params: of an MLP without batch normalization, such as the mean of two.
+      target: by layer, as returned by `moments`.
+      batch: the inputs over which `target` was taken.
 
     Raises:
-      ValueError: for another network, or a target of other layers.
+      ValueError: for any other kind of network, or a target for other layers.
 
     Reference: Jordan, Sedghi, Saukh, Entezari & Neyshabur, REPAIR: REnormalizing Permuted Activations for Interpolation
     Repair, ICLR (2023) (https://arxiv.org/abs/2211.08403).
@@ -67,7 +67,7 @@ def repair(params: Any, target: dict[str, Moments], batch: Batch) -> Any:
 
 
 def _walk(params: Any, batch: Batch, target: dict[str, Moments] | None) -> tuple[Any, dict[str, Moments]]:
-    """Through the hidden layers: the parameters, corrected where there is a target, and what was found before."""
+    """The parameters, corrected if there is a target, and the moments of every hidden layer before the correction."""
     n_images, height, width, channels = batch["image"].shape
     x_BxD = pixels(batch, (height, width, channels)).reshape(n_images, -1)
     found, corrected = {}, dict(params)
@@ -81,7 +81,7 @@ def _walk(params: Any, batch: Batch, target: dict[str, Moments] | None) -> tuple
 
 
 def _moved(layer: Any, z_BxN: jax.Array, now: Moments, target: Moments) -> tuple[Any, jax.Array]:
-    """A layer and its pre-activations, scaled and shifted from the moments they have to the target's."""
+    """A layer and its pre-activations, scaled and shifted from the moments `now` to the target."""
     varies_N = now.std_N > ROUNDING * jnp.abs(now.mean_N)
     scale_N = jnp.where(varies_N, target.std_N / jnp.where(varies_N, now.std_N, 1), 1)
     bias_N = (layer["bias"] - now.mean_N) * scale_N + target.mean_N
@@ -94,7 +94,7 @@ def _layers(params: Any) -> list[str]:
     names = [name for name in params if re.fullmatch(r"layer\d+", name) and set(params[name]) == {"kernel", "bias"}]
     strangers = sorted(set(params) - {*names, "head"})
     if any("norm" in name for name in strangers):
-        raise ValueError(f"REPAIR is for networks without normalisation, got {strangers}: recalculate its statistics")
+        raise ValueError(f"REPAIR is for networks without normalization, got {strangers}: recompute its statistics")
     if strangers or not names or "head" not in params:
         raise ValueError(f"REPAIR covers MLPs (layer1, layer2, ..., head), got {', '.join(sorted(params))}")
     return sorted(names, key=lambda name: int(name.removeprefix("layer")))

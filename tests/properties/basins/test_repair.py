@@ -100,9 +100,9 @@ def test_a_unit_that_does_not_vary_gets_its_mean_only():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("mlp, norm", r"without normalisation, got \['norm1', 'norm2'\]: recalculate its statistics"),
-        ("cnn", "recalculate its statistics"),
-        ("resnet", "recalculate its statistics"),
+        ("mlp, norm", r"without normalization, got \['norm1', 'norm2'\]: recompute its statistics"),
+        ("cnn", "recompute its statistics"),
+        ("resnet", "recompute its statistics"),
         ("lstm", r"REPAIR covers MLPs \(layer1, layer2, ..., head\), got embedding, head, layer0, layer1"),
     ],
 )
