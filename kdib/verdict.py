@@ -92,7 +92,7 @@ def _finding(leads: Leads) -> str:
             f"shown whose transfer could be measured; {students}"
         )
     share = f"{_percent(score.estimate)} [{_percent(score.low)}, {_percent(score.high)}]"
-    taken = f"distillation handed over {share if score.bounded else 'an undecided share'} of it"
+    taken = f"distillation transferred {share if score.bounded else 'an undecided share'} of it"
     return (
         f"the teacher's lead over the student trained alone is {_said(teacher)} and {taken}; {students} "
         f"(Holm-adjusted p {_p(beyond.p_holm)}) and over the student trained alone {_said(distilled)}, "

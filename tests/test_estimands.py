@@ -260,7 +260,7 @@ def sentence(**scores):
 def test_headline_transferred():
     assert sentence() == (
         "On mean balanced accuracy by attractors (test), the teacher's lead over the student trained alone is +0.095 "
-        "[+0.086, +0.104] and distillation handed over 58 % [47 %, 70 %] of it; the distilled student's lead over "
+        "[+0.086, +0.104] and distillation transferred 58 % [47 %, 70 %] of it; the distilled student's lead over "
         "self-distillation is +0.048 [+0.024, +0.071] (Holm-adjusted p = 0.008) and over the student trained alone "
         "+0.055 [+0.046, +0.064], so the advantage transferred, beyond what self-distillation gives "
         "(95 % t intervals over 4 paired seeds)."
@@ -274,7 +274,7 @@ def test_headline_in_all_other_cases():
     assert "so the advantage did not transfer" in not_transferred and "−0.025" in not_transferred
     unclear = sentence(lstm=(0.80, 0.85, 0.81, 0.82))
     assert "the teacher was not shown to be better than the student trained alone (its lead is " in unclear
-    assert "no advantage was shown whose transfer could be measured" in unclear and "handed over" not in unclear
+    assert "no advantage was shown whose transfer could be measured" in unclear and "distillation transferred" not in unclear
     assert "the teacher was worse than the student" in sentence(lstm=(0.70, 0.75, 0.70, 0.72))
 
 
