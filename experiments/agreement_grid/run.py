@@ -6,7 +6,6 @@
     python experiments/agreement_grid/run.py language_recursion --workdir=runs/grid_language_recursion
     python experiments/agreement_grid/run.py language_long --workdir=runs/grid_language_long
     python experiments/agreement_grid/run.py language_text --data=FOLDER --workdir=runs/grid_language_text
-    python experiments/agreement_grid/run.py language_text_long --data=FOLDER --workdir=runs/grid_text_long
     python experiments/agreement_grid/run.py language_text_recursion --data=FOLDER --workdir=runs/grid_text_recursion
     python experiments/agreement_grid/run.py --report-only
 
@@ -34,11 +33,10 @@ STUDIES = {
     "language_recursion": "language",
     "language_long": "language",
     "language_text": "language,corpus",
-    "language_text_long": "language,corpus",
     "language_text_recursion": "language,corpus",
 }
 RATES = (2e-3, 4e-3, 8e-3)  # for every fit the same, chosen by its validation loss
-LONG = {"language_long": 8_000, "language_text_long": 3_000}  # steps; on text, as many as the time allowed
+STEPS = {"language": 4_000, "language_long": 8_000, "language_text": 3_000}  # where they are not the config's
 TOP_K = "transformer_from_lstm_top_k"  # from its teacher's five likeliest words
 KINDS = ("lstm", "ut_seq", "transformer_seq", "transformer")  # each lacks a bias that the one before it has
 BIASES = {
@@ -75,11 +73,13 @@ def study_config(name: str, data: Path | None) -> dict[str, Any]:
             _only(("lstm", "transformer"), config)
         config["train"] |= {"buckets": (12, 20), "group_size": 2, "save_every": 500}
         config["train"]["snapshots"] = {"name": "every", "n": 1_000}
-    if name in LONG:  # LSTMs know more of agreement by then: what do they teach?
+    if name in STEPS:
+        config["train"]["steps"] = STEPS[name]
+    if name in ("language_long", "language_text"):
+        config["train"] |= {"group_size": 3, "save_every": 1_000}
+    if name == "language_long":  # two of three LSTMs know agreement by then: what do they teach?
         _taught("transformer", config)
-        config["train"] |= {"steps": LONG[name], "group_size": 3, "save_every": 1_000}
     if name == "language":
-        config["train"]["steps"] = 4_000
         kl = {"fn": "top_k_kl", "weight": 1.0, "k": 5, "temperature": 1.0, "where": "batch.mask"}
         config["losses"]["top_k"] = {"kl": kl}
         config["fits"][TOP_K] = config["fits"]["transformer_from_lstm"] | {"loss": "top_k"}
