@@ -274,7 +274,8 @@ def test_headline_in_all_other_cases():
     assert "so the advantage did not transfer" in not_transferred and "−0.025" in not_transferred
     unclear = sentence(lstm=(0.80, 0.85, 0.81, 0.82))
     assert "the teacher was not shown to be better than the student trained alone (its lead is " in unclear
-    assert "no advantage was shown whose transfer could be measured" in unclear and "distillation transferred" not in unclear
+    assert "no advantage was shown whose transfer could be measured" in unclear
+    assert "distillation transferred" not in unclear
     assert "the teacher was worse than the student" in sentence(lstm=(0.70, 0.75, 0.70, 0.72))
 
 
