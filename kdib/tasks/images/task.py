@@ -212,6 +212,8 @@ def _probes(settings: Settings, images: Images, taken: set[str]) -> dict[str, Im
     for kind, (change, names) in kinds.items():
         for name, knobs in getattr(settings, kind).items():
             where = f"config.task.{kind}.{name}"
+            if not isinstance(name, str) or not isinstance(knobs, Mapping):
+                raise ValueError(f"{where}: expected a name and {{'name': ..., knobs}}, got {name!r}: {knobs!r}")
             if name in taken or name in made:
                 raise ValueError(f"{where}: there is a set {name!r} already; choose another name")
             known(f"{where}.name", knobs.get("name", ""), names)

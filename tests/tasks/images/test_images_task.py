@@ -160,6 +160,11 @@ def test_augmented_views_are_test_sets_too(small):
             {"corruptions": {"a": {"name": "rotation"}}},
             r"config.task.corruptions.a.name: 'rotation' is unknown.*rotate",
         ),
+        (
+            {"corruptions": {"a": "rotate"}},
+            r"corruptions.a: expected a name and \{'name': ..., knobs\}, got 'a': 'rotate'",
+        ),
+        ({"views": {3: {"name": "flip"}}}, r"config.task.views.3: expected a name .*got 3"),
         ({"corruptions": {"a": {"radians": 1.0}}}, r"config.task.corruptions.a.name: '' is unknown"),
         ({"corruptions": {"a": {"name": "rotate", "angle": 1.0}}}, r"corruptions.a: .*'angle' is unknown.*radians"),
         ({"corruptions": {"a": {"name": "scale", "factor": 0.0}}}, r"corruptions.a: .*factor must be a number > 0"),
