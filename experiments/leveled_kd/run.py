@@ -2,15 +2,16 @@
 
     python experiments/leveled_kd/run.py mnist --data=FOLDER --workdir=runs/leveled_mnist
     python experiments/leveled_kd/run.py controls --data=FOLDER --workdir=runs/leveled_controls
+    python experiments/leveled_kd/run.py poster --data=FOLDER --workdir=runs/leveled_poster
     python experiments/leveled_kd/run.py maxout --data=FOLDER --workdir=runs/leveled_maxout
     python experiments/leveled_kd/run.py long --data=FOLDER --workdir=runs/leveled_long
     python experiments/leveled_kd/run.py fashion --data=FOLDER --workdir=runs/leveled_fashion
     python experiments/leveled_kd/run.py cifar --data=FOLDER --workdir=runs/leveled_cifar
     python experiments/leveled_kd/run.py --report-only
 
-The studies start from configs/leveled_kd.py. They change the networks (a quarter of CNN_1's and MLP_1's widths, or a
-maxout CNN), the budgets, the snapshots and the fits (see `study_config`). The pair CNN_2 -> MLP_2 of the config's
-`:features` is not trained. FOLDER holds mnist/ and fashion_mnist/, each with its four IDX files, and cifar10_jpeg/, a
+The studies start from configs/leveled_kd.py. They change the networks (the poster's CNN_2 and MLP_2 with pooling, a
+quarter of CNN_1's and MLP_1's widths, or a maxout CNN), the budgets, the snapshots and the fits (see `study_config`).
+FOLDER holds mnist/ and fashion_mnist/, each with its four IDX files, and cifar10_jpeg/, a
 lossy sample of CIFAR-10. Without fashion_mnist/, Debian's package is used. A study resumes when called again and leaves
 its rows in results/. `--report-only` writes the README's tables and figures from these rows.
 """
@@ -32,6 +33,7 @@ minus, combined, Claim = ROWS["minus"], ROWS["combined"], ROWS["Claim"]
 STUDIES = {
     "mnist": "features,mnist",
     "controls": "features,mnist",
+    "poster": "features,mnist",
     "maxout": "features,mnist",
     "long": "mnist",
     "fashion": "fashion",
@@ -39,7 +41,7 @@ STUDIES = {
 }
 STEPS = 5_000  # of the teacher
 LENGTH = {"maxout": 1_600, "long": 25_000, "fashion": 2_500, "cifar": 1_500}  # where not STEPS
-SEEDS = {"maxout": 5, "long": 1, "fashion": 3, "cifar": 3}  # `long`: exploratory
+SEEDS = {"poster": 4, "maxout": 5, "long": 1, "fashion": 3, "cifar": 3}  # `long`: exploratory
 STUDENTS = {"maxout": 1_600}  # steps of a student, where they are not 600
 # Snapshots of the MLP that teaches `self`. In each seed one is as accurate as the CNN at step 500, but with a lower
 # entropy (.16 to .27, against .47 to .50). The first snapshot has the highest stored entropy, .33 to .37: softening the
@@ -47,6 +49,7 @@ STUDENTS = {"maxout": 1_600}  # steps of a student, where they are not 600
 EARLY = (100, 150, 200, 250, 300, 400, 500, 700)
 MATCHED = (200, 250, 300)  # those matched in accuracy, in one seed or another
 LEVELS = {  # the snapshots that teach besides the last, where they are not the config's
+    "poster": (500, 2_500),
     "maxout": (50, 100, 200, 500),
     "long": (50, 500, 2_500, 5_000, 10_000),
     "fashion": (50, 500),
@@ -57,14 +60,19 @@ MODELS = {
     "cnn": {"preset": "cnn_1", "channels": (8, 16, 32, 64), "downsampling": "stride"},
     "mlp": {"preset": "mlp_1", "widths": (500, 250, 64)},
 }
+# The pair of the poster's second experiment at full width. Both end in 128 features.
+POSTER = {"cnn": {"preset": "cnn_2", "downsampling": "pool"}, "mlp": {"preset": "mlp_2"}}
 # A nearly shift-invariant CNN: Abnar et al.'s, with half of the filters in its first two layers. Both end in 32
 # features.
 INVARIANT = {
     "cnn": {"preset": "cnn_abnar", "channels": (64, 32, 64), "units": (64, 32, 32)},
     "mlp": {"preset": "mlp_1", "widths": (500, 250, 32)},
 }
-# Omitted from `maxout` to save time: each trains a CNN, queries one at every step, or depends on such a fit.
-TOO_LONG = ("weak_type2", "distilled_shift", "smoothing_teacher", "from_smoothing")
+# Omitted to save time: each trains a CNN, queries one at every step, or depends on such a fit.
+TOO_LONG = {
+    "poster": ("smoothing_teacher", "from_smoothing"),
+    "maxout": ("weak_type2", "distilled_shift", "smoothing_teacher", "from_smoothing"),
+}
 RATES = (3e-3, 1.2e-2)  # of `maxout`: each fit takes its best by validation loss
 Values = Mapping[int, float]  # by seed
 METRICS = {  # property, metric, group, test set ("" is the in-distribution one)
@@ -100,9 +108,21 @@ def study_config(name: str, data: Path | None) -> dict[str, Any]:
         _controls(config)
     elif name != "mnist":
         _few_levels(config, name)
+    if name == "poster":
+        _full_width(config)
     if name == "maxout":
         _invariant(config)
+    config["fits"] = {fit: of for fit, of in config["fits"].items() if fit not in TOO_LONG.get(name, ())}
+    used = {fit["loss"] for fit in config["fits"].values()}
+    config["losses"] = {loss: terms for loss, terms in config["losses"].items() if loss in used}
     return config
+
+
+def _full_width(config: dict[str, Any]) -> None:
+    """Set up `poster`: the poster's own pair, without the temperatures."""
+    config["models"] = POSTER
+    for fit in set(config["curves"].pop("tau")["x"]) - {"distilled"}:
+        del config["fits"][fit]
 
 
 def _invariant(config: dict[str, Any]) -> None:
@@ -113,9 +133,6 @@ def _invariant(config: dict[str, Any]) -> None:
     fits, taus = config["fits"], config["curves"]["tau"]["x"]
     fits |= {f"self_{fit}": fits["self"] | {"loss": fit} for fit in taus if fit != "distilled"}
     fits["from_500_alpha_0_5"] = fits["from_500"] | {"loss": "alpha_0_5"}
-    config["fits"] = {fit: of for fit, of in fits.items() if fit not in TOO_LONG}
-    used = {fit["loss"] for fit in config["fits"].values()}
-    config["losses"] = {name: loss for name, loss in config["losses"].items() if name in used}
 
 
 def _controls(config: dict[str, Any]) -> None:
@@ -130,8 +147,6 @@ def _controls(config: dict[str, Any]) -> None:
     config["fits"] = {name: config["fits"][name] for name in kept} | early | fair | softened | tempered
     config["fits"]["teacher"]["snapshots"] = {"name": "explicit", "steps": (500,)}
     config["fits"]["peer"]["snapshots"] = {"name": "explicit", "steps": EARLY}
-    used = {fit["loss"] for fit in config["fits"].values()}
-    config["losses"] = {name: loss for name, loss in config["losses"].items() if name in used}
     config["curves"] = {"tau": config["curves"]["tau"]}
 
 
@@ -152,7 +167,7 @@ def _few_levels(config: dict[str, Any], name: str) -> None:
     config["fits"]["teacher"]["snapshots"] = {"name": "explicit", "steps": LEVELS[name]}
     for fit in (students - set(levels)) | {"curriculum", "snapshot_ensemble"}:
         del config["fits"][fit]
-    curve["x"] = levels | {"distilled": LENGTH[name]}
+    curve["x"] = levels | {"distilled": LENGTH.get(name, STEPS)}
 
 
 # ---------------------------------------------------------------------------------------------- tables
