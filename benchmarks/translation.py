@@ -12,6 +12,7 @@ import itertools
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -20,7 +21,7 @@ import numpy as np
 
 from kdib.models.convnet import max_pool
 from kdib.models.convolution import convolve
-from kdib.properties.translation import fitting_chunk, offset_grid, translation_grid
+from kdib.properties.translation import fitting_chunk, in_pieces, offset_grid, translation_grid
 
 SIZES, CHANNELS, SIDES, CLASSES = (784, 2000, 1000, 100, 10), (1, 32, 64, 128, 256), (28, 14, 7, 3), 10
 
@@ -44,7 +45,7 @@ def main() -> None:
     peak, cases = matmul_peak(), {network: cases[network] for network in args.only}
     print(f"jax {jax.__version__}, {args.images} images; measured matmul peak {peak:.0f} GFLOP/s")
     for network, offsets in cases.items():
-        default = fitting_chunk(lambda x, network=network: NETWORKS[network](weights(network), x), images)
+        default = fitting_chunk(classes(network, weights(network)), images)
         for chunk in sorted({1, min(default, len(offsets)), min(8, len(offsets))}):
             spent = seconds(lambda o=offsets, n=network, c=chunk: grid(n, images, o, c), args.rounds)
             flop = flop_of_an_image(network) * args.images * len(offsets)
@@ -106,13 +107,16 @@ NETWORKS = {"mlp": mlp, "cnn": cnn}
 _COMPILED = {}
 
 
+def classes(network: str, layers: list[jax.Array]) -> Callable[[jax.Array], jax.Array]:
+    """Return the function from images to their predicted classes [N], evaluated in pieces as in a study."""
+    return in_pieces(lambda images: NETWORKS[network](layers, images).argmax(axis=-1))
+
+
 def grid(network: str, images: jax.Array, offsets: np.ndarray, chunk: int) -> jax.Array:
     """Return the predicted classes [O, N]."""
     if (network, chunk) not in _COMPILED:
         _COMPILED[network, chunk] = jax.jit(
-            lambda layers, images, offsets: translation_grid(
-                lambda x: NETWORKS[network](layers, x).argmax(axis=-1), images, offsets, chunk=chunk
-            )
+            lambda layers, images, offsets: translation_grid(classes(network, layers), images, offsets, chunk=chunk)
         )
     return _COMPILED[network, chunk](weights(network), images, offsets)
 

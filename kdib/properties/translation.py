@@ -35,7 +35,7 @@ from kdib.tasks.images.transforms import shift
 RADIUS = 5
 Fill = Literal["zero", "circular"]
 N_IMAGES = 500
-BUDGET = 16 * 2**20  # bytes that the largest step of a chunk of offsets may read and write
+BUDGET = 16 * 2**20  # bytes that the largest step of a chunk of offsets, or of a piece of images, reads and writes
 
 
 def offset_grid(radius: int) -> np.ndarray:
@@ -80,6 +80,28 @@ def translation_grid(
     if chunk < 1:
         raise ValueError(f"expected chunk >= 1, got {chunk}")
     return _grid(metric_fn, images, offsets, min(chunk, len(offsets)), fill)
+
+
+def in_pieces(metric_fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """metric_fn evaluated on some images at a time, so that the arrays of its largest step fit into BUDGET.
+
+    For metrics with one value per image, not for means over images: metric_fn maps a pytree of arrays [N, ...], such as
+    images or a batch, to one of arrays [N, ...]. Weights do not count, because they do not shrink with the images.
+    """
+
+    def whole(examples: Any) -> Any:
+        n = len(jax.tree.leaves(examples)[0])
+        some = (examples, jax.tree.map(lambda x: x[:1], examples))
+        all_bytes, one_bytes = (_largest_step(jax.make_jaxpr(metric_fn)(x).jaxpr) for x in some)
+        pieces = min(n, -(-(all_bytes - one_bytes) // BUDGET))
+        if pieces < 2:
+            return metric_fn(examples)
+        # Pieces of equal length; what the last one lacks is filled up with the first examples and cut off.
+        index_PxM = (jnp.arange(-(-n // pieces) * pieces) % n).reshape(pieces, -1)
+        values = jax.lax.map(metric_fn, jax.tree.map(lambda x: x[index_PxM], examples))
+        return jax.tree.map(lambda parts: parts.reshape(-1, *parts.shape[2:])[:n], values)
+
+    return whole
 
 
 def fitting_chunk(metric_fn: Callable[[jax.Array], Any], images_NxHxWxC: jax.Array) -> int:
@@ -196,9 +218,11 @@ def _images(evidence: Evidence) -> tuple[str, dict[str, np.ndarray]]:
 @functools.partial(jax.jit, static_argnames=("model", "mesh", "fill"))
 def _shifted(variables: Variables, batch: Batch, offsets_Ox2: jax.Array, *, model: Model, mesh: Mesh, fill: Fill):
     def local(variables, batch, offsets):
+        logits = in_pieces(lambda piece: predict(variables, piece, model=model).logits)
+
         def centred(images):
-            logits = predict(variables, {**batch, "image": images}, model=model).logits
-            return logits - logits.mean(axis=-1, keepdims=True)
+            logits_NxK = logits({**batch, "image": images})
+            return logits_NxK - logits_NxK.mean(axis=-1, keepdims=True)
 
         def against_still(images):
             moved_NxK = centred(images)

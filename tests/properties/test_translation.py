@@ -9,7 +9,16 @@ from kdib.models import build
 from kdib.models.base import Model, Outputs
 from kdib.properties import translation
 from kdib.properties.base import Evidence
-from kdib.properties.translation import FIDELITY, PROPERTY, RADIUS, by_radius, offset_grid, shifted, translation_grid
+from kdib.properties.translation import (
+    FIDELITY,
+    PROPERTY,
+    RADIUS,
+    by_radius,
+    in_pieces,
+    offset_grid,
+    shifted,
+    translation_grid,
+)
 from kdib.records import Subject
 from kdib.tasks.base import Dataset
 
@@ -65,6 +74,30 @@ def test_the_chunk_follows_the_largest_step(monkeypatch):
     assert translation.fitting_chunk(jax.jit(wide), images) == 10 * 2**20 // read_and_written  # looks inside
     monkeypatch.setattr(translation, "BUDGET", 10)
     assert translation.fitting_chunk(wide, images) == 1
+
+
+@pytest.mark.parametrize("pieces", range(1, 8))
+def test_pieces_give_what_all_images_together_give(pieces, monkeypatch):
+    evaluated = []
+
+    def metric(batch):
+        evaluated.append(len(batch["image"]))
+        return batch["image"].astype(jnp.float32).sum(axis=(1, 2)), batch["id"] * 2
+
+    batch = {"image": IMAGES, "id": np.arange(len(IMAGES), dtype=np.int32)}
+    converted = 5 * IMAGES[:1].size * (len(IMAGES) - 1)  # bytes read and written for all images but one
+    monkeypatch.setattr(translation, "BUDGET", -(-converted // pieces))
+    got = jax.jit(in_pieces(metric))(batch)
+    assert evaluated[-1] == -(-len(IMAGES) // min(pieces, len(IMAGES)))
+    jax.tree.map(np.testing.assert_array_equal, got, metric(batch))
+
+
+def test_weights_do_not_ask_for_pieces(monkeypatch):
+    matrix, asked = jnp.ones((16 * 16, 1000)), []
+    monkeypatch.setattr(translation, "BUDGET", 4 * 2000 * len(IMAGES))
+    images = IMAGES.reshape(len(IMAGES), -1).astype(np.float32)
+    in_pieces(lambda x: asked.append(len(x)) or x @ matrix)(images)
+    assert asked[-1] == len(IMAGES)
 
 
 def test_fractions_and_other_shapes_are_refused():
