@@ -14,6 +14,7 @@ NOTEBOOKS = {  # what is made smaller, and what a cell near the end prints
     "lstm_to_transformer": (
         {
             '# config["train"]["steps"] = 100': 'config["train"]["steps"] = 60; '
+            'config["train"]["buckets"] = (); '
             'config["seeds"] = 2; config["task"]["n_train"] = 4_000; config["properties"] = ("accuracy",)',
             'Path("runs/colab")': 'Path("{workdir}")',
         },

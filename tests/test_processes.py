@@ -11,7 +11,7 @@ import pytest
 from miniature import CONFIG, prints, table
 from xla_flags import DEVICES
 
-SMALL = ["train.steps=40", "train.save_every=4", "train.chunk=2", "train.snapshots.n=10"]
+SMALL = ["train.steps=24", "train.save_every=4", "train.chunk=2", "train.snapshots.n=6"]
 GENERATED = ["task.n_train=600", "task.n_validation=40", "task.n_test_per_group=10"]
 
 
@@ -42,20 +42,23 @@ def command(config, workdir, *overrides):
     ]
 
 
-def killed(command, cut, *, times):
-    """The same command until it is done, after it was killed several times, each with some snapshots more."""
-    rng = random.Random(0)
-    for _ in range(times):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=AS_A_PERSON)
+def cut_short(command, cut, signals):
+    """The outputs of the same command, ended by each signal once some more snapshots are there, and then run whole."""
+    rng, outputs = random.Random(0), []
+    for ending in signals:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=AS_A_PERSON
+        )
         deadline = time.monotonic() + 60
         steps = len(prints(cut)) if cut.exists() else 0
         while time.monotonic() < deadline and len(list(cut.glob("fits/*/*/snapshots/*"))) < steps + rng.randint(2, 6):
             time.sleep(rng.uniform(0.0, 0.1))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
+        process.send_signal(ending)
+        outputs.append(process.communicate(timeout=120)[0])
+        assert process.returncode == (143 if ending == signal.SIGTERM else -ending)
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=AS_A_PERSON)
     assert done.returncode == 0, done.stderr
+    return outputs
 
 
 def test_a_stream_in_windows_and_buckets_that_was_killed_ends_with_the_same_bits(few, tmp_path):
@@ -64,7 +67,7 @@ def test_a_stream_in_windows_and_buckets_that_was_killed_ends_with_the_same_bits
     stream += ["train.window=160", "train.buckets=(8,)", "seeds=1"]  # five steps of 32; saves come within them
     run = [command(f"{few}:stream,smoke", tmp_path / name, *stream) for name in ("whole", "cut")]
     subprocess.run(run[0], check=True, capture_output=True, env=AS_A_PERSON)
-    killed(run[1], tmp_path / "cut", times=1)
+    cut_short(run[1], tmp_path / "cut", [signal.SIGKILL])
     assert prints(tmp_path / "cut") == prints(tmp_path / "whole")
     rows = [(tmp_path / name / "rows.jsonl").read_text().splitlines() for name in ("whole", "cut")]
     assert sorted(rows[0]) == sorted(rows[1])
@@ -74,27 +77,15 @@ def test_a_study_killed_at_random_moments_ends_with_the_same_bits(few, tmp_path)
     whole = command(f"{few}:smoke", tmp_path / "whole", *GENERATED)
     subprocess.run(whole, check=True, capture_output=True, env=AS_A_PERSON)
     cut = tmp_path / "cut"
-    killed(command(f"{few}:smoke", cut, *GENERATED), cut, times=3)
+    stopped = cut_short(
+        command(f"{few}:smoke", cut, *GENERATED), cut, [signal.SIGTERM, signal.SIGKILL, signal.SIGKILL]
+    )[0]
+    assert "the same command goes on from here" in stopped and f"--workdir={cut}" in stopped
     assert prints(cut) == prints(tmp_path / "whole")
     for name in ("rows.jsonl", "subjects.jsonl"):
         assert sorted((cut / name).read_text().splitlines()) == sorted(
             (tmp_path / "whole" / name).read_text().splitlines()
         )
-
-    # SIGTERM saves, says how to go on, and a finished study is not touched by the same command
-    process = subprocess.Popen(
-        command(f"{few}:smoke", tmp_path / "stopped", *GENERATED),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    while not list((tmp_path / "stopped").glob("fits/teacher/seed0/state/*")):
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 143 and "the same command goes on from here" in output
-    assert f"--workdir={tmp_path / 'stopped'}" in output
 
 
 @pytest.mark.parametrize(
