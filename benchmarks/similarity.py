@@ -101,8 +101,8 @@ def path_rows(n: int) -> tuple[np.ndarray, str]:
     def snapshots(subject: Subject) -> list[Subject]:
         return [subject._replace(id=f"{subject.fit}/{subject.run}@{step}", step=step) for step in steps]
 
-    couples = [pair for pair in evidence(n).pairs if pair[1].fit == "teacher"]
-    looked_at = evidence(n)._replace(pairs=couples, snapshots=snapshots)
+    pairs = [pair for pair in evidence(n).pairs if pair[1].fit == "teacher"]
+    looked_at = evidence(n)._replace(pairs=pairs, snapshots=snapshots)
     begin = clock()
     rows = sum(1 for _ in training_paths.PROPERTY.measure([], looked_at))
     spent, begin = clock() - begin, clock()
@@ -116,12 +116,12 @@ def one_by_one(n: int) -> tuple[np.ndarray, str]:
     from scipy.linalg import orthogonal_procrustes
     from scipy.spatial.distance import pdist
 
-    couples = evidence(n).pairs
-    some = couples[:: len(couples) // SAMPLE]
-    hidden = [[draw(n, subject, "test")["penultimate"].astype(np.float64) for subject in couple] for couple in some]
+    pairs = evidence(n).pairs
+    some = pairs[:: len(pairs) // SAMPLE]
+    hidden = [[draw(n, subject, "test")["penultimate"].astype(np.float64) for subject in pair] for pair in some]
     begin = clock()
-    for couple in hidden:
-        x, y = (values - values.mean(axis=0) for values in couple)
+    for pair in hidden:
+        x, y = (values - values.mean(axis=0) for values in pair)
         kernels = [values @ values.T for values in (x, y)]
         for kernel in kernels:
             np.fill_diagonal(kernel, 0)
@@ -131,10 +131,10 @@ def one_by_one(n: int) -> tuple[np.ndarray, str]:
         width = max(x.shape[1], y.shape[1])
         unit = [np.pad(v / np.linalg.norm(v), ((0, 0), (0, width - v.shape[1]))) for v in (x, y)]
         _ = orthogonal_procrustes(*unit)
-    spent = (clock() - begin) / len(some) * len(couples)
+    spent = (clock() - begin) / len(some) * len(pairs)
     return (
         spent,
-        f"baseline, {len(some)} of {len(couples)} pairs, times {len(couples) / len(some):.0f}; without layers",
+        f"baseline, {len(some)} of {len(pairs)} pairs, times {len(pairs) / len(some):.0f}; without layers",
     )
 
 

@@ -37,7 +37,7 @@ class Tables(NamedTuple):
     @property
     def tests(self) -> list[str]:
         """The names of the test sets, the in-distribution one first."""
-        return [name for name in self.facts["sets"] if name not in ("train", "validation")]
+        return [name for name in self.facts["sets"] if name not in ("train", "validation", "shifted")]
 
     def by_fit(self, key: tuple[str, str, str], split: str = "") -> dict[str, Values]:
         """Return {fit: {seed: value}} of (property, metric, group) on `split`, by default the in-distribution set."""

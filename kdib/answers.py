@@ -71,6 +71,7 @@ def _look_inside(variables: Variables, batch, *, model: Model) -> dict[str, jax.
     """By "<number> <name>", so that sorting, which is what jit does to dictionaries, keeps the order."""
     found = dict(predict(variables, batch, model=model).hidden)
     last = found.pop("penultimate")
+    found.pop("teacher_logits", None)  # of a pair: its teacher's
     inside = {**{name: value for name, value in found.items() if value is not last}, "penultimate": last}
     return {f"{i:03} {name}": _vectors(value, batch) for i, (name, value) in enumerate(inside.items())}
 

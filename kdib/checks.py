@@ -37,7 +37,10 @@ def check_names(study: Study) -> None:
         if task.setup == "language_model":
             _check_language_model(f"config.fits.{name}", fit, spec)
         _check_loss(f"config.fits.{name}", fit, spec)
-        tasks.augmentation(study.task["name"], fit.augment)
+        try:
+            tasks.augmentation(study.task["name"], fit.augment)
+        except ValueError as error:
+            raise ValueError(f"config.fits.{name}.augment: {error}") from error
     properties = of_task(study.task["name"])
     for name in study.properties:
         known("config.properties", name, properties)

@@ -286,14 +286,12 @@ def _jackknife_pseudovalues(values: Iterable[_Value], fit: str, seeds: Iterable[
 
     Reference: Tukey, Bias and confidence in not quite large samples, Ann. Math. Statist. 29 (1958).
     """
-    couples = {
-        (v.subject.seed, v.other.seed): v.value for v in values if v.other and v.subject.fit == v.other.fit == fit
-    }
-    runs = sorted({seed for couple in couples for seed in couple})
+    pairs = {(v.subject.seed, v.other.seed): v.value for v in values if v.other and v.subject.fit == v.other.fit == fit}
+    runs = sorted({seed for pair in pairs for seed in pair})
     if not runs:
         return dict.fromkeys(seeds)
-    mean = float(np.mean([*couples.values()]))
-    without = [[value for couple, value in couples.items() if run not in couple] for run in runs]
+    mean = float(np.mean([*pairs.values()]))
+    without = [[value for pair, value in pairs.items() if run not in pair] for run in runs]
     column: dict[int, float | None] = {**dict.fromkeys(seeds), **dict.fromkeys(runs, mean)}
     if all(without):
         left = np.array([np.mean(rest) for rest in without])

@@ -54,7 +54,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 
 def known(where: str, name: str, names) -> None:
     """Raise a one-line ValueError that lists the known names if `name` is not among them."""
-    if name not in names:
+    if name not in [*names]:  # a list, because a name from a config may be unhashable
         close = difflib.get_close_matches(str(name), list(names), n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"{where}: {name!r} is unknown.{hint} Known: {', '.join(names)}")

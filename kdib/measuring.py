@@ -83,7 +83,7 @@ def _with_teachers(everyone: list[Subject], study: Study) -> list[tuple[Subject,
     ]
 
 
-def _all_couples(everyone: list[Subject], study: Study) -> list[tuple[Subject, Subject]]:
+def _all_pairs(everyone: list[Subject], study: Study) -> list[tuple[Subject, Subject]]:
     """Every two subjects once; teachers come first among `everyone`, so that a student stands before its teacher."""
     del study
     return [(later, first) for first, later in itertools.combinations(everyone, 2)]
@@ -98,7 +98,7 @@ def _of_one_architecture(everyone: list[Subject], study: Study) -> list[tuple[Su
     ]
 
 
-PAIRS = {"teachers": _with_teachers, "everyone": _all_couples, "architecture": _of_one_architecture}
+PAIRS = {"teachers": _with_teachers, "everyone": _all_pairs, "architecture": _of_one_architecture}
 
 
 def evidence_of(lab: Lab) -> Evidence:

@@ -308,12 +308,12 @@ def test_points_of_a_map_have_levels_and_no_effects():
     assert {e.group for e in effects_of([*rows, *point], subjects, declared) if e.family == "primary"} == {"offset"}
 
 
-# ---- pairwise properties, and relational ones whose couples stand there once
+# ---- pairwise properties, and relational ones whose pairs stand there once
 
 PAIRWISE = {"basins": PROPERTIES["calibration"]._replace(name="basins", kind="pairwise", pairs="architecture")}
 
 
-def couples(value, n=3):
+def pairs(value, n=3):
     """Subjects, and the rows of every two runs of one fit."""
     subjects = [subject(fit, seed) for fit in ROLES.values() for seed in range(n)]
     rows = [
@@ -324,11 +324,11 @@ def couples(value, n=3):
     return rows, subjects
 
 
-def test_a_pairwise_value_of_a_run_is_its_mean_over_the_couples_of_its_own_fit():
+def test_a_pairwise_value_of_a_run_is_its_mean_over_the_pairs_of_its_own_fit():
     base = {"lstm": 0.0, "alone": 5.0, "self": 3.0, "distilled": 1.0}
-    rows, subjects = couples(lambda a, b: base[a.fit] + 10.0 * (a.fit != b.fit) + a.seed * b.seed)
+    rows, subjects = pairs(lambda a, b: base[a.fit] + 10.0 * (a.fit != b.fit) + a.seed * b.seed)
     effects = by_name(effects_of(rows, subjects, PAIRWISE))
-    # couples (0,1), (0,2), (1,2) have 0, 0, 2 more: runs 0, 1, 2 have 0, 1, 1 more
+    # pairs (0,1), (0,2), (1,2) have 0, 0, 2 more: runs 0, 1, 2 have 0, 1, 1 more
     assert effects["alone"].estimate == pytest.approx(5 + 2 / 3) and effects["teacher"].estimate == pytest.approx(2 / 3)
     assert effects["distilled - self"].estimate == pytest.approx(-2)
     assert effects["distilled - self"].family == "primary" and effects["distilled - alone"].family == "secondary"
@@ -339,18 +339,18 @@ def test_neighbours_that_share_runs_do_not_make_differences_significant():
     rng, rejected, n = np.random.default_rng(0), 0, 5
     subjects = [subject(fit, seed) for fit in ROLES.values() for seed in range(n)]
     neighbours = [(a, b) for a in subjects for b in subjects if a.fit == b.fit and b.seed == a.seed + 1]
-    for _ in range(200):  # the height of a couple is what its two runs add up to
+    for _ in range(200):  # the height of a pair is what its two runs add up to
         of_run = {s.id: rng.normal() for s in subjects}
         rows = [
             Row(a.id, b.id, "basins", "ece", "test", "", (), of_run[a.id] + of_run[b.id], 100, None)
             for a, b in neighbours
         ]
         rejected += by_name(effects_of(rows, subjects, PAIRWISE))["distilled - self"].p < 0.05
-    assert 0 < rejected / 200 < 0.1  # .3 with means over the couples of each run
+    assert 0 < rejected / 200 < 0.1  # .3 with means over the pairs of each run
 
 
 def test_three_runs_whose_neighbours_alone_are_compared_have_no_interval():
-    rows, subjects = couples(lambda a, b: len(a.fit) + 0.1 * a.seed)
+    rows, subjects = pairs(lambda a, b: len(a.fit) + 0.1 * a.seed)
     seeds = {s.id: s.seed for s in subjects}
     effects = by_name(effects_of([r for r in rows if seeds[r.other] - seeds[r.subject] == 1], subjects, PAIRWISE))
     lead = effects["distilled - self"]
@@ -358,7 +358,7 @@ def test_three_runs_whose_neighbours_alone_are_compared_have_no_interval():
     assert math.isnan(lead.low) and math.isnan(lead.p)
 
 
-def test_couples_that_stand_once_count_for_both():
+def test_pairs_that_stand_once_count_for_both():
     def sim(a, b):
         return 1.0 - 0.1 * abs(a.seed - b.seed) - 0.2 * (a.fit != b.fit) - 0.01 * (a.seed + b.seed)
 

@@ -1,4 +1,4 @@
-"""kdib.measuring: which couples a property is measured on, what evidence holds, and what is shown beside the rows."""
+"""kdib.measuring: which pairs a property is measured on, what evidence holds, and what is shown beside the rows."""
 
 import base64
 import io
@@ -11,6 +11,7 @@ from PIL import Image
 
 from kdib import answers, measuring, properties, study, tasks
 from kdib.config import parse
+from kdib.models.combinators import pair
 from kdib.properties.base import Primary, Property
 from kdib.records import Row, read_json
 from kdib.runs import subjects
@@ -35,10 +36,10 @@ def everyone(lab):
     return subjects(lab.study, lab.workdir)
 
 
-def test_everyone_stands_in_a_couple_once_and_a_student_before_its_teacher(lab, everyone):
-    found = measuring._all_couples(everyone, lab.study)
+def test_everyone_stands_in_a_pair_once_and_a_student_before_its_teacher(lab, everyone):
+    found = measuring._all_pairs(everyone, lab.study)
     n = len(everyone)
-    assert len(found) == n * (n - 1) // 2 == len({frozenset(couple) for couple in found})
+    assert len(found) == n * (n - 1) // 2 == len({frozenset(pair) for pair in found})
     order = [subject.fit for subject in everyone]
     for first, second in found:
         teacher = lab.study.fits[first.fit].teacher
@@ -46,7 +47,7 @@ def test_everyone_stands_in_a_couple_once_and_a_student_before_its_teacher(lab, 
         assert lab.study.fits[second.fit].teacher != first.fit or teacher == first.fit
 
 
-def test_couples_of_one_architecture_have_one_model(lab, everyone, evidence):
+def test_pairs_of_one_architecture_have_one_model(lab, everyone, evidence):
     found = measuring._of_one_architecture(everyone, lab.study)
     fits = {frozenset((a.fit, b.fit)) for a, b in found}
     assert frozenset(("alone", "distilled")) in fits and frozenset(("teacher", "alone")) not in fits
@@ -79,6 +80,17 @@ def test_the_order_of_the_network_outlives_the_compiler(lab):
     model = answers.Model(lambda key, batch: {}, apply)
     inside = answers.hidden(model, {"params": {}}, {"image": np.zeros((4, 2, 2, 1), np.float32), "label": np.zeros(4)})
     assert list(inside) == ["block10", "block9", "penultimate"]  # the stem is the penultimate by another name
+
+
+def test_a_pair_shows_no_layer_of_its_teacher():
+    def apply(params, model_state, batch, *, train, key):
+        x = batch["image"].reshape(4, -1)
+        return types.SimpleNamespace(logits=x, hidden={"stem": x + 1, "penultimate": x}), {}
+
+    one = answers.Model(lambda key, batch: {}, apply)
+    images = {"image": np.zeros((4, 2, 2, 1), np.float32), "label": np.zeros(4)}
+    both = {"params": {"student": {}, "teacher": {}}}
+    assert list(answers.hidden(pair(one, one), both, images)) == ["stem", "penultimate"]
 
 
 def test_snapshots_are_the_run_up_to_a_subject(everyone, evidence):

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import types
 import xml.etree.ElementTree as ET
 
 import numpy as np
@@ -287,6 +288,37 @@ def test_last_line_of_a_step_wins(small):
     ends = [trace.values[-1] for trace in traces if trace.fit == "alone"]
     assert len(ends) == 3
     assert ends[0] == 0.125
+
+
+def test_without_a_shown_fit_that_was_trained_there_are_no_learning_curves():
+    from kdib.report.figures import Trace
+    from kdib.report.page import _learning
+
+    trace = Trace("from_50", np.array([0, 1]), np.array([0.1, 0.2]))
+    material = types.SimpleNamespace(traces={("validation", "accuracy"): [trace]})
+    (said,) = _learning(types.SimpleNamespace(material=material, look={"alone": None}))
+    assert "was trained here" in said.text
+
+
+def test_a_reliability_diagram_is_drawn_at_the_mean_confidence_of_its_bins(small, workdir, monkeypatch):
+    from kdib.report import figures
+
+    rows, _ = Records(workdir / "rows.jsonl", Row).read()
+    kept = [row for row in rows if row.property == "calibration" and row.split == "test" and row.coords]
+    Records(small / "rows.jsonl", Row).append(kept)
+    drawn, draw_them = [], figures.reliability
+    monkeypatch.setattr(
+        figures, "reliability", lambda panels, *a, **k: drawn.append(panels) or draw_them(panels, *a, **k)
+    )
+    draw(small)
+    (panel,) = (panel for panel in drawn[0] if panel.title == "distilled")
+    at: dict[float, list[float]] = {}
+    for row in kept:
+        if row.metric == "reliability_confidence" and row.subject.startswith("distilled/"):
+            at.setdefault(dict(row.coords)["confidence"], []).extend([row.value] * (row.value is not None))
+    expected = [np.mean(values) for _, values in sorted(at.items()) if values]
+    np.testing.assert_allclose(panel.bands["distilled"].x, expected)
+    assert np.abs(np.array(expected) - [x for x, values in sorted(at.items()) if values]).max() > 1e-3
 
 
 def test_a_start_at_chance_does_not_flatten_learning_curves():

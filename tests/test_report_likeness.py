@@ -80,9 +80,9 @@ def test_the_card_holds_the_likeness_and_the_barriers_of_the_rows(study):
     ]  # fmt: skip
     card = page.row("Representations")
     assert len(own) == 3 and card[4]["number"] == pytest.approx(np.mean(own))
-    couples = [r for r in rows if r.metric == "barrier" and r.subject.startswith("self/")]
-    couples = [r.value for r in couples if str(r.other).startswith("self/")]
-    assert len(couples) == 3 and page.row("Basins")[3]["number"] == pytest.approx(np.mean(couples))
+    pairs = [r for r in rows if r.metric == "barrier" and r.subject.startswith("self/")]
+    pairs = [r.value for r in pairs if str(r.other).startswith("self/")]
+    assert len(pairs) == 3 and page.row("Basins")[3]["number"] == pytest.approx(np.mean(pairs))
     assert page.row("Basins")[1]["text"].endswith("below self")
 
 
@@ -106,14 +106,14 @@ def report_words():
 # ----------------------------------------------------------------------------------------------------------- maps
 
 
-def couple(a, b, value):
+def pair(a, b, value):
     return Row(f"{a}@1", f"{b}@1", "p", "m", "test", "", (), value, 5, None)
 
 
-def test_distances_are_those_of_the_rows_and_a_network_that_lacks_couples_is_left_out():
+def test_distances_are_those_of_the_rows_and_a_network_that_lacks_pairs_is_left_out():
     names = ("a/s0", "b/s0", "c/s0", "d/s0")
     values = {pair: 0.1 * i for i, pair in enumerate(itertools.combinations(names, 2))}
-    whole = [couple(*pair, value) for pair, value in values.items()]
+    whole = [pair(*pair, value) for pair, value in values.items()]
     ids, found_NxN = embedding.distances(whole, similar=False)
     assert ids == [f"{name}@1" for name in names]
     for (i, a), (j, b) in itertools.permutations(enumerate(names), 2):
@@ -122,7 +122,7 @@ def test_distances_are_those_of_the_rows_and_a_network_that_lacks_couples_is_lef
     assert found_NxN[0, 3] == 1 - values["a/s0", "d/s0"] and (np.diag(found_NxN) == 0).all()
     ids, found_NxN = embedding.distances(whole[:2] + whole[3:], similar=False)  # without a - d
     assert len(ids) == 3 and np.isfinite(found_NxN).all()
-    nothing = [couple(a, b, None if "b/s0" in (a, b) else value) for (a, b), value in values.items()]
+    nothing = [pair(a, b, None if "b/s0" in (a, b) else value) for (a, b), value in values.items()]
     assert embedding.distances(nothing, similar=False)[0] == ["a/s0@1", "c/s0@1", "d/s0@1"]
 
 
@@ -168,7 +168,7 @@ def test_the_stress_stands_in_the_figure(study):
 # -------------------------------------------------------------------------------------------- lines between networks
 
 
-def test_lines_are_the_couples_with_runs_of_one_fit_first(study):
+def test_lines_are_the_pairs_with_runs_of_one_fit_first(study):
     bundles = [bundle for (found, _), _ in study[3]["between"] for bundle in found]
     names = [bundle.name for bundle in bundles]
     assert names[:4] == ["peer – peer", "alone – alone", "self – self", "distilled – distilled"]
@@ -183,7 +183,7 @@ def test_lines_are_the_couples_with_runs_of_one_fit_first(study):
     assert shown[1]["number"] == pytest.approx(np.mean(heights)) and shown[-1]["text"] == "3"
 
 
-def test_a_couple_that_lacks_a_place_is_left_out_and_snapshots_are_named():
+def test_a_pair_that_lacks_a_place_is_left_out_and_snapshots_are_named():
     def line(a, b, alphas):
         return [Row(a, b, "p", "loss", "t", "interpolation", (("alpha", x),), x, 5, None) for x in alphas]
 

@@ -41,7 +41,7 @@ def measured(evidence: Evidence, subjects: Sequence[Subject], temperature: float
         "copies": _copies(evidence, alone[0]),
         "bins": [_bins(evidence, subject) for subject in mine],
         "training_mode": [_training_mode(evidence, s) for s in mine if s.fit == evidence.fits["teacher"]],
-        "temperature": [_temperature(evidence, *couple, temperature) for couple in _couples(evidence, mine)],
+        "temperature": [_temperature(evidence, *pair, temperature) for pair in _pairs(evidence, mine)],
     }
     if "tokens" in next(iter(evidence.sets.values())).inputs:
         found["padding"] = [_padding(evidence, s) for s in alone]
@@ -73,7 +73,7 @@ def _copies(evidence: Evidence, subject: Subject) -> list[dict[str, Any]]:
     return [*entries, entry("equal", CHECKPOINTS, equal, structureless(CHECKPOINTS))]
 
 
-def _couples(evidence: Evidence, subjects: Sequence[Subject]) -> list[tuple[Subject, Subject]]:
+def _pairs(evidence: Evidence, subjects: Sequence[Subject]) -> list[tuple[Subject, Subject]]:
     """Return the pairs (alone, teacher) of the same seed."""
     by_seed = {(s.fit, s.seed): s for s in subjects}
     names = evidence.fits["alone"], evidence.fits["teacher"]

@@ -108,7 +108,7 @@ def tables(workdir: Path) -> str:
             _card(properties, declared),
             ROWS["claim_table"](_calibration_claims(study.by_fit(ROWS["ECE"]))),
             _against_controls(properties, declared, study.config["fits"]),
-            _couples(study),
+            _pairs(study),
         ]
     )
 
@@ -163,7 +163,7 @@ def _of(effects: Sequence[Effect], estimand: str, instead: str) -> str:
     return "—" if own is None else _effect(own, signed=" - " in own.estimand)
 
 
-def _couples(study: Any) -> str:
+def _pairs(study: Any) -> str:
     """Table of barriers by what two networks share; "one teacher, one basin" concerns pairs that share the teacher."""
     fit_of = {subject.id: subject.fit for subject in study.subjects}
     values: dict[tuple[str, tuple[str, ...]], list[float]] = {}
@@ -171,11 +171,11 @@ def _couples(study: Any) -> str:
         if (row.property, row.group, row.coords) == ("basins", "", ()) and row.other and row.value is not None:
             key = row.metric, tuple(sorted((fit_of[row.subject], fit_of[row.other])))
             values.setdefault(key, []).append(row.value)
-    head = ("two networks", "both have", "couples", "barrier, nats", "after weight matching")
+    head = ("two networks", "both have", "pairs", "barrier, nats", "after weight matching")
     lines = [
-        (" – ".join(couple), shared, str(len(own)), _mean(own), _mean(values.get(("aligned_barrier", couple), [])))
-        for couple, shared in SHARED.items()
-        if (own := values.get(("barrier", couple)))
+        (" – ".join(pair), shared, str(len(own)), _mean(own), _mean(values.get(("aligned_barrier", pair), [])))
+        for pair, shared in SHARED.items()
+        if (own := values.get(("barrier", pair)))
     ]
     return ROWS["markdown"](head, lines)
 

@@ -53,7 +53,8 @@ class MaxoutCNN(nn.Module):
     """image [B, H, W, C] -> logits [B, K]: 3x3 convolutions with maxout and without padding, then a global mean.
 
     Layer i applies `channels[i]` filters and `maxout` to units[i] channels, each the maximum of channels[i] / units[i]
-    filters. Batch normalisation, ReLU, max-pooling of pool[i] x pool[i] and dropout follow. Hidden: as in CNN.
+    filters. Batch normalisation, ReLU, max-pooling of pool[i] x pool[i] and dropout follow. Hidden: as in CNN, except
+    that the mean "pool" comes after the last dropout.
 
     Reference: the CNN of Abnar, Dehghani & Zuidema (2020); maxout by Goodfellow et al. (2013).
     """

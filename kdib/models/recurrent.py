@@ -16,8 +16,8 @@ class LSTM(nn.Module):
 
     The recurrence needs no mask: padding comes after the state that is read, so it changes neither that state nor a
     gradient. Hidden: "embedding" [B, L, E]; "block0", "block1", ... [B, L, H] before dropout; both are zero at padding.
-    "penultimate" is [B, H], or [B, L, H] for a language model. Every dropout except that of the projection draws one
-    mask per sequence, shared over time (Gal & Ghahramani, 2016).
+    "penultimate" is the top block's, [B, H], or [B, L, H] for a language model. Every dropout except that of the
+    projection draws one mask per sequence, shared over time (Gal & Ghahramani, 2016).
 
     Reference: Abnar, Dehghani & Zuidema (2020), the classification LSTM. Their initialization is not published. Ours:
     embedding N(0, 1/E), input weights Glorot, recurrent weights orthogonal, forget bias 1.
@@ -47,16 +47,18 @@ class LSTM(nn.Module):
             hidden[f"block{i}"] = h_TxBxH
             x_TxBxD = Dropout(self.dropout, shared=(0,))(h_TxBxH, train=train)
 
+        # Losses match hidden values before dropout; after it, zeros at random would count as differences.
         hidden = {name: jnp.where(real_TxB[:, :, None], h, 0).swapaxes(0, 1) for name, h in hidden.items()}
+        top_BxTxH = hidden[f"block{self.layers - 1}"]
         if self.num_classes is None:
             x_BxTxD = jnp.where(real_TxB[:, :, None], x_TxBxD, 0).swapaxes(0, 1)
             projected_BxTxE = nn.Dense(self.embedding_size, name="projection", dot_general=over_rows)(x_BxTxD)
             logits_BxTxV = over_rows(Dropout(self.dropout)(projected_BxTxE, train=train), embed.embedding.T)
-            return Outputs(logits_BxTxV.astype(jnp.float32), {**hidden, "penultimate": x_BxTxD})
+            return Outputs(logits_BxTxV.astype(jnp.float32), {**hidden, "penultimate": top_BxTxH})
         last_B = jnp.maximum(length_B - 1, 0)
-        penultimate_BxH = x_TxBxD[last_B, jnp.arange(len(last_B))]
-        logits_BxK = nn.Dense(self.num_classes, name="head")(penultimate_BxH)
-        return Outputs(logits_BxK.astype(jnp.float32), {**hidden, "penultimate": penultimate_BxH})
+        rows_B = jnp.arange(len(last_B))
+        logits_BxK = nn.Dense(self.num_classes, name="head")(x_TxBxD[last_B, rows_B])
+        return Outputs(logits_BxK.astype(jnp.float32), {**hidden, "penultimate": top_BxTxH[rows_B, last_B]})
 
 
 class Layer(nn.Module):

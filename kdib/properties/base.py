@@ -26,8 +26,9 @@ class Primary(NamedTuple):
 class Curve(NamedTuple):
     """A figure, declared as data: `metric` of `group` against the coordinate `x`, one line per fit.
 
-    `diagonal` draws y = x. `weight_metric` names the metric that counts the examples behind each point. If `x` is
-    categorical, `relative_error` adds the mean over `x` of the error (1 - metric) divided by that of the role `alone`.
+    `diagonal` draws y = x. `weight_metric` names the metric that counts the examples behind each point, `x_metric` the
+    one that says where each fit's point is drawn instead of at `x`. If `x` is categorical, `relative_error` adds the
+    mean over `x` of the error (1 - metric) divided by that of the role `alone`.
     """
 
     metric: str
@@ -37,6 +38,7 @@ class Curve(NamedTuple):
     ylabel: str
     diagonal: bool = False
     weight_metric: str | None = None
+    x_metric: str | None = None
     relative_error: bool = False
 
 

@@ -240,6 +240,7 @@ PROPERTY = Property(
             ylabel="accuracy",
             diagonal=True,
             weight_metric="reliability_count",
+            x_metric="reliability_confidence",  # a point at the middle of its bin could be on the wrong side
         ),
         Curve("reliability_count", "", x="confidence", xlabel="confidence", ylabel="examples in the bin"),
     ),

@@ -14,8 +14,9 @@ import numpy as np
 from kdib.properties.moments import check_examples
 
 BLOCK = 256  # largest block of examples; the pairs of two blocks are in memory at a time
-COUPLES = 2**22  # largest number of these pairs over all networks
+PAIRS = 2**22  # largest number of these pairs over all networks
 ALL = slice(None)
+ROUNDING = 1e-10  # of the squares that a sum cancels
 COLUMNS = 2**12  # features that are in memory in float64 at a time
 CONSTANT = "the similarity to a representation that is the same for every example is undefined (0 / 0)"
 
@@ -101,14 +102,15 @@ def second_orders(hidden: Sequence[np.ndarray]) -> np.ndarray:
     networks = [Centred.of(x_NxD) for x_NxD in hidden]
     norms = [np.sqrt(network.squares_N) for network in networks]
     scales = [np.divide(1, n, out=np.zeros_like(n), where=n > 0) for n in norms]  # 0 for an example at the mean
-    return _cosines(_over_couples([network._replace(scale_N=s) for network, s in zip(networks, scales, strict=True)]))
+    return _cosines(_over_pairs([network._replace(scale_N=s) for network, s in zip(networks, scales, strict=True)]))
 
 
 def unbiased_ckas(hidden: Sequence[np.ndarray]) -> np.ndarray:
-    """Unbiased linear CKA of every two of S representations [N, D] of the same examples, [S, S]; nan for constants.
+    """Unbiased linear CKA of every two of S representations [N, D] of the same examples, [S, S].
 
-    Computes `kdib.properties.moments.hsic` from kernel matrices, with one block of each network in memory at a time.
-    Since activations are centred, a row of a kernel matrix without its diagonal entry sums to -|x|^2.
+    nan for a representation that is constant, or constant but for one example. Computes `kdib.properties.moments.hsic`
+    from kernel matrices, with one block of each network in memory at a time. Since activations are centred, a row of a
+    kernel matrix without its diagonal entry sums to -|x|^2.
 
     Raises:
       ValueError: for fewer than 4 examples.
@@ -119,7 +121,11 @@ def unbiased_ckas(hidden: Sequence[np.ndarray]) -> np.ndarray:
     networks = [Centred.of(x_NxD) for x_NxD in hidden]
     sums_SxN = np.stack([network.squares_N for network in networks])
     corrections_SxS = np.outer(sums_SxN.sum(axis=1), sums_SxN.sum(axis=1)) / ((n - 1) * (n - 2))
-    return _cosines(2 * _over_couples(networks) + corrections_SxS - 2 / (n - 2) * sums_SxN @ sums_SxN.T)
+    squares_SxS = 2 * _over_pairs(networks)
+    hsics_SxS = squares_SxS + corrections_SxS - 2 / (n - 2) * sums_SxN @ sums_SxN.T
+    # A representation in which only one example differs has 0, of which rounding leaves something.
+    vanishing_S = np.diag(hsics_SxS) <= ROUNDING * np.diag(squares_SxS)
+    return _cosines(np.where(np.diag(vanishing_S), 0, hsics_SxS))
 
 
 class Centred(NamedTuple):
@@ -144,9 +150,9 @@ class Centred(NamedTuple):
         return rows if self.scale_N is None else rows * self.scale_N[examples, None]
 
 
-def _over_couples(networks: Sequence[Centred]) -> np.ndarray:
+def _over_pairs(networks: Sequence[Centred]) -> np.ndarray:
     """For every two networks, the sum over pairs of different examples of the product of kernel entries, [S, S]."""
-    size = max(1, min(BLOCK, math.isqrt(COUPLES // len(networks))))
+    size = max(1, min(BLOCK, math.isqrt(PAIRS // len(networks))))
     blocks, sums_SxS = _slices(len(networks[0].x_NxD), size), np.zeros((len(networks), len(networks)))
     for i, first in enumerate(blocks):
         for second in blocks[i:]:

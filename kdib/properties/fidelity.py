@@ -161,9 +161,9 @@ def exhibit(subjects: Sequence[Subject], evidence: Evidence) -> dict[str, Any]:
     """An UpSet plot of the networks' errors, and examples on which `distilled` and `alone` of one seed differ."""
     networks = networks_of_roles(subjects, evidence)
     blocks, said = upset(networks, evidence)
-    couple = [evidence.fits[role] for role in ("distilled", "alone") if role in evidence.fits]
-    with_both = [of_seed for of_seed in networks.values() if len(couple) == 2 and {*couple} <= {*of_seed}]
-    examples = [differing(with_both[0], couple[0], couple[1], evidence)] if with_both else []
+    pair = [evidence.fits[role] for role in ("distilled", "alone") if role in evidence.fits]
+    with_both = [of_seed for of_seed in networks.values() if len(pair) == 2 and {*pair} <= {*of_seed}]
+    examples = [differing(with_both[0], pair[0], pair[1], evidence)] if with_both else []
     return {"title": "Errors by example", "caption": said, "blocks": [*blocks, *(b for b in examples if b["items"])]}
 
 

@@ -119,18 +119,18 @@ def path_maps(distances_NxN: Any, runs: Sequence[str], seed: int = 0) -> tuple[E
     return joint, alone
 
 
-def from_couples(couples: Mapping[tuple[str, str], float]) -> tuple[list[str], np.ndarray]:
+def from_pairs(pairs: Mapping[tuple[str, str], float]) -> tuple[list[str], np.ndarray]:
     """Names, in order of appearance, and their distances [N, N], from {(name, name): distance} in one or both orders.
 
     Raises:
       ValueError: if a pair is missing, or has two different distances.
     """
-    names = list(dict.fromkeys(name for couple in couples for name in couple))
+    names = list(dict.fromkeys(name for pair in pairs for name in pair))
     at = {name: i for i, name in enumerate(names)}
     distances_NxN = np.where(np.eye(len(names)), 0, np.nan)
-    for (a, b), value in couples.items():
-        if couples.get((b, a), value) != value:
-            raise ValueError(f"{a} and {b} have two distances, {value} and {couples[b, a]}")
+    for (a, b), value in pairs.items():
+        if pairs.get((b, a), value) != value:
+            raise ValueError(f"{a} and {b} have two distances, {value} and {pairs[b, a]}")
         distances_NxN[at[a], at[b]] = distances_NxN[at[b], at[a]] = value
     if np.isnan(distances_NxN).any():
         i, j = np.argwhere(np.isnan(distances_NxN))[0]

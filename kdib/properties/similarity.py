@@ -128,31 +128,31 @@ def measure(subjects: Sequence[Subject], evidence: Evidence) -> Iterator[Row]:
     networks = list({subject.id: subject for pair in evidence.pairs for subject in pair}.values())
     for split in evidence.sets if networks else ():
         hidden = [evidence.hidden(subject, split)["penultimate"] for subject in networks]
-        yield from _couple_rows({subject.id: i for i, subject in enumerate(networks)}, hidden, split, evidence)
+        yield from _pair_rows({subject.id: i for i, subject in enumerate(networks)}, hidden, split, evidence)
     yield from _layer_rows(evidence, next(iter(evidence.sets)))
 
 
-def own_couples(evidence: Evidence) -> dict[Subject, list[Subject]]:
+def own_pairs(evidence: Evidence) -> dict[Subject, list[Subject]]:
     """The students in the evidence's pairs, grouped by the role's teacher of the same seed."""
-    couples: dict[Subject, dict[Subject, None]] = {}
+    pairs: dict[Subject, dict[Subject, None]] = {}
     for pair in evidence.pairs:
         for student, teacher in (pair, pair[::-1]):
             if teacher.fit == evidence.fits["teacher"] != student.fit and student.seed == teacher.seed:
-                couples.setdefault(teacher, {})[student] = None
-    return {teacher: list(students) for teacher, students in couples.items()}
+                pairs.setdefault(teacher, {})[student] = None
+    return {teacher: list(students) for teacher, students in pairs.items()}
 
 
-def _couple_rows(at: Mapping[str, int], hidden: Sequence[np.ndarray], split: str, evidence: Evidence) -> Iterator[Row]:
+def _pair_rows(at: Mapping[str, int], hidden: Sequence[np.ndarray], split: str, evidence: Evidence) -> Iterator[Row]:
     ckas_SxS, rsas_SxS = unbiased_ckas(hidden), second_orders(hidden)
-    couples = [(at[a.id], at[b.id]) for a, b in evidence.pairs]
-    distances = _shape_distances(hidden, couples)
-    for (a, b), (i, j), distance in zip(evidence.pairs, couples, distances, strict=True):
+    pairs = [(at[a.id], at[b.id]) for a, b in evidence.pairs]
+    distances = _shape_distances(hidden, pairs)
+    for (a, b), (i, j), distance in zip(evidence.pairs, pairs, distances, strict=True):
         values = {"cka": ckas_SxS[i, j], "rsa": rsas_SxS[i, j], "procrustes": distance}
         for metric, value in values.items():
             yield Row(a.id, b.id, "similarity", metric, split, "", (), or_none(value), len(hidden[0]), None)
 
 
-def _shape_distances(hidden: Sequence[np.ndarray], couples: Sequence[tuple[int, int]]) -> list[float]:
+def _shape_distances(hidden: Sequence[np.ndarray], pairs: Sequence[tuple[int, int]]) -> list[float]:
     """Procrustes distances of pairs of representations, nan if one is constant; each pair runs on one core.
 
     Unit shapes are computed pair by pair, so that float64 copies of all networks are never in memory together. BLAS
@@ -164,18 +164,18 @@ def _shape_distances(hidden: Sequence[np.ndarray], couples: Sequence[tuple[int, 
     narrow = [Centred.of(x_NxD if x_NxD.shape[1] <= len(x_NxD) else unit_shape(x_NxD)) for x_NxD in hidden]
     norms = [np.sqrt(network.squares_N.sum()) for network in narrow]
 
-    def distance(couple: tuple[int, int]) -> float:
-        if not all(norms[i] for i in couple):
+    def distance(pair: tuple[int, int]) -> float:
+        if not all(norms[i] for i in pair):
             return np.nan
-        return _shape_distance(*(narrow[i].rows() / norms[i] for i in couple))
+        return _shape_distance(*(narrow[i].rows() / norms[i] for i in pair))
 
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(distance, couples))
+        return list(pool.map(distance, pairs))
 
 
 def _layer_rows(evidence: Evidence, split: str) -> Iterator[Row]:
     """The rows of all layers of a teacher against all layers of its students, with two networks in memory at a time."""
-    for teacher, students in own_couples(evidence).items():
+    for teacher, students in own_pairs(evidence).items():
         theirs, n = _layers(evidence.hidden(teacher, split))
         for student in students:
             own, _ = _layers(evidence.hidden(student, split))
@@ -186,7 +186,7 @@ def _layer_rows(evidence: Evidence, split: str) -> Iterator[Row]:
                 for j, other in enumerate(theirs):
                     coords = (("layer", layer), ("teacher_layer", other))
                     key = (student.id, teacher.id, "similarity", "layer_cka", split, "layers", coords)
-                    yield Row(*key, float(cka_SxT[i, j]), n, None)
+                    yield Row(*key, or_none(cka_SxT[i, j]), n, None)
 
 
 def _layers(hidden: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], int]:

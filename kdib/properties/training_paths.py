@@ -21,7 +21,7 @@ import numpy as np
 
 from kdib.properties.base import Curve, Evidence, Primary, Property
 from kdib.properties.dissimilarities import rsa, second_orders
-from kdib.properties.similarity import or_none, own_couples
+from kdib.properties.similarity import or_none, own_pairs
 from kdib.records import Row, Subject
 
 MOST = 8  # snapshots per run
@@ -124,7 +124,7 @@ def measure(subjects: Sequence[Subject], evidence: Evidence) -> Iterator[Row]:
         snapshots = [snapshot for subject in finals if subject.seed == seed for snapshot in paths.runs[subject.id]]
         for a, b in itertools.combinations(snapshots, 2):
             yield row(a.id, b.id, "distance", "snapshots", (), paths.distance(a, b))
-    for teacher, students in own_couples(evidence).items():
+    for teacher, students in own_pairs(evidence).items():
         for student, snapshot in ((s, snapshot) for s in students for snapshot in paths.runs[s.id]):
             coords = (("step", snapshot.step),)
             yield row(student.id, None, "distance_to_teacher", "steps", coords, paths.distance(snapshot, teacher))

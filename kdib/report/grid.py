@@ -9,8 +9,9 @@ from kdib.report.tables import NOTHING, Block, Details, Entry, Table, interval, 
 from kdib.report.view import KNOWN_AS, View, metric_name, source_of
 from kdib.stats import paired_difference
 
+A_ACCURACY, ACCURACY = ("accuracy", "mean_accuracy", "attractors", ()), ("accuracy", "accuracy", "", ())
 METRICS = (
-    ("accuracy", "mean_accuracy", "attractors", ()),
+    A_ACCURACY,
     ("accuracy", "accuracy", "mu", (("mu", 0),)),
     ("calibration", "ece", "", ()),
     ("perplexity", "perplexity", "", ()),
@@ -20,11 +21,12 @@ METRICS = (
 def grid_blocks(view: View) -> list[Block]:
     """The tables of every metric on the first test set, and folded tables for the other test sets."""
     grid, published = view.material.config["grid"], view.material.config["published"]
+    of_agreement = Cell(*A_ACCURACY[:2], view.in_distribution, *A_ACCURACY[2:]) in view.summary
     blocks: list[Block] = []
     for split in view.splits:
         tables = [
             table
-            for prop, metric, group, coords in METRICS
+            for prop, metric, group, coords in (METRICS if of_agreement else (ACCURACY, *METRICS))
             if (cell := Cell(prop, metric, split, group, coords)) in view.summary
             for table in (_scores(view, cell, grid, published), _beyond_self(view, cell, grid))
         ]

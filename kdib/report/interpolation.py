@@ -20,7 +20,7 @@ from kdib.stats import Interval, mean_interval
 GROUP, PLACE = "interpolation", "alpha"
 UNITS = {"loss": "cross-entropy (nats)", "error": "error (share of examples)"}
 MOST_PANELS = 9  # pairs of fits in the open figure; the others are folded away
-Couple = tuple[str, str]
+Pair = tuple[str, str]
 
 
 class Bundle(NamedTuple):
@@ -62,19 +62,19 @@ def pair_name(subject: str, other: str) -> str:
 
 def bundles_of(rows: Sequence[Row]) -> list[Bundle]:
     """The curves by pair of fits, pairs within one fit first; a pair of networks that lacks an alpha is left out."""
-    found: dict[str, dict[Couple, dict[float, float]]] = {}
+    found: dict[str, dict[Pair, dict[float, float]]] = {}
     for row in rows:
-        couples = found.setdefault(pair_name(row.subject, str(row.other)), {})
-        values = couples.setdefault((row.subject, str(row.other)), {})
+        pairs = found.setdefault(pair_name(row.subject, str(row.other)), {})
+        values = pairs.setdefault((row.subject, str(row.other)), {})
         values[float(dict(row.coords)[PLACE])] = float(row.value or 0.0)
-    bundles = [_bundle(name, couples) for name, couples in found.items()]
+    bundles = [_bundle(name, pairs) for name, pairs in found.items()]
     return sorted(bundles, key=lambda bundle: bundle.name != f"{bundle.fit} \u2013 {bundle.fit}")
 
 
-def _bundle(name: str, couples: Mapping[Couple, Mapping[float, float]]) -> Bundle:
-    alphas = sorted(set().union(*couples.values()))
-    values = [[of[alpha] for alpha in alphas] for of in couples.values() if len(of) == len(alphas)]
-    fit = fit_and_run(next(iter(couples))[0]).rpartition("/")[0]
+def _bundle(name: str, pairs: Mapping[Pair, Mapping[float, float]]) -> Bundle:
+    alphas = sorted(set().union(*pairs.values()))
+    values = [[of[alpha] for alpha in alphas] for of in pairs.values() if len(of) == len(alphas)]
+    fit = fit_and_run(next(iter(pairs))[0]).rpartition("/")[0]
     return Bundle(name, fit, np.array(alphas), np.array(values).reshape(-1, len(alphas)))
 
 

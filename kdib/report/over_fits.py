@@ -173,14 +173,17 @@ def _chosen(view: View, curve: Mapping[str, Any]) -> list[Block]:
     scalars = [prop for prop in view.properties.values() if prop.kind == "scalar"]
     cells = [(prop, view.primary(prop, split)) for split in view.splits for prop in scalars]
     cells = [(prop, cell) for prop, cell in cells if all((cell, fit) in view.values for fit in fits)]
-    picks = {f"the last ({fits[-1]})": dict.fromkeys(next(iter(view.values.values()), {}), fits[-1])}
+    if not cells:
+        return []
+    last = dict.fromkeys(view.values[cells[0][1], fits[-1]], fits[-1])
+    picks: dict[str, Mapping[int, Any]] = {f"the last ({fits[-1]})": last}
     picks |= {f"chosen on {CHOOSES[metric]}": chosen(of, fits) for metric, of in view.material.validation.items()}
     rows = [
         (Entry(name), Entry(_counted(pick)), *(_mean_of(view.values, cell, pick) for _, cell in cells))
         for name, pick in picks.items()
         if pick
     ]
-    if len(rows) < 2 or not cells:
+    if len(rows) < 2:
         return []
     header = ("Selection", "Fits (seeds)", *(f"{prop.title}, {cell.split}" for prop, cell in cells))
     caption = f"Validation data choose the fit of each seed, never test sets. Mean ± half of the {intervals(view)}."

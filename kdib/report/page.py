@@ -110,13 +110,14 @@ def _sections(study: View) -> list[Section]:
 
 
 def _learning(study: View) -> list[Block]:
+    everything = study.material.traces
     traces = {
-        label: [trace for trace in study.material.traces[("validation", metric)] if trace.fit in study.look]
+        label: shown
         for metric, label in LEARNING.items()
-        if ("validation", metric) in study.material.traces
+        if (shown := [trace for trace in everything.get(("validation", metric), ()) if trace.fit in study.look])
     }
     if not traces:
-        return [Text("The study has no validation metrics.", "note")]
+        return [Text("No fit that figures show was trained here with validation metrics.", "note")]
     caption = (
         "Validation accuracy and loss against the training step. Thin lines are single seeds, thick lines the mean of "
         "a fit. The vertical range covers the last nine tenths of training, so the start may be cut off. If the gap "

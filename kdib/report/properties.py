@@ -92,11 +92,11 @@ def _lines(view: View, prop: Property, curves: Sequence[Curve], split: str) -> P
             f" At most {figures.IN_COLOUR} fits are in colour: those with a role, then those farthest from the fits "
             "already chosen."
         )
-    caption += LIKENESS_NOTE * _is_of_couples(view, prop, curves[0], split)
+    caption += LIKENESS_NOTE * _is_of_pairs(view, prop, curves[0], split)
     return view.picture(figure, f"{prop.name}-{curves[0].metric}-{split}", _alt(what, panels), caption)
 
 
-def _is_of_couples(view: View, prop: Property, curve: Curve, split: str) -> bool:
+def _is_of_pairs(view: View, prop: Property, curve: Curve, split: str) -> bool:
     cells = _points(view, prop, curve, split, curve.metric).values()
     return prop.kind == "relational" and not any(view.summary[cell] for cell in cells)
 
@@ -104,6 +104,9 @@ def _is_of_couples(view: View, prop: Property, curve: Curve, split: str) -> bool
 def _reliability(view: View, prop: Property, curves: Sequence[Curve], split: str) -> Picture:
     curve = curves[0]
     bands, weights = _bands(view, prop, curve, split), _weights(view, prop, curve, split)
+    if curve.x_metric:
+        at = _bands(view, prop, curve, split, curve.x_metric)
+        bands = {fit: band._replace(x=at[fit].mean) for fit, band in bands.items()}
     panels = [
         Panel(fit, {fit: band}, weights={fit: weights[fit]} if fit in weights else {}) for fit, band in bands.items()
     ]
@@ -111,7 +114,8 @@ def _reliability(view: View, prop: Property, curves: Sequence[Curve], split: str
     what = f"{capital(curve.ylabel)} against {curve.xlabel} on {split}"
     caption = (
         f"{what}, one panel per fit: means with {intervals(view)} (fewer if a seed has no example in the bin). "
-        "Bars: share of the examples in the bin, on the same axis."
+        f"Points are at the mean {curve.xlabel} of a bin's examples. Bars: share of the examples in the bin, on the "
+        "same axis."
     )
     return view.picture(figure, f"{prop.name}-{curve.metric}-{split}", _alt(what, panels), caption)
 

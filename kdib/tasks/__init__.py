@@ -41,5 +41,5 @@ def augmentation(task: str, config: Mapping[str, Any]) -> Callable[..., Any] | N
       ValueError: for a missing name, or an unknown augmentation or knob, listing the known ones.
     """
     if config and "name" not in config:
-        raise ValueError(f"config.fits: augment={dict(config)} lacks 'name'")
+        raise ValueError(f"{dict(config)} lacks 'name'")
     return TASKS[task].augmentation(**config) if config else None

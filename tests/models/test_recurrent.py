@@ -158,6 +158,16 @@ def test_training_draws_dropout_and_evaluation_does_not():
     np.testing.assert_allclose(logits(), undropped, atol=1e-6)
 
 
+@pytest.mark.parametrize("num_classes", [2, None])
+def test_hidden_values_are_those_before_dropout(num_classes):
+    model = build("lstm_tiny", **SIZES | {"num_classes": num_classes}, layers=2, dropout=0.8)
+    hidden = run(model, model.init(jax.random.key(0), BATCH)["params"], BATCH, train=True, key=jax.random.key(1)).hidden
+    last = BATCH["length"] - 1
+    top = hidden["block1"] if num_classes is None else hidden["block1"][jnp.arange(4), last]
+    np.testing.assert_array_equal(hidden["penultimate"], top)
+    assert np.all(top[0, 0] != 0) if num_classes is None else np.all(top != 0)
+
+
 @pytest.mark.parametrize("only", ["input_dropout", "dropout", "recurrent_dropout"])
 def test_each_rate_matters(only):
     model, params = lstm(**{only: 0.5})

@@ -129,7 +129,7 @@ def network(fit, seed=0):
 
 
 def evidence_of(answers, **sets):
-    """`answers[fit]` [N, K] on every set, given as labels; the student's couple with its teacher."""
+    """`answers[fit]` [N, K] on every set, given as labels; the student's pair with its teacher."""
     return Evidence(
         {name: pictures(labels) for name, labels in sets.items()},
         lambda subject, split: answers[subject.fit],

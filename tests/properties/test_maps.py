@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kdib.properties.maps import from_couples, mds, nearly_identical, path_maps, stress, structureless
+from kdib.properties.maps import from_pairs, mds, nearly_identical, path_maps, stress, structureless
 
 POINTS = np.random.default_rng(0).normal(size=(9, 2)) * [3, 1]
 
@@ -100,7 +100,7 @@ def test_equal_distances_look_like_a_path_and_the_stress_says_that_the_plane_sho
     assert almost.stress == pytest.approx(fault.stress, rel=0.02)
 
 
-# ------------------------------------------------------------------------------------------------- paths and couples
+# ------------------------------------------------------------------------------------------------- paths and pairs
 
 
 def test_each_path_alone_looks_like_its_part_of_the_common_map():
@@ -113,14 +113,14 @@ def test_each_path_alone_looks_like_its_part_of_the_common_map():
         path_maps(distances(np.concatenate(paths)), ["a"] * 17)
 
 
-def test_couples_make_a_matrix():
-    names, matrix = from_couples({("a", "b"): 1.0, ("c", "a"): 2.0, ("b", "c"): 3.0, ("c", "b"): 3.0})
+def test_pairs_make_a_matrix():
+    names, matrix = from_pairs({("a", "b"): 1.0, ("c", "a"): 2.0, ("b", "c"): 3.0, ("c", "b"): 3.0})
     assert names == ["a", "b", "c"]
     np.testing.assert_array_equal(matrix, [[0, 1, 2], [1, 0, 3], [2, 3, 0]])
     with pytest.raises(ValueError, match="every pair of 3, got none for b and c"):
-        from_couples({("a", "b"): 1.0, ("c", "a"): 2.0})
+        from_pairs({("a", "b"): 1.0, ("c", "a"): 2.0})
     with pytest.raises(ValueError, match=r"two distances, 1\.0 and 2\.0"):
-        from_couples({("a", "b"): 1.0, ("b", "a"): 2.0})
+        from_pairs({("a", "b"): 1.0, ("b", "a"): 2.0})
 
 
 def test_small_maps():

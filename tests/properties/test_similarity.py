@@ -65,15 +65,15 @@ def test_dissimilarities_are_rsatoolboxs(rsatoolbox, activations):
 
 @pytest.mark.parametrize(("ours", "theirs"), [("cosine", "cosine"), ("pearson", "corr"), ("spearman", "spearman")])
 def test_second_order_is_rsatoolboxs(rsatoolbox, activations, ours, theirs):
-    couple = [rdms(rsatoolbox, values, "correlation") for values in activations]
-    expected = rsatoolbox.rdm.compare(*couple, method=theirs).item()
+    pair = [rdms(rsatoolbox, values, "correlation") for values in activations]
+    expected = rsatoolbox.rdm.compare(*pair, method=theirs).item()
     mine = [dissimilarity(values, metric="correlation") for values in activations]
     assert second_order(*mine, method=ours) == pytest.approx(expected, abs=1e-9)
 
 
 def test_linear_cka_is_rsatoolboxs_whitened_cosine(rsatoolbox, activations):
-    couple = [rdms(rsatoolbox, values, "euclidean") for values in activations]
-    expected = rsatoolbox.rdm.compare(*couple, method="cosine_cov").item()
+    pair = [rdms(rsatoolbox, values, "euclidean") for values in activations]
+    expected = rsatoolbox.rdm.compare(*pair, method="cosine_cov").item()
     assert linear_cka(*activations) == pytest.approx(expected, abs=1e-6)  # theirs solves iteratively
 
 
@@ -146,11 +146,11 @@ def test_an_invertible_linear_map_does_matter(activations, name):
 
 def test_unrelated_representations():
     rng, n, width = np.random.default_rng(5), 100, 50
-    couples = [rng.normal(size=(2, n, width)) for _ in range(60)]
-    biased, unbiased = ([linear_cka(*couple, unbiased=u) for couple in couples] for u in (False, True))
+    pairs = [rng.normal(size=(2, n, width)) for _ in range(60)]
+    biased, unbiased = ([linear_cka(*pair, unbiased=u) for pair in pairs] for u in (False, True))
     assert np.mean(biased) == pytest.approx(width / (n + width), rel=0.02)
     assert abs(np.mean(unbiased)) < 4 * np.std(unbiased) / np.sqrt(60) < 0.02 and min(unbiased) < 0
-    assert abs(np.mean([rsa(*couple) for couple in couples])) < 0.01
+    assert abs(np.mean([rsa(*pair) for pair in pairs])) < 0.01
 
 
 def test_a_wide_kernel_is_a_linear_one(activations):
@@ -224,7 +224,7 @@ def test_a_stream_takes_no_more_memory():
 
 
 @pytest.mark.parametrize("block", [1, 7, 20, 128])
-def test_all_networks_in_blocks_are_every_couple_at_once(monkeypatch, activations, block):
+def test_all_networks_in_blocks_are_every_pair_at_once(monkeypatch, activations, block):
     monkeypatch.setattr(dissimilarities, "BLOCK", block)
     monkeypatch.setattr(dissimilarities, "COLUMNS", 4)
     x, y = activations

@@ -1,4 +1,4 @@
-"""The property kdib.properties.similarity: its rows, couples and layers are those of the functions."""
+"""The property kdib.properties.similarity: its rows, pairs and layers are those of the functions."""
 
 import functools
 
@@ -7,7 +7,7 @@ import pytest
 
 from kdib.properties.base import Evidence
 from kdib.properties.dissimilarities import rsa
-from kdib.properties.similarity import PROPERTY, linear_cka, own_couples, procrustes
+from kdib.properties.similarity import PROPERTY, linear_cka, own_pairs, procrustes
 from kdib.records import Row, Subject
 from kdib.tasks.base import Dataset
 
@@ -45,14 +45,14 @@ def study():
     return evidence, hidden, asked
 
 
-def test_rows_are_the_functions_of_every_couple():
+def test_rows_are_the_functions_of_every_pair():
     evidence, hidden, _ = study()
     rows = list(PROPERTY.measure([], evidence))
     assert len({row.key for row in rows}) == len(rows) == 15 * 3 * 2 + 4 * 6
     functions = {"cka": functools.partial(linear_cka, unbiased=True), "rsa": rsa, "procrustes": procrustes}
     for row in (row for row in rows if row.group == ""):
-        couple = (hidden[name, row.split]["penultimate"] for name in (row.subject, row.other))
-        assert row.value == pytest.approx(functions[row.metric](*couple), abs=1e-5)
+        pair = (hidden[name, row.split]["penultimate"] for name in (row.subject, row.other))
+        assert row.value == pytest.approx(functions[row.metric](*pair), abs=1e-5)
         assert (row.coords, row.n, row.se) == ((), 30, None)
     assert {(row.subject, row.other) for row in rows[:45]} == {(a.id, b.id) for a, b in evidence.pairs}
     primary = PROPERTY.primary
@@ -95,6 +95,16 @@ def test_a_layer_that_sees_no_difference_is_left_out_and_takes_no_other_with_it(
     assert {row.other for row in PROPERTY.measure([], evidence) if row.group == "layers"} == {"teacher/seed0@9"}
 
 
+def test_a_layer_that_tells_one_example_apart_has_no_value():
+    evidence, hidden, _ = study()
+    dead = hidden["distilled/seed0@9", "test"]["stem"]
+    dead[:] = 0
+    dead[3] = 1.0  # unbiased CKA is 0 / 0
+    rows = [row for row in PROPERTY.measure([], evidence) if row.group == "layers"]
+    of_it = [row.value for row in rows if row.subject == "distilled/seed0@9" and ("layer", "stem") in row.coords]
+    assert of_it and set(of_it) == {None} and sum(row.value is None for row in rows) == len(of_it)
+
+
 def test_a_network_is_looked_at_once_a_set_and_once_for_its_layers():
     evidence, _, asked = study()
     list(PROPERTY.measure([], evidence))
@@ -102,7 +112,7 @@ def test_a_network_is_looked_at_once_a_set_and_once_for_its_layers():
     assert all(count == 1 + (split == "test") for (_, split), count in times.items()) and len(times) == 12
 
 
-def test_a_network_that_sees_no_difference_has_no_value_and_no_couple_is_no_row():
+def test_a_network_that_sees_no_difference_has_no_value_and_no_pair_is_no_row():
     evidence, hidden, _ = study()
     hidden["alone/seed0@9", "test"]["penultimate"][:] = 0.1
     rows = [row for row in PROPERTY.measure([], evidence) if row.split == "test" and row.group == ""]
@@ -112,8 +122,8 @@ def test_a_network_that_sees_no_difference_has_no_value_and_no_couple_is_no_row(
     assert list(PROPERTY.measure([], evidence._replace(pairs=[]))) == []
 
 
-def test_own_couples_are_found_once():
+def test_own_pairs_are_found_once():
     teacher, student, sibling = subject("teacher", 0), subject("alone", 0), subject("teacher", 1)
     pairs = [(student, teacher), (teacher, student), (student, sibling), (sibling, teacher)]
     evidence = Evidence({}, lambda *_: None, pairs, fits={"teacher": "teacher"})
-    assert own_couples(evidence) == {teacher: [student]}
+    assert own_pairs(evidence) == {teacher: [student]}

@@ -170,7 +170,7 @@ def test_a_path_is_at_0_from_itself_turned_and_other_sequences_are_no_paths():
             path_distance(run, wrong)
 
 
-def test_no_couple_is_no_row():
+def test_no_pair_is_no_row():
     evidence, _, _ = study()
     assert list(PROPERTY.measure([], evidence._replace(pairs=[]))) == []
 

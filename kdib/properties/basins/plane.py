@@ -121,15 +121,19 @@ def trio(subjects: Sequence[Subject], evidence: Evidence) -> list[Subject]:
 
 def exhibit(subjects: Sequence[Subject], evidence: Evidence) -> dict[str, Any]:
     """The plane through `trio` as contours of the cross-entropy on test examples, JSON-able."""
-    three = trio(subjects, evidence)
-    blocks = [_contour(three, evidence)] if three else []
-    caption = _CAPTION if three else "Not drawn: the study has fewer than three networks of one architecture."
-    return {"title": "A plane through three networks", "caption": caption, "blocks": blocks}
+    title, three = "A plane through three networks", trio(subjects, evidence)
+    if not three:
+        why = "Not drawn: the study has fewer than three networks of one architecture."
+        return {"title": title, "caption": why, "blocks": []}
+    try:
+        plane = plane_through(*(split(evidence.network(subject)[1])[0] for subject in three))
+    except ValueError as error:  # two fits may have the same loss and seeds, and so the same networks
+        return {"title": title, "caption": f"Not drawn: {error}.", "blocks": []}
+    return {"title": title, "caption": _CAPTION, "blocks": [_contour(plane, three, evidence)]}
 
 
-def _contour(three: Sequence[Subject], evidence: Evidence) -> dict[str, Any]:
+def _contour(plane: Plane, three: Sequence[Subject], evidence: Evidence) -> dict[str, Any]:
     networks = [evidence.network(subject) for subject in three]
-    plane = plane_through(*(split(variables)[0] for _, variables in networks))
     xs_X, ys_Y = margins(plane, PLANE_POINTS)
     grid_Px2 = np.stack(np.meshgrid(xs_X, ys_Y), axis=-1).reshape(-1, 2)
     weights_Px3 = np.concatenate([plane.weights(grid_Px2), np.eye(3)])

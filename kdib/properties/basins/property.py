@@ -35,72 +35,72 @@ from kdib.properties.basins.program import Data, answers_at, data_of
 from kdib.records import Row, Subject
 
 N_POINTS = 21  # points on a line, including the ends
-N_COUPLES = 10  # pairs of networks for each unordered pair of fits
+N_PAIRS = 10  # pairs of networks for each unordered pair of fits
 N_EXAMPLES = 1_000
 ANCHORS = ("alone", "distilled")  # the roles with which every other fit is compared
 MATCHING_SEED, RESTARTS = 0, 2
 N_SNAPSHOTS = 8  # snapshots of the one run that is followed through training, evenly spaced
 
 
-class Couple(NamedTuple):
+class Pair(NamedTuple):
     """A pair of networks: `a` is at alpha = 0, `b` at alpha = 1."""
 
     a: Subject
     b: Subject
 
 
-def chosen(pairs: Sequence[tuple[Subject, Subject]], anchors: Collection[str]) -> list[Couple]:
+def chosen(pairs: Sequence[tuple[Subject, Subject]], anchors: Collection[str]) -> list[Pair]:
     """The pairs that are measured, pairs within a fit first; measuring all pairs would be too many.
 
     Within a fit: neighbouring seeds, and seeds 0 and 2. Without the pair (0, 2), three seeds (the default) would have
     no jackknife interval, since leaving out seed 1 would leave no pair. Between two fits, one of which must be an
     anchor: equal seeds, which share the order of examples and the initialization unless the config says otherwise.
-    Pairs whose smaller seed is N_COUPLES or more are left out. The choice of a pair depends on nothing else, so a study
+    Pairs whose smaller seed is N_PAIRS or more are left out. The choice of a pair depends on nothing else, so a study
     that gets more seeds keeps its pairs.
     """
-    wanted = [Couple(a, b) for a, b in pairs if _is_chosen(a, b) and (a.fit == b.fit or {a.fit, b.fit} & {*anchors})]
-    return sorted(wanted, key=lambda couple: couple.a.fit != couple.b.fit)
+    wanted = [Pair(a, b) for a, b in pairs if _is_chosen(a, b) and (a.fit == b.fit or {a.fit, b.fit} & {*anchors})]
+    return sorted(wanted, key=lambda pair: pair.a.fit != pair.b.fit)
 
 
 def _is_chosen(a: Subject, b: Subject) -> bool:
     near = abs(a.seed - b.seed) == (a.fit == b.fit) or (a.fit == b.fit and {a.seed, b.seed} == {0, 2})
-    return near and min(a.seed, b.seed) < N_COUPLES
+    return near and min(a.seed, b.seed) < N_PAIRS
 
 
-def followed(couples: Sequence[Couple], evidence: Evidence) -> list[Couple]:
+def followed(pairs: Sequence[Pair], evidence: Evidence) -> list[Pair]:
     """(snapshot, final network) of seed 0 of the fit trained alone, if it occurs in one of the pairs."""
     alone = evidence.fits.get("alone")
-    finals = [subject for couple in couples for subject in couple if (subject.fit, subject.seed) == (alone, 0)]
+    finals = [subject for pair in pairs for subject in pair if (subject.fit, subject.seed) == (alone, 0)]
     if not finals:
         return []
     earlier = [snapshot for snapshot in evidence.snapshots(finals[0]) if snapshot.id != finals[0].id]
     if not earlier:
         return []
-    return [Couple(earlier[i], finals[0]) for i in evenly(len(earlier), N_SNAPSHOTS)]
+    return [Pair(earlier[i], finals[0]) for i in evenly(len(earlier), N_SNAPSHOTS)]
 
 
 def measure(subjects: Sequence[Subject], evidence: Evidence) -> Iterator[Row]:
     """The rows of the chosen pairs and of the snapshots of one run, with one compiled program per architecture."""
     del subjects
-    couples = chosen(evidence.pairs, [evidence.fits[role] for role in ANCHORS if role in evidence.fits])
-    if not couples:
+    pairs = chosen(evidence.pairs, [evidence.fits[role] for role in ANCHORS if role in evidence.fits])
+    if not pairs:
         return
     data, split_name = data_of(evidence, N_EXAMPLES), next(iter(evidence.sets))
     alphas_A = np.linspace(0, 1, N_POINTS)
     weights_Ax2 = np.stack([1 - alphas_A, alphas_A], axis=1)
-    for couple in couples:
-        answered = answers_at([evidence.network(subject) for subject in couple], weights_Ax2, data)
-        yield from _barrier_rows(couple, split_name, alphas_A, answered, data)
-        yield from _path_rows(couple, split_name, alphas_A, answered["test"], data)
-        yield from _aligned_rows(couple, split_name, evidence, data)
-    for couple in followed(couples, evidence):
-        answered = answers_at([evidence.network(subject) for subject in couple], weights_Ax2, data)
-        yield from _path_rows(couple, split_name, alphas_A, answered["test"], data)
+    for pair in pairs:
+        answered = answers_at([evidence.network(subject) for subject in pair], weights_Ax2, data)
+        yield from _barrier_rows(pair, split_name, alphas_A, answered, data)
+        yield from _path_rows(pair, split_name, alphas_A, answered["test"], data)
+        yield from _aligned_rows(pair, split_name, answered["test"].loss[-1], evidence, data)
+    for pair in followed(pairs, evidence):
+        answered = answers_at([evidence.network(subject) for subject in pair], weights_Ax2, data)
+        yield from _path_rows(pair, split_name, alphas_A, answered["test"], data)
 
 
-def _barrier_rows(couple: Couple, split_name: str, alphas_A, answered: Mapping[str, Answered], data: Data):
+def _barrier_rows(pair: Pair, split_name: str, alphas_A, answered: Mapping[str, Answered], data: Data):
     def row(metric, value, n):
-        return Row(couple.a.id, couple.b.id, "basins", metric, split_name, "", (), value, n, None)
+        return Row(pair.a.id, pair.b.id, "basins", metric, split_name, "", (), value, n, None)
 
     for examples, prefix, n in (("test", "", data.n_test), ("train", "train_", data.n_train)):
         for metric, values_A in zip(("barrier", "error_barrier"), answered[examples], strict=True):
@@ -123,28 +123,33 @@ def aligned(model: Model, a: Variables, b: Variables) -> tuple[str, Variables] |
     return spec.family, apply(spec, permutation, b)
 
 
-def _aligned_rows(couple: Couple, split_name: str, evidence: Evidence, data: Data) -> Iterator[Row]:
+def _aligned_rows(pair: Pair, split_name: str, loss_of_b: jax.Array, evidence: Evidence, data: Data) -> Iterator[Row]:
+    """The barriers after weight matching; None where permuted units would make b another network.
+
+    That happens to one's own network that names its layers like a covered one but connects them in another way.
+    """
     alphas_A = np.linspace(0, 1, N_POINTS)
-    (model, a), (_, b) = (evidence.network(subject) for subject in couple)
-    found = aligned(model, a, b)
-    metrics = {"aligned_barrier": False}
-    if found and found[0] == "mlp" and set(b) == {"params"}:
-        metrics["aligned_repaired_barrier"] = True
-    for metric, repaired in metrics.items():
-        value = None
-        if found:
-            networks, weights_Ax2 = [(model, a), (model, found[1])], np.stack([1 - alphas_A, alphas_A], axis=1)
-            answered = answers_at(networks, weights_Ax2, data, repaired=repaired)
-            value = barrier(answered["test"].loss, alphas_A).above_chord
-        n = data.n_test if found else 0
-        yield Row(couple.a.id, couple.b.id, "basins", metric, split_name, "", (), value, n, None)
+    weights_Ax2 = np.stack([1 - alphas_A, alphas_A], axis=1)
+    (model, a), (_, b) = (evidence.network(subject) for subject in pair)
+    values: dict[str, float | None] = {"aligned_barrier": None}
+    if found := aligned(model, a, b):
+        networks = [(model, a), (model, found[1])]
+        loss_A = answers_at(networks, weights_Ax2, data)["test"].loss
+        if np.isclose(loss_A[-1], loss_of_b, rtol=1e-4, atol=1e-6):
+            values["aligned_barrier"] = barrier(loss_A, alphas_A).above_chord
+            if found[0] == "mlp" and set(b) == {"params"}:
+                loss_A = answers_at(networks, weights_Ax2, data, repaired=True)["test"].loss
+                values["aligned_repaired_barrier"] = barrier(loss_A, alphas_A).above_chord
+    for metric, value in values.items():
+        n = 0 if value is None else data.n_test
+        yield Row(pair.a.id, pair.b.id, "basins", metric, split_name, "", (), value, n, None)
 
 
-def _path_rows(couple: Couple, split_name: str, alphas_A: np.ndarray, answered: Answered, data: Data) -> Iterator[Row]:
+def _path_rows(pair: Pair, split_name: str, alphas_A: np.ndarray, answered: Answered, data: Data) -> Iterator[Row]:
     for metric, values_A in zip(("loss", "error"), answered, strict=True):
         for alpha, value in zip(alphas_A, values_A, strict=True):
             at = (("alpha", round(float(alpha), 4)),)
-            key = (couple.a.id, couple.b.id, "basins", metric, split_name, "interpolation", at)
+            key = (pair.a.id, pair.b.id, "basins", metric, split_name, "interpolation", at)
             yield Row(*key, float(value), data.n_test, None)
 
 

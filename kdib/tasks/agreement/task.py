@@ -55,7 +55,7 @@ def build(settings: Settings) -> Task:
 
 def augmentation(name: str, **knobs: float) -> None:
     """Raise ValueError, because there are no augmentations of sentences."""
-    raise ValueError(f"config.fits: augment={name!r} is unknown: there are no augmentations of sentences")
+    raise ValueError(f"augmentation {name!r} is unknown: there are no augmentations of sentences")
 
 
 # ---- generated sentences

@@ -278,14 +278,16 @@ CORRUPTIONS: dict[str, Callable[..., jax.Array]] = {
 }
 KNOBS = {  # all other knobs are numbers >= 0
     "photons": SOME,
-    "delta": Range(1, SIDE // 2, whole=True),
-    "sweeps": COUNT,
+    "delta": Range(1, SIDE // 2 - 1, whole=True),
+    "sweeps": SOME,
     "radius": COUNT,
     "sigma": POSITIVE,
     "factor": POSITIVE,
     "pixels": Range(0, SIDE, whole=True),
     "width": Range(0, SIDE // 2, whole=True),
     "decay": POSITIVE,
+    "blur": POSITIVE,
+    "edge": POSITIVE,
     "mean": Range(),
     "radians": Range(),
     "threshold": Range(),
@@ -316,7 +318,9 @@ def corrupt(name: str, key: jax.Array, images_NxHxWxC: Any, **knobs: Any) -> jax
     own = inspect.signature(CORRUPTIONS[name]).parameters.values()
     for knob, value in knobs.items():
         known(f"corruption {name!r}", knob, [p.name for p in own if p.kind is p.KEYWORD_ONLY])
-        check(f"corruption {name!r}: {knob}", value, KNOBS.get(knob, AT_LEAST_0))
+        allowed = KNOBS.get(knob, AT_LEAST_0)
+        check(f"corruption {name!r}: {knob}", value, allowed)
+        knobs[knob] = int(value) if allowed.whole else float(value)  # 3.0 counts as a whole number
     shape, dtype = images_NxHxWxC.shape, images_NxHxWxC.dtype
     if len(shape) != 4 or not shape[0] or shape[1:] != SHAPE or dtype != jnp.uint8:
         raise ValueError(f"{STYLE} corruptions expect uint8 images [N, {SIDE}, {SIDE}, 1], N > 0, got {dtype} {shape}")

@@ -42,12 +42,19 @@ def prepare(name: str, path: str | Path, data_dir: str | Path) -> Any:
 def find(name: str, data_dir: Path | None) -> Any:
     """The TFDS builder of a prepared set such as "mnist" or "mnist_corrupted/scale"; None if there is none.
 
-    It searches `data_dir`, or the default folder of TFDS if that is None, and does not use the network.
+    It searches `data_dir`, or the default folder of TFDS if that is None, and does not use the network. Raises
+    ValueError, naming the folder, if the files that describe the set are damaged or lack a split.
     """
     try:
-        return read_only_builder.builder_from_files(name, data_dir=data_dir)
+        builder = read_only_builder.builder_from_files(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
         return None
+    except Exception as error:  # protobuf, json and TFDS raise different errors for damage
+        place = Path(data_dir or "~/tensorflow_datasets").expanduser() / name
+        raise wrong(place, f"{type(error).__name__}: {error}", "a set that TFDS has prepared") from error
+    if missing := {"train", "test"} - builder.info.splits.keys():
+        raise wrong(builder.data_path, f"no split {' and '.join(sorted(missing))}", "the splits train and test")
+    return builder
 
 
 def source(name: str, builder: Any) -> Source:

@@ -171,11 +171,11 @@ def augmentation(name: str, **knobs: float) -> Callable[[jax.Array, Batch], Batc
     Raises:
       ValueError: for an unknown augmentation or knob, listing the known ones, and for a knob out of range.
     """
-    known("config.fits: augment.name", name, KNOWN)
+    known("augmentation", name, KNOWN)
     parameters = inspect.signature(KNOWN[name]).parameters.values()
     for knob in knobs:
-        known(f"config.fits: augment {name!r}", knob, [p.name for p in parameters if p.kind is p.KEYWORD_ONLY])
-    check_knobs(f"config.fits: augment {name!r}", knobs)
+        known(f"augmentation {name!r}", knob, [p.name for p in parameters if p.kind is p.KEYWORD_ONLY])
+    check_knobs(f"augmentation {name!r}", knobs)
     return _augmentation(name, tuple(sorted(knobs.items())))
 
 

@@ -105,3 +105,10 @@ def test_other_seeds_stand_in_and_fewer_than_three_are_not_drawn():
     assert [s.id for s in trio(subjects, evidence)] == ["alone/seed0@9", "distilled/seed0@9", "alone/seed1@9"]
     subjects, evidence = study(("cnn", "alone"))
     assert exhibit(subjects, evidence)["blocks"] == []
+    subjects, evidence = study(("alone", "self", "distilled"))
+    networks, own = {s.fit: evidence.network(s) for s in subjects if s.seed == 0}, evidence.network
+    evidence.network = lambda s: networks["alone"] if (s.fit, s.seed) == ("distilled", 0) else own(s)
+    shown = exhibit(subjects, evidence)  # `distilled` is `alone`: a line
+    assert shown["blocks"] == [] and shown["caption"].startswith(
+        "Not drawn: expected three networks that are not on one"
+    )

@@ -1,4 +1,4 @@
-"""kdib.properties.basins.property: which couples are measured, their rows, and how often a network is compiled."""
+"""kdib.properties.basins.property: which pairs are measured, their rows, and how often a network is compiled."""
 
 import itertools
 import types
@@ -12,7 +12,7 @@ from kdib import models
 from kdib.models.base import Model, Outputs, split
 from kdib.properties.basins import PROPERTY, barrier
 from kdib.properties.basins import property as module
-from kdib.properties.basins.property import N_COUPLES, chosen, followed
+from kdib.properties.basins.property import N_PAIRS, chosen, followed
 from kdib.records import Subject
 from kdib.tasks.base import Dataset
 
@@ -25,23 +25,23 @@ def subject(fit, seed, step=9):
     return Subject(f"{fit}/seed{seed}@{step}", fit, seed, f"seed{seed}", step, "f")
 
 
-def names(couples):
-    return [f"{a.fit[0]}{a.seed}-{b.fit[0]}{b.seed}" for a, b in couples]
+def names(pairs):
+    return [f"{a.fit[0]}{a.seed}-{b.fit[0]}{b.seed}" for a, b in pairs]
 
 
-def test_couples_are_neighbours_within_a_fit_with_one_more_and_equal_seeds_between_two():
+def test_pairs_are_neighbours_within_a_fit_with_one_more_and_equal_seeds_between_two():
     everyone = [subject(fit, seed) for fit in ("alone", "distilled") for seed in range(3)]
-    couples = chosen(list(itertools.combinations(everyone, 2)), ANCHORED)
-    assert names(couples) == ["a0-a1", "a0-a2", "a1-a2", "d0-d1", "d0-d2", "d1-d2", "a0-d0", "a1-d1", "a2-d2"]
+    pairs = chosen(list(itertools.combinations(everyone, 2)), ANCHORED)
+    assert names(pairs) == ["a0-a1", "a0-a2", "a1-a2", "d0-d1", "d0-d2", "d1-d2", "a0-d0", "a1-d1", "a2-d2"]
 
 
-def test_every_run_is_in_a_couple_of_its_fit_and_their_number_is_linear_in_the_seeds():
-    everyone = [subject("alone", seed) for seed in range(N_COUPLES + 3)]
-    couples = chosen(list(itertools.combinations(everyone, 2)), ANCHORED)
-    assert len(couples) == N_COUPLES + 1
-    assert {s.seed for couple in couples for s in couple} == set(range(N_COUPLES + 1))
-    across = [(subject("alone", s), subject("self", s)) for s in range(N_COUPLES + 3)]
-    assert len(chosen(across, ANCHORED)) == N_COUPLES
+def test_every_run_is_in_a_pair_of_its_fit_and_their_number_is_linear_in_the_seeds():
+    everyone = [subject("alone", seed) for seed in range(N_PAIRS + 3)]
+    pairs = chosen(list(itertools.combinations(everyone, 2)), ANCHORED)
+    assert len(pairs) == N_PAIRS + 1
+    assert {s.seed for pair in pairs for s in pair} == set(range(N_PAIRS + 1))
+    across = [(subject("alone", s), subject("self", s)) for s in range(N_PAIRS + 3)]
+    assert len(chosen(across, ANCHORED)) == N_PAIRS
 
 
 def test_two_fits_of_which_none_is_an_anchor_are_not_compared():
@@ -49,7 +49,7 @@ def test_two_fits_of_which_none_is_an_anchor_are_not_compared():
     assert names(chosen(list(itertools.combinations(everyone, 2)), ANCHORED)) == ["s0-a0", "s0-a0"]
 
 
-def test_more_seeds_keep_the_couples_of_fewer():
+def test_more_seeds_keep_the_pairs_of_fewer():
     few, many = (list(itertools.combinations([subject("alone", s) for s in range(n)], 2)) for n in (3, 5))
     assert set(chosen(few, ANCHORED)) <= set(chosen(many, ANCHORED))
     later = [pair for pair in many if pair not in few]  # what a study with two more seeds is handed
@@ -134,18 +134,18 @@ def test_snapshots_are_measured_to_the_end_of_their_run_and_have_no_barrier(meas
     of_snapshots = [row for row in rows if row.subject in ("alone/seed0@0", "alone/seed0@3")]
     assert {row.other for row in of_snapshots} == {"alone/seed0@9"}
     assert {(row.metric, row.group) for row in of_snapshots} == {("loss", "interpolation"), ("error", "interpolation")}
-    couples = [module.Couple(subject("distilled", 0), subject("distilled", 1))]
-    assert followed(couples, types.SimpleNamespace(fits={"alone": "alone"})) == []  # its run is in none of them
+    pairs = [module.Pair(subject("distilled", 0), subject("distilled", 1))]
+    assert followed(pairs, types.SimpleNamespace(fits={"alone": "alone"})) == []  # its run is in none of them
 
 
 def test_many_snapshots_are_thinned():
     run = tuple(subject("alone", 0, step) for step in range(40))
     evidence = types.SimpleNamespace(fits={"alone": "alone"}, snapshots=lambda s: run)
-    found = followed([module.Couple(run[-1], subject("alone", 1, 39))], evidence)
+    found = followed([module.Pair(run[-1], subject("alone", 1, 39))], evidence)
     assert len(found) == module.N_SNAPSHOTS and found[0].a.step == 0 and found[-1].a.step == 38
 
 
-def test_a_network_is_compiled_once_for_all_couples():
+def test_a_network_is_compiled_once_for_all_pairs():
     traces = []
     model, everyone = linear(traces), [subject("alone", seed) for seed in range(4)]
     nets = {s.id: (model, {"params": {"w": np.full((2, 3), s.seed, "f")}}) for s in everyone}
@@ -188,6 +188,31 @@ def test_batch_statistics_are_those_of_the_point(monkeypatch):
     rows = {row.metric: row.value for row in PROPERTY.measure([], evidence) if not row.group}
     # What is left is the epsilon of the normalisation.
     assert abs(rows["barrier"]) < 2e-2 and abs(rows["train_barrier"]) < 2e-2
+
+
+def test_a_network_with_the_names_of_an_mlp_and_other_connections_is_not_aligned(monkeypatch):
+    """A skip connection ties the units of two layers; permuting each layer by itself would make another network."""
+    monkeypatch.setattr(module, "N_POINTS", 3)
+
+    def apply(params, model_state, batch, *, train, key):
+        x = batch["image"].reshape(len(batch["image"]), -1)
+        for name in ("layer1", "layer2"):
+            x = x + jax.nn.relu(x @ params[name]["kernel"] + params[name]["bias"][None])
+        return Outputs(x @ params["head"]["kernel"] + params["head"]["bias"][None], {}), model_state
+
+    def params():
+        sizes = {"layer1": (16, 16), "layer2": (16, 16), "head": (16, 3)}
+        return {
+            name: {"kernel": RNG.normal(size=s).astype("f"), "bias": np.zeros(s[1], "f")} for name, s in sizes.items()
+        }
+
+    model = Model(init=lambda key, batch: {}, apply=apply)
+    everyone = [subject("alone", 0), subject("alone", 1)]
+    evidence = evidence_of({s.id: (model, {"params": params()}) for s in everyone}, [tuple(everyone)])
+    pictures = {"image": RNG.random((20, 4, 4, 1)).astype("f"), "label": RNG.integers(0, 3, 20).astype(np.int32)}
+    evidence.sets, evidence.train = {"test": Dataset(pictures, {})}, Dataset(pictures, {})
+    rows = {row.metric: (row.value, row.n) for row in PROPERTY.measure([], evidence) if not row.group}
+    assert rows["aligned_barrier"] == (None, 0) and "aligned_repaired_barrier" not in rows
 
 
 def test_units_in_another_order_are_aligned(monkeypatch):

@@ -1,5 +1,6 @@
 """kdib.tasks.images.corruptions and filters: against scipy, scikit-image, and loops over pixels in numpy."""
 
+import inspect
 import itertools
 
 import jax
@@ -299,6 +300,15 @@ def test_a_knob_turned_down_corrupts_less(name, picture):
     assert distance(**KNOBS[name]) < 0.8 * distance()
 
 
+@pytest.mark.parametrize(
+    ("name", "knob"),
+    [("translate", "pixels"), ("motion_blur", "radius"), ("glass_blur", "sweeps"), ("glass_blur", "delta")],
+)
+def test_a_whole_number_may_be_a_float(name, knob, images):
+    own = inspect.signature(CORRUPTIONS[name]).parameters[knob].default
+    np.testing.assert_array_equal(corrupt(name, KEY, images[:1], **{knob: float(own)}), corrupt(name, KEY, images[:1]))
+
+
 def test_unknown_names_and_other_sizes_are_refused(images):
     with pytest.raises(ValueError, match=r"unknown corruption 'snow'; known: shot_noise, .*canny_edges"):
         corrupt("snow", KEY, images)
@@ -306,7 +316,11 @@ def test_unknown_names_and_other_sizes_are_refused(images):
         corrupt("fog", KEY, images, amont=1.0)
     for name, knob, value, words in (
         ("fog", "decay", 0.0, "a number > 0"),
-        ("glass_blur", "delta", 0, "a whole number from 1 to 14"),
+        ("glass_blur", "delta", 0, "a whole number from 1 to 13"),
+        ("glass_blur", "delta", 14, "a whole number from 1 to 13"),
+        ("glass_blur", "sweeps", 0, "a whole number >= 1"),
+        ("spatter", "blur", 0.0, "a number > 0"),
+        ("spatter", "edge", 0.0, "a number > 0"),
         ("brightness", "amount", "a", "a number >= 0"),
         ("translate", "pixels", 2.5, "a whole number from 0 to 28"),
         ("stripe", "width", -3, "a whole number from 0 to 14"),

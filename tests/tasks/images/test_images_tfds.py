@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -94,6 +95,24 @@ def test_a_prepared_set_is_read_back(toy):
     assert_same(source, idx.read("mnist", toy[0]))
     assert source.train.image.shape == (30, 28, 28, 1) and source.origin == f"TFDS, {toy[1] / 'mnist' / '3.0.1'}"
     assert_same(source_of(toy[1]), source)  # from the kept arrays
+
+
+@pytest.mark.parametrize(
+    ("file", "text"), [("dataset_info.json", ""), ("dataset_info.json", "{"), ("features.json", "null")]
+)
+def test_a_damaged_description_names_the_set(sets, file, text):
+    (sets / "mnist/3.0.1" / file).write_text(text)
+    with pytest.raises(ValueError, match=rf"{re.escape(str(sets / 'mnist'))}.*expected a set that TFDS has prepared"):
+        images_tfds.find("mnist", sets)
+
+
+def test_a_set_without_a_test_split_is_named(sets):
+    file = sets / "mnist/3.0.1/dataset_info.json"
+    info = json.loads(file.read_text())
+    info["splits"] = [split for split in info["splits"] if split["name"] == "train"]
+    file.write_text(json.dumps(info))
+    with pytest.raises(ValueError, match=r"mnist/3\.0\.1.*no split test, expected the splits train and test"):
+        images_tfds.find("mnist", sets)
 
 
 def test_tfrecord_is_read_in_the_order_of_its_files(toy, sets):

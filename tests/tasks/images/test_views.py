@@ -81,7 +81,7 @@ def test_random_shifts_by_fractions_are_uniform_too():
 def test_a_knob_out_of_its_range_is_refused(image, name, knob, value, words):
     with pytest.raises(ValueError, match=re.escape(f"{name}: {knob} must be {words}, got {value!r}")):
         views.AUGMENTATIONS[name](jax.random.key(0), image, **{knob: value})
-    with pytest.raises(ValueError, match=re.escape(f"augment {name!r}: {knob} must be {words}")):
+    with pytest.raises(ValueError, match=re.escape(f"augmentation {name!r}: {knob} must be {words}")):
         views.augmentation(name, **{knob: value})
 
 
