@@ -22,7 +22,7 @@ LENGTH, CHECKSUM = struct.Struct("<Q"), struct.Struct("<I")
 def records(builder: Any, split: str) -> Iterator[Mapping[str, Any]]:
     """Every example of a split of a prepared `builder`, decoded by its features, in the order of the files.
 
-    `tfds.data_source` reads array_record. For tfrecord, the default format of `tfds.load`, TFDS requires TensorFlow, so
+    TFDS's data source reads array_record. For tfrecord, the default format of `tfds.load`, TFDS requires TensorFlow, so
     `tfrecords` reads these files.
 
     Raises:
@@ -36,9 +36,8 @@ def records(builder: Any, split: str) -> Iterator[Mapping[str, Any]]:
         for file, length in zip(shards.filepaths, shards.shard_lengths, strict=True):
             yield from map(builder.info.features.deserialize_example_np, tfrecords(Path(file), length))
         return
-    source: Any = tfds.data_source(builder.name, split=split, data_dir=builder.data_dir_root, download=False)
     try:
-        yield from source
+        yield from builder.as_data_source(split=split)
     except RuntimeError as error:
         raise _damaged(builder.data_path, error, "undamaged array_record files") from error
 

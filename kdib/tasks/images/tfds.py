@@ -92,10 +92,8 @@ def decode(builder: Any, split: str) -> Images:
 
 
 def _records(builder: Any, split: str) -> Iterator[Mapping[str, Any]]:
-    """Like `prepared.records`, which finds array_record sets by name and thus misses those with a configuration."""
-    tfrecord = builder.info.file_format is tfds.core.FileFormat.TFRECORD
     try:
-        yield from prepared.records(builder, split) if tfrecord else builder.as_data_source(split=split)
+        yield from prepared.records(builder, split)
     except (FileNotFoundError, ValueError):
         raise
     except Exception as error:  # array_record, protobuf and Pillow raise different errors for damage
