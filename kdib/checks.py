@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from kdib import losses, models, tasks
 from kdib.config import Fit, Study, parse
@@ -156,10 +157,11 @@ def check_teachers(lab: Lab) -> None:
     """Check, before hours of training, that every teaching snapshot will exist and every augmentation can be drawn.
 
     Raises:
-      ValueError: for a step at which a teacher is not saved (the message lists the saved ones), or for an argument that
-        an augmentation refuses.
+      ValueError: for a step at which a teacher is not saved (the message lists the saved ones), for a student that
+        starts from its teacher's weights, or for an argument that an augmentation refuses.
     """
     for name, fit in lab.study.fits.items():
+        _check_initial_values(name, fit, lab)
         if augment := tasks.augmentation(lab.study.task["name"], fit.augment):
             jax.eval_shape(augment, lab.root, gather(lab.data, slice(0, 1)))
         wanted = {*fit.teacher_steps, *([fit.as_soft_as] if fit.as_soft_as >= 0 else [])}
@@ -170,6 +172,29 @@ def check_teachers(lab: Lab) -> None:
             raise ValueError(
                 f"config.fits.{name}: {fit.teacher} is not saved at steps {absent}; it is saved at {saved}"
             )
+
+
+def _check_initial_values(name: str, fit: Fit, lab: Lab) -> None:
+    """Two networks of different configs, such as other dropout rates, may draw the same initial values from one key.
+
+    `config.parse` compares the configs; here the values decide.
+    """
+    teacher = lab.study.fits.get(fit.teacher)
+    if not teacher or teacher.path or "online" in (fit.answers, teacher.answers):
+        return
+    if (fit.seeds == "peer") != (teacher.seeds == "peer"):
+        return
+    example: Any = gather(lab.data, slice(0, 1))
+    inits = [model_of(of, lab).init for of in (name, fit.teacher)]
+    own, theirs = (jax.eval_shape(init, lab.root, example)["params"] for init in inits)
+    if own != theirs:
+        return
+    own, theirs = (init(lab.root, example)["params"] for init in inits)
+    if all(jax.tree.leaves(jax.tree.map(np.array_equal, own, theirs))):
+        raise ValueError(
+            f"config.fits.{name} would start from its teacher's own weights: models {fit.model!r} and "
+            f"{teacher.model!r} draw the same initial values; give one of the fits seeds='peer'"
+        )
 
 
 def _saved_steps(teacher: str, lab: Lab) -> tuple[int, ...]:
@@ -251,5 +276,8 @@ def _steps_there(folder: Path) -> int:
     if not isinstance(config, dict) or "environment" not in config:
         return -1
     config.pop("environment")
-    other = parse(config)  # a field that was added later had its default
+    try:
+        other = parse(config)  # a field that was added later had its default
+    except ValueError as error:
+        raise SnapshotError(f"{path} is not a configuration of this version of kdib: {error}") from error
     return steps_of(other, folder.name) if folder.name in other.fits else -1

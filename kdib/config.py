@@ -1,6 +1,7 @@
 """A study's configuration as frozen dataclasses; every name is checked before anything runs."""
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -139,8 +140,13 @@ def parse(config: Mapping[str, Any]) -> Study:
     study = from_mapping(Study, config, "config")
     for name, fit in study.fits.items():
         _check_fit(name, fit, study)
-    for role, name in dataclasses.asdict(study.roles).items():
+    roles = dataclasses.asdict(study.roles)
+    for role, name in roles.items():
         known(f"config.roles.{role}", name, study.fits)
+        if role in study.fits and role not in roles.values():
+            raise ValueError(
+                f"config.fits.{role} has the name of a role, which config.roles gives to {name!r}; rename it"
+            )
     for student, columns in study.grid.items():
         for column, name in columns.items():
             known(f"config.grid.{student}.{column}", name, study.fits)
@@ -158,7 +164,20 @@ def parse(config: Mapping[str, Any]) -> Study:
             f"config.train.window must be 0 or at least batch_size={study.train.batch_size}, got {study.train.window}"
         )
     topological(study.fits)
+    _check_storable(as_dict(study))
     return study
+
+
+def _check_storable(config: Mapping[str, Any]) -> None:
+    """The workdir keeps the configuration as JSON, which has no place for an array or a number of NumPy."""
+    for name, value in flatten(config).items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"config.{name} must be a plain number, text, bool, None, tuple or mapping of Python, "
+                f"got {value!r} of type {type(value).__name__}"
+            ) from None
 
 
 def _check_tune(tune: Tune) -> None:

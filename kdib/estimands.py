@@ -146,8 +146,12 @@ def study_effects(
         estimands = _estimands(prop, seeds, roles)
         primary = Cell(prop.name, prop.primary.metric, prop.primary.split or in_distribution, *prop.primary[2:])
         for cell, values in _cells_of(prop, cells, primary).items():
-            columns = _columns(prop, values, seeds, roles)
-            effects += [_effect(cell, name, [columns[c] for c in of], cell == primary) for name, of in estimands]
+            if prop.kind == "pairwise":
+                own = [_compared(values, [roles.get(c, c) for c in of], seeds) for _, of in estimands]
+            else:
+                columns = _columns(prop, values, seeds, roles)
+                own = [[columns[c] for c in of] for _, of in estimands]
+            effects += [_effect(cell, name, of, cell == primary) for (name, _), of in zip(estimands, own, strict=True)]
     return _with_holm(sorted(effects, key=lambda effect: FAMILIES.index(effect.family)))
 
 
@@ -253,13 +257,14 @@ def _likeness_of(student: str) -> list[Estimand]:
 def _columns(
     prop: Property, values: Iterable[_Value], seeds: Mapping[str, set[int]], roles: Mapping[str, str]
 ) -> dict[str, Column]:
-    """The columns that the estimands name: a role's under the role's name, a control's under the fit's."""
+    """The columns that the estimands of a scalar or relational property name.
+
+    A role's column has the role's name, a control's the fit's.
+    """
     fits = {**roles, **{control: control for control in _controls(seeds, roles)}}
     if prop.kind == "scalar":
         scores = {(v.subject.fit, v.subject.seed): v.value for v in values}
         return {name: {s: scores.get((fit, s)) for s in seeds.get(fit, ())} for name, fit in fits.items()}
-    if prop.kind == "pairwise":
-        return {name: _jackknife_pseudovalues(values, fit, seeds.get(fit, ())) for name, fit in fits.items()}
     if prop.pairs == "everyone":  # rows hold every two subjects once, in one order
         values = [*values, *(v._replace(subject=v.other, other=v.subject) for v in values if v.other)]
     columns: dict[str, Column] = {}
@@ -274,7 +279,7 @@ def _columns(
     return columns | {short: columns[long] for short, long in LEVELS.items()}
 
 
-def _jackknife_pseudovalues(values: Iterable[_Value], fit: str, seeds: Iterable[int]) -> Column:
+def _jackknife_pseudovalues(pairs: Mapping[tuple[int, int], float], seeds: Iterable[int]) -> Column:
     """One jackknife pseudovalue per run of a fit, whose mean over runs is the mean over the fit's pairs of runs.
 
     Of n runs, run i gets m - (n - 1) (m_i - the mean of m_j over j), where m is the mean over all pairs and m_i the
@@ -286,17 +291,41 @@ def _jackknife_pseudovalues(values: Iterable[_Value], fit: str, seeds: Iterable[
 
     Reference: Tukey, Bias and confidence in not quite large samples, Ann. Math. Statist. 29 (1958).
     """
-    pairs = {(v.subject.seed, v.other.seed): v.value for v in values if v.other and v.subject.fit == v.other.fit == fit}
-    runs = sorted({seed for pair in pairs for seed in pair})
+    runs = _runs_of(pairs)
     if not runs:
         return dict.fromkeys(seeds)
     mean = float(np.mean([*pairs.values()]))
-    without = [[value for pair, value in pairs.items() if run not in pair] for run in runs]
     column: dict[int, float | None] = {**dict.fromkeys(seeds), **dict.fromkeys(runs, mean)}
-    if all(without):
+    if all(without := _left_out(pairs)):
         left = np.array([np.mean(rest) for rest in without])
         column |= dict(zip(runs, (mean - (len(runs) - 1) * (left - left.mean())).tolist(), strict=True))
     return column
+
+
+def _pairs_within(values: Iterable[_Value], fit: str) -> dict[tuple[int, int], float]:
+    """The values of the pairs of runs of a fit, by the seeds of the two."""
+    return {(v.subject.seed, v.other.seed): v.value for v in values if v.other and v.subject.fit == v.other.fit == fit}
+
+
+def _runs_of(pairs: Iterable[tuple[int, int]]) -> list[int]:
+    return sorted({seed for pair in pairs for seed in pair})
+
+
+def _left_out(pairs: Mapping[tuple[int, int], float]) -> list[list[float]]:
+    """For every run, the values of the pairs without it."""
+    return [[value for pair, value in pairs.items() if run not in pair] for run in _runs_of(pairs)]
+
+
+def _compared(values: Sequence[_Value], fits: Sequence[str], seeds: Mapping[str, set[int]]) -> list[Column]:
+    """Pseudovalues of several fits over the pairs of runs that all of them have.
+
+    The mean of the pseudovalues of some runs is no mean over pairs, so a run that one fit lacks, because it failed,
+    must be left out before they are computed.
+    """
+    pairs = [_pairs_within(values, fit) for fit in fits]
+    common = sorted(set.intersection(*({*of} for of in pairs)))
+    everyone = sorted(set().union(*(seeds.get(fit, ()) for fit in fits)))
+    return [_jackknife_pseudovalues({pair: of[pair] for pair in common}, everyone) for of in pairs]
 
 
 def _sibling_mean(likeness: Mapping[tuple[int, int], float], seed: int) -> float | None:

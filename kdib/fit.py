@@ -83,6 +83,8 @@ def train(jobs: Sequence[Job], plan: Plan, progress: Progress, logbook: Logbook)
     todo.sort(key=lambda job: -saved[job.run])
     alike = [list(same_step) for _, same_step in itertools.groupby(todo, lambda job: saved[job.run])]
     for group in [group for same_step in alike for group in _groups(same_step, plan.recipe.group_size)]:
+        if progress.stop_requested:  # in the last chunk of the group before
+            raise Stopped
         with contextlib.ExitStack() as stack_:
             _train_group(group, [_open(plan, job, stack_) for job in group], stack_, plan, progress, logbook)
         for job in group:  # its last snapshot marks the run as finished
@@ -177,6 +179,10 @@ def _train_group(jobs: Sequence[Job], files: Sequence[_Files], stack_, plan: Pla
             _log(*pending, jobs, files, plan, progress, logbook)
             pending = None
             _save(stop, population, feed, jobs, files, plan, progress, logbook)
+        if all((run_files.folder / "failure.json").exists() for run_files in files):
+            for job in jobs:
+                progress.skip(job.run.fit, plan.recipe.steps - stop)
+            return
         if stopping:
             progress.note("stopped as requested; everything up to this step is saved")
             raise Stopped
@@ -267,8 +273,9 @@ def _resume(feed: Whole | Windows, step: int, files: Sequence[_Files]) -> None:
 
 def layout(n_runs: int) -> dict[str, str]:
     """What the last bits of a run depend on, besides its own seeds."""
-    shared = max(1, n_runs // run_sharding(n_runs).mesh.size)
-    return {"runs_on_a_device": str(shared), "backend": jax.default_backend(), **environment()}
+    devices = run_sharding(n_runs).mesh.size
+    shared = {"runs_on_a_device": str(max(1, n_runs // devices)), "devices": "one" if devices == 1 else "several"}
+    return {**shared, "backend": jax.default_backend(), **environment()}
 
 
 def _first_state(job: Job, tables: Sequence[np.ndarray], plan: Plan) -> TrainState:

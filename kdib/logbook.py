@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kdib.records import RunSpec
+from kdib.records import RunSpec, is_torn
 
 OPEN_FILES = 32  # maximum number of open writers, because each has a thread
 
@@ -18,10 +18,9 @@ class Logbook:
 
     def __init__(self, workdir: Path):
         path = workdir / "metrics.jsonl"
-        torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
+        with path.open("ab+") as file:  # a line cut off by a crash must not be joined with the next one
+            file.write(b"\n" * is_torn(file))
         self._file = path.open("a")
-        if torn:  # a line cut off by a crash must not be joined with the next one
-            self._file.write("\n")
         self._tensorboard = workdir / "tensorboard"
         self._writers: dict[Path, Any] = {}
 

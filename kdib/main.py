@@ -40,7 +40,7 @@ def main(argv: list[str], *, config: dict[str, Any], command: list[str]) -> None
     try:
         use_devices(parse(config).train.group_size)
         page = study.run(config, Path(flags.FLAGS.workdir))
-    except (ValueError, OSError, ModuleNotFoundError, SnapshotError, WorkdirError) as error:
+    except (ValueError, OSError, ModuleNotFoundError, FloatingPointError, SnapshotError, WorkdirError) as error:
         if os.environ.get("KDIB_TRACEBACK"):
             raise
         _fail(f"{error} (KDIB_TRACEBACK=1 shows where)")

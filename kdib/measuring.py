@@ -41,7 +41,10 @@ def measure(lab: Lab) -> None:
                 stored = rows.keys()  # a crash between the rows and `measured.json` leaves some
                 found = properties[name].measure(alone, evidence._replace(pairs=pairs))
                 told = counted(found, name, display, before=len(done[name]), wanted=len(wanted))
-                rows.append([row for row in told if row.key not in stored])
+                try:
+                    rows.append([row for row in told if row.key not in stored])
+                except FloatingPointError as error:
+                    raise FloatingPointError(f"{name} of {units[0]} to {units[-1]}: {error}") from error
                 done[name] += units
                 write_json(done_path, done)
             if missing:  # the rows of a property need not name every network
@@ -49,14 +52,41 @@ def measure(lab: Lab) -> None:
             _exhibit(properties[name], everyone, evidence, lab.workdir)
 
 
+def is_measured(everyone: list[Subject], study: Study, workdir: Path) -> bool:
+    """Whether every row and every exhibit of these subjects is there."""
+    path, known = workdir / "measured.json", of_task(study.task["name"])
+    if not path.exists():
+        return False
+    done = read_json(path)
+    return all(
+        _is_shown(known[name], everyone, workdir)
+        and all(unit in done.get(name, []) for unit in units_of(name, everyone, study))
+        for name in study.properties
+    )
+
+
+def _is_shown(prop: Property, everyone: list[Subject], workdir: Path) -> bool:
+    """Whether a property has no exhibit, or an undamaged one of these subjects."""
+    try:
+        return prop.exhibit is None or read_json(_exhibit_path(prop, workdir))["of"] == _fingerprints(everyone)
+    except (FileNotFoundError, KeyError, ValueError):  # a damaged one is made again
+        return False
+
+
+def _exhibit_path(prop: Property, workdir: Path) -> Path:
+    return workdir / "exhibits" / f"{prop.name}.json"
+
+
+def _fingerprints(everyone: list[Subject]) -> list[str]:
+    return [subject.fingerprint for subject in everyone]
+
+
 def _exhibit(prop: Property, everyone: list[Subject], evidence: Evidence, workdir: Path) -> None:
     """What a property shows of all subjects; made again where they are others."""
-    if prop.exhibit is None:
-        return
-    path, of = workdir / "exhibits" / f"{prop.name}.json", [subject.fingerprint for subject in everyone]
-    if not path.exists() or read_json(path)["of"] != of:
+    if prop.exhibit and not _is_shown(prop, everyone, workdir):
+        path = _exhibit_path(prop, workdir)
         path.parent.mkdir(exist_ok=True)
-        write_json(path, {"of": of, **prop.exhibit(everyone, evidence)})
+        write_json(path, {"of": _fingerprints(everyone), **prop.exhibit(everyone, evidence)})
 
 
 def _portions(units: list[str], kind: str) -> list[list[str]]:
@@ -112,7 +142,10 @@ def evidence_of(lab: Lab) -> Evidence:
 
     @functools.cache
     def ask(subject: Subject, split: str) -> Answers:
-        return answer(*network(subject), tests[split].inputs)
+        try:
+            return answer(*network(subject), tests[split].inputs)
+        except FloatingPointError as error:
+            raise FloatingPointError(f"{subject.id} on {split}: {error}") from error
 
     @functools.cache
     def looked_at(split: str):

@@ -108,6 +108,10 @@ class Progress:
             self._first[fit] = (done, seconds)
         self._left[fit] -= done
 
+    def skip(self, fit: str, steps: int) -> None:
+        """Record that a run of `fit` will not train its next `steps`."""
+        self._left[fit] -= steps
+
     def note(self, text: str) -> None:
         """Print one separate line."""
         self._display.note(text)

@@ -221,12 +221,12 @@ def append_lines(path: str | os.PathLike, objects: Iterable[Mapping[str, Any]]) 
     """Append one line per object and flush them to the disk; raises ValueError for NaN and infinity."""
     text = "".join(json.dumps(value, allow_nan=False) + "\n" for value in objects)
     with open(path, "ab+") as file:
-        file.write(b"\n" * _is_torn(file) + text.encode())
+        file.write(b"\n" * is_torn(file) + text.encode())
         file.flush()
         os.fsync(file.fileno())
 
 
-def _is_torn(file: typing.BinaryIO) -> bool:
+def is_torn(file: typing.BinaryIO) -> bool:
     """Whether the last line is incomplete because its writer died."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(size - 1, 0))

@@ -76,7 +76,7 @@ def learning_rate(study: Study, run: RunSpec, workdir: Path) -> float:
 def teacher_folder(study: Study, teacher: str, run: RunSpec, workdir: Path) -> Path:
     """The folder of the run of `teacher` with the seed of `run`; in development, at the teacher's chosen rate."""
     spec = _run(study, teacher, run.seed)
-    if run.sweep and not study.fits[teacher].path:
+    if run.sweep:  # a path and a grid exclude each other
         chosen = read_json(fit_folder(study, teacher, workdir) / "tuning.json")["learning_rate"]
         spec = spec._replace(sweep=(("learning_rate", chosen),))
     return fit_folder(study, teacher, workdir) / spec.name

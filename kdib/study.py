@@ -11,9 +11,9 @@ from kdib import report, tasks
 from kdib.checks import check_losses, check_names, check_opened_by_path, check_task, check_teachers
 from kdib.config import Study, parse
 from kdib.logbook import Logbook
-from kdib.measuring import measure, units_of
+from kdib.measuring import is_measured, measure
 from kdib.progress import Progress
-from kdib.records import read_json, write_json
+from kdib.records import write_json
 from kdib.runs import (
     choose_learning_rate,
     development_runs,
@@ -43,7 +43,8 @@ def run(config: Mapping[str, Any], workdir: Path) -> Path:
     Raises:
       ValueError: for an inconsistent configuration, before anything is built.
       WorkdirError: if the folder belongs to another process or configuration.
-      Stopped: after SIGTERM or SIGINT; the same call resumes where this one stopped.
+      Stopped: after SIGTERM or SIGINT during training. These signals end measuring as they end any program. The same
+        call resumes both where they stopped.
     """
     study = parse(config)
     check_names(study)
@@ -78,7 +79,8 @@ def train(lab: Lab) -> None:
         )
         for fit in runs
     }
-    for fit in {study.fits[fit].model: fit for fit in runs}.values():
+    alone_last = sorted(runs, key=lambda fit: study.fits[fit].answers != "online")  # an online fit holds two networks
+    for fit in {study.fits[fit].model: fit for fit in alone_last}.values():
         print(overview(fit, lab))
     run_steps = {fit: steps_of(study, fit) * n for fit, n in left.items()}
     models = {fit: study.fits[fit].model for fit in runs}
@@ -86,6 +88,8 @@ def train(lab: Lab) -> None:
         for generation in generations(study):
             for names in _alike(generation, lab):
                 _train_together(names, lab, progress, logbook)
+        if progress.stop_requested:  # in the last chunk
+            raise fits.Stopped
     write_json(workdir / "failures.json", failures(study, workdir))
 
 
@@ -110,11 +114,13 @@ def _train_together(names: list[str], lab: Lab, progress: Progress, logbook: Log
     study, plan = lab.study, plan_of(names[0], lab)
     grids = {name: grid for name in names if (grid := development_runs(study, name))}
     if grids:
-        fits.train(jobs_of([run for grid in grids.values() for run in grid], plan, lab), plan, progress, logbook)
+        runs = [run for grid in grids.values() for run in grid]
+        fits.train(jobs_of(runs, plan, lab, progress), plan, progress, logbook)
     for name, grid in grids.items():
         folder = fit_folder(study, name, lab.workdir)
         write_json(folder / "tuning.json", choose_learning_rate(grid, folder, plan.recipe.steps))
-    fits.train(jobs_of([run for name in names for run in main_runs(study, name)], plan, lab), plan, progress, logbook)
+    runs = [run for name in names for run in main_runs(study, name)]
+    fits.train(jobs_of(runs, plan, lab, progress), plan, progress, logbook)
 
 
 def _is_complete(study: Study, workdir: Path) -> bool:
@@ -124,7 +130,4 @@ def _is_complete(study: Study, workdir: Path) -> bool:
         for fit in trained_fits(study)
         for run in main_runs(study, fit)
     )
-    if not finished or not (workdir / "measured.json").exists():
-        return False
-    done, everyone = read_json(workdir / "measured.json"), subjects(study, workdir)
-    return all(unit in done.get(name, []) for name in study.properties for unit in units_of(name, everyone, study))
+    return finished and is_measured(subjects(study, workdir), study, workdir)

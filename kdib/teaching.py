@@ -26,6 +26,7 @@ from kdib.models.base import Model, Variables, nothing, table
 from kdib.models.combinators import PARTS, RULES, ensemble, pair
 from kdib.models.heads import projector
 from kdib.optimizer import make_optimizer
+from kdib.progress import Progress
 from kdib.records import RunSpec, write_json
 from kdib.runs import learning_rate, steps_of, teacher_folder, teacher_folders
 from kdib.snapshots import SnapshotError, SnapshotIndex, schedule
@@ -114,7 +115,8 @@ def trains_alike(fit: str, plan: Plan, lab: Lab) -> tuple[Any, ...]:
     spec = losses.from_config(lab.study.losses[own.loss])
     # The members of an ensemble are part of the tree of its variables.
     members = (own.ensemble, len(own.teacher_steps)) if own.answers == "live" else ()
-    return plan.arch, plan.recipe.steps, plan.snapshot_steps, jax.tree.structure(spec), members
+    shapes = tuple(np.shape(leaf) for leaf in jax.tree.leaves(spec))  # a schedule may have more steps than another
+    return plan.arch, plan.recipe.steps, plan.snapshot_steps, jax.tree.structure(spec), shapes, members
 
 
 def _heads(fit: Fit, study: Study) -> tuple[tuple[str, Model], ...]:
@@ -138,7 +140,7 @@ def optimizer(study: Study, fit: str):
     )
 
 
-def jobs_of(runs: Sequence[RunSpec], plan: Plan, lab: Lab) -> list[Job]:
+def jobs_of(runs: Sequence[RunSpec], plan: Plan, lab: Lab, progress: Progress) -> list[Job]:
     """The jobs of the unfinished runs; a run whose teacher failed is recorded as failed."""
     jobs = []
     for run in runs:
@@ -148,9 +150,11 @@ def jobs_of(runs: Sequence[RunSpec], plan: Plan, lab: Lab) -> list[Job]:
             continue
         failed = _failed_teacher(run, lab)
         if failed:
-            record = {"fit": run.fit, "run": run.name, "step": 0, "metric": f"its teacher {failed} went non-finite"}
+            record = {"fit": run.fit, "run": run.name, "step": 0, "metric": "", "teacher": failed}
             folder.mkdir(parents=True, exist_ok=True)
             write_json(folder / "failure.json", record)
+            progress.note(f"{run.fit}/{run.name} is not trained, because its teacher {failed} went non-finite")
+            progress.skip(run.fit, plan.recipe.steps)
         else:
             jobs.append(_job(run, lab))
     return jobs
@@ -225,7 +229,10 @@ def _stored_answers(teacher: str, folder: Path, step: int, lab: Lab) -> np.ndarr
     step = last_step(folder) if step == LAST else step
     place = folder / str(step)
     if place not in lab.answers:
-        lab.answers[place] = answer(model_of(teacher, lab), load(folder, step, lab), lab.task.train.inputs).logits
+        try:
+            lab.answers[place] = answer(model_of(teacher, lab), load(folder, step, lab), lab.task.train.inputs).logits
+        except FloatingPointError as error:
+            raise FloatingPointError(f"{folder}, step {step}, on the training set: {error}") from error
     return lab.answers[place]
 
 

@@ -46,7 +46,11 @@ def _compare(path: Path, study: Study) -> None:
     if not isinstance(old, dict) or "environment" not in old:
         raise WorkdirError(f"{path} is not a kdib study's (it has no 'environment'): use another --workdir")
     old.pop("environment")
-    changed = difference(as_dict(parse(old)), as_dict(study))  # a field that was added later had its default
+    try:
+        before = parse(old)  # a field that was added later had its default
+    except ValueError as error:
+        raise WorkdirError(f"{path} is not a configuration of this version of kdib: {error}") from error
+    changed = difference(as_dict(before), as_dict(study))
     if changed:
         raise WorkdirError(
             f"{path.parent} belongs to another configuration ({'; '.join(changed)}); "

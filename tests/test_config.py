@@ -3,6 +3,7 @@
 import importlib.util
 import pathlib
 
+import numpy as np
 import pytest
 
 from kdib import tasks
@@ -68,6 +69,12 @@ def test_an_unknown_variant_lists_the_known_ones():
         (("fits", "self", "teacher"), "alone", r"would start from its teacher's own weights"),
         (("fits", "peer", "teacher"), "self", r"learn from itself: peer <- self <- peer"),
         (("roles", "distilled"), "distiled", r"Did you mean 'distilled'"),
+        (("roles", "self"), "peer", r"config\.fits\.self has the name of a role, which config\.roles gives to 'peer'"),
+        (
+            ("losses", "kd", "kl", "weight"),
+            np.float32(0.5),
+            r"config\.losses\.kd\.kl\.weight must be a plain number, .* of type float32",
+        ),
         (("tune", "learning_rates"), "1e-3", r"must be a tuple"),
         (("tune", "learning_rates"), ("a",), r"learning_rates\[0\] must be float"),
         (("seeds",), 0, r"config\.seeds must be a whole number >= 1, got 0"),

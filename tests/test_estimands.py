@@ -358,6 +358,18 @@ def test_three_runs_whose_neighbours_alone_are_compared_have_no_interval():
     assert math.isnan(lead.low) and math.isnan(lead.p)
 
 
+def test_fits_are_compared_over_the_pairs_of_runs_that_both_have():
+    """A failed run of one fit is left out of the other before pseudovalues, which have no meaning one by one."""
+    barriers = {"distilled": {(0, 1): 0.9, (0, 2): 1.1, (1, 2): 1.3}, "self": {(0, 1): 0.5, (0, 2): 0.4, (1, 2): 0.7}}
+    whole, subjects = pairs(lambda a, b: barriers.get(a.fit, {}).get((a.seed, b.seed), 0.0) + (a.fit != b.fit))
+    lost = {subject("self", 2).id}
+    rows = [row for row in whole if not lost & {row.subject, row.other}]
+    lead = by_name(effects_of(rows, subjects, PAIRWISE))["distilled - self"]
+    assert lead.estimate == pytest.approx(0.9 - 0.5) and math.isnan(lead.low) and math.isnan(lead.p)
+    assert lead.n_seeds == 2 and lead.missing_seeds == (2,)
+    assert by_name(effects_of(rows, subjects, PAIRWISE))["distilled"].estimate == pytest.approx(1.1)
+
+
 def test_pairs_that_stand_once_count_for_both():
     def sim(a, b):
         return 1.0 - 0.1 * abs(a.seed - b.seed) - 0.2 * (a.fit != b.fit) - 0.01 * (a.seed + b.seed)

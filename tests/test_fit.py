@@ -193,6 +193,21 @@ def test_a_run_that_goes_non_finite_is_recorded_and_the_other_goes_on(tmp_path, 
     assert fits.is_finished(tmp_path / "fits/alone/seed1", STEPS)
 
 
+def test_a_group_that_failed_as_a_whole_is_not_trained_on(tmp_path):
+    train(tmp_path, [job(0, weight=3e38), job(1, weight=3e38)], group_size=2, stop_after=STEPS)  # no stop on the way
+    assert all((tmp_path / f"fits/alone/seed{seed}/failure.json").exists() for seed in (0, 1))
+    plan = plan_in(tmp_path)
+    with Progress({"alone": STEPS}, {"alone": "mlp"}) as progress, Logbook(tmp_path) as logbook:
+        fits.train([job(2, weight=3e38)], plan, progress, logbook)
+        assert 0 < progress._step < STEPS and progress.eta_seconds() == (0, [])
+
+
+def test_a_stop_in_the_last_chunk_of_a_group_keeps_the_next_from_starting(tmp_path):
+    with pytest.raises(Stopped):
+        train(tmp_path, [job(0), job(1)], stop_after=STEPS, group_size=1)
+    assert prints(tmp_path).keys() == {0, 12, 24} and not (tmp_path / "fits/alone/seed1").exists()
+
+
 def test_a_run_whose_validation_answers_are_not_finite_is_recorded(tmp_path):
     def validate(variables):
         if not np.array_equal(variables["params"]["a"], first):

@@ -18,6 +18,7 @@ from kdib.config import parse
 from kdib.fit import Job
 from kdib.main import load_config
 from kdib.models.combinators import RULES
+from kdib.progress import Progress
 from kdib.records import RunSpec
 from kdib.runs import generations, main_runs
 from kdib.tasks.images.views import augmentation
@@ -41,7 +42,7 @@ def jobs_with(lab, fit="distilled", **changes):
     fresh = lab._replace(study=parse(config))
     check_teachers(fresh)
     plan = plan_of(fit, fresh)._replace(folder=lab.workdir / "nowhere")
-    return plan, jobs_of(main_runs(fresh.study, fit), plan, fresh)
+    return plan, jobs_of(main_runs(fresh.study, fit), plan, fresh, Progress({}, {}))
 
 
 def answers_of(lab, seed, step):

@@ -210,11 +210,14 @@ def test_damage_and_failures_are_named_at_the_top(small):
         file.write('{"subject": "alone/seed0@600", "other": nu')
     with (small / "metrics.jsonl").open("a") as file:
         file.write('{"run": "alone/seed0", "step": 3}\n')
-    write_json(small / "failures.json", [{"fit": "self", "run": "seed1", "step": 120, "metric": "kl"}])
+    failed = {"fit": "self", "run": "seed1", "step": 120, "metric": "kl"}
+    untaught = {"fit": "distilled", "run": "seed2", "step": 0, "metric": "", "teacher": "teacher/seed2"}
+    write_json(small / "failures.json", [failed, untaught])
     text = draw(small).text
     head = text[: text.index("What transferred")]
     assert "Read this first" in head
     assert "self/seed1 went non-finite at step 120 in kl" in head
+    assert "distilled/seed2 was not trained, because its teacher teacher/seed2 went non-finite" in head
     n_rows = len((small / "rows.jsonl").read_text().splitlines())
     assert f"rows.jsonl, line {n_rows}" in head
     assert "metrics.jsonl" in head

@@ -143,6 +143,23 @@ def test_another_configuration_is_refused_with_the_difference(copy):
         study.run(config, copy)
 
 
+def test_a_configuration_of_another_version_is_not_taken_for_a_mistake_in_this_one(copy):
+    old = read_json(copy / "config.json")
+    old["train"]["momentum"] = 0.9
+    (copy / "config.json").write_text(json.dumps(old))
+    with pytest.raises(WorkdirError, match=r"config\.json is not a configuration of this version.*momentum"):
+        study.run(tiny(), copy)
+
+
+@pytest.mark.parametrize("change", [{"dropout": 0.3}, {"attention_dropout": 0.2}])
+def test_a_teacher_with_the_same_initial_values_is_refused(tmp_path, change):
+    config = tiny()
+    config["models"]["twin"] = config["models"]["transformer"] | change
+    config["fits"]["self"] |= {"model": "twin", "teacher": "alone"}
+    with pytest.raises(ValueError, match=r"models 'twin' and 'transformer' draw the same initial values"):
+        study.run(config, tmp_path)
+
+
 def test_a_path_put_right_is_not_another_configuration(tmp_path):
     config = tiny("corpus,smoke")
     with pytest.raises(FileNotFoundError, match="no file or folder ''"):

@@ -15,11 +15,12 @@ from kdib.checks import check_names, check_opened_by_path
 from kdib.config import parse
 from kdib.estimands import final_subjects
 from kdib.models.combinators import RULES
+from kdib.progress import Progress
 from kdib.records import Records, Row, read_json
 from kdib.runs import development_runs, main_runs, steps_of, subjects, teacher_folders
 from kdib.selection import tried_rates
 from kdib.snapshots import SnapshotError
-from kdib.teaching import jobs_of, model_of, open_lab, plan_of
+from kdib.teaching import jobs_of, model_of, open_lab, plan_of, trains_alike
 
 pytestmark = pytest.mark.usefixtures("no_page")
 
@@ -38,7 +39,7 @@ def job_of(lab, fit, **changes):
     fits = {**lab.study.fits, fit: lab.study.fits[fit].__class__(**{**vars(lab.study.fits[fit]), **changes})}
     fresh = lab._replace(study=lab.study.__class__(**{**vars(lab.study), "fits": fits}))
     plan = plan_of(fit, fresh)._replace(folder=lab.workdir / "nowhere")
-    return plan, jobs_of(main_runs(fresh.study, fit), plan, fresh)[0]
+    return plan, jobs_of(main_runs(fresh.study, fit), plan, fresh, Progress({}, {}))[0]
 
 
 def test_stored_answers_have_nothing_hidden():
@@ -51,6 +52,18 @@ def test_stored_answers_have_nothing_hidden():
         check_names(parse(config))
     config["fits"]["distilled"]["answers"] = "live"
     check_names(parse(config))
+
+
+def test_schedules_of_different_lengths_do_not_train_together(lab):
+    config = tiny()
+    for name, steps in {"one": (5,), "two": (5, 8)}.items():
+        schedule = {"name": "step_at", "boundaries": steps, "factor": 0.5}
+        config["losses"][name] = {"ce": {"fn": "cross_entropy", "weight": 1.0, "schedule": schedule}}
+        config["fits"][name] = config["fits"]["alone"] | {"loss": name}
+    config["fits"]["three"] = config["fits"]["alone"] | {"loss": "two"}
+    fresh = lab._replace(study=parse(config))
+    one, two, three = (trains_alike(name, plan_of(name, fresh), fresh) for name in ("one", "two", "three"))
+    assert one != two == three
 
 
 def test_stored_answers_are_the_live_teachers(lab):
@@ -106,17 +119,21 @@ def test_an_ensemble_is_every_seed_of_the_teacher_stored_or_live(finished, rule)
     assert stored.run.teacher is None and live.run.teacher is None
 
 
-def test_an_ensemble_with_a_failed_member_teaches_nobody(copy):
+def test_an_ensemble_with_a_failed_member_teaches_nobody(copy, capsys):
     (copy / "fits/peer/seed1/failure.json").write_text("{}")
     config = tiny()
     config["fits"]["self"]["ensemble"] = "mean_logit"
     config = parse(config)
     lab = open_lab(config, tasks.build(config.task), copy)
     plan = plan_of("self", lab)._replace(folder=copy / "new")
-    assert jobs_of(main_runs(config, "self"), plan, lab) == []
+    progress = Progress({"self": 2 * plan.recipe.steps}, {"self": "transformer"})
+    assert jobs_of(main_runs(config, "self"), plan, lab, progress) == []
+    assert (
+        progress.eta_seconds() == (0, []) and "not trained, because its teacher peer/seed1" in capsys.readouterr().out
+    )
     for seed in range(2):
         failure = read_json(copy / f"new/self/seed{seed}/failure.json")
-        assert failure["metric"] == "its teacher peer/seed1 went non-finite"
+        assert failure["teacher"] == "peer/seed1"
 
 
 def test_in_development_an_ensemble_is_of_development_runs_at_the_chosen_rate(tmp_path):
@@ -260,7 +277,7 @@ def test_an_online_fit_trains_its_teacher_beside_it_and_answers_as_the_student(f
     config = parse(tiny("online,smoke"))
     lab = open_lab(config, tasks.build(config.task), finished)
     plan = plan_of("online", lab)
-    (job,) = jobs_of(main_runs(config, "online")[:1], plan, lab)
+    (job,) = jobs_of(main_runs(config, "online")[:1], plan, lab, Progress({}, {}))
     assert job.run.teacher is None and teacher_folders(config, job.run, finished) == []  # it waits for nobody
     one = {name: values[:1] for name, values in lab.data.items()}
     variables = plan.arch.model.init(jax.random.key(0), one)

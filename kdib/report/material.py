@@ -172,11 +172,13 @@ def _trace(fit: str, curve: Mapping[int, float]) -> Trace:
 
 
 def _failed_runs(failures: Iterable[Mapping[str, Any]]) -> list[str]:
-    return [
-        f"Run {failure['fit']}/{failure['run']} went non-finite at step {failure['step']} in {failure['metric']}. "
-        "It is left out."
-        for failure in failures
-    ]
+    return [f"Run {failure['fit']}/{failure['run']} {_how(failure)}. It is left out." for failure in failures]
+
+
+def _how(failure: Mapping[str, Any]) -> str:
+    if teacher := failure.get("teacher"):
+        return f"was not trained, because its teacher {teacher} went non-finite"
+    return f"went non-finite at step {failure['step']} in {failure['metric']}"
 
 
 def _missing_runs(config: Mapping[str, Any], subjects: Iterable[Subject]) -> list[str]:
