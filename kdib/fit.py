@@ -180,8 +180,7 @@ def _train_group(jobs: Sequence[Job], files: Sequence[_Files], stack_, plan: Pla
             pending = None
             _save(stop, population, feed, jobs, files, plan, progress, logbook)
         if all((run_files.folder / "failure.json").exists() for run_files in files):
-            for job in jobs:
-                progress.skip(job.run.fit, plan.recipe.steps - stop)
+            progress.abandon_group(plan.recipe.steps)
             return
         if stopping:
             progress.note("stopped as requested; everything up to this step is saved")

@@ -108,6 +108,11 @@ class Progress:
             self._first[fit] = (done, seconds)
         self._left[fit] -= done
 
+    def abandon_group(self, last_step: int) -> None:
+        """Record that the group will not train the steps up to `last_step` that it has not reached."""
+        for fit, n in self._group.items():
+            self.skip(fit, (last_step - self._step) * n)
+
     def skip(self, fit: str, steps: int) -> None:
         """Record that a run of `fit` will not train its next `steps`."""
         self._left[fit] -= steps
