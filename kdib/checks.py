@@ -13,6 +13,7 @@ from kdib import losses, models, tasks
 from kdib.config import Fit, Study, parse
 from kdib.fields import known
 from kdib.fit import is_finished
+from kdib.models.base import Model
 from kdib.properties import of_task
 from kdib.properties.base import Property
 from kdib.records import read_json
@@ -160,8 +161,9 @@ def check_teachers(lab: Lab) -> None:
       ValueError: for a step at which a teacher is not saved (the message lists the saved ones), for a student that
         starts from its teacher's weights, or for an argument that an augmentation refuses.
     """
+    seen: set[tuple[Model, Model]] = set()
     for name, fit in lab.study.fits.items():
-        _check_initial_values(name, fit, lab)
+        _check_initial_values(name, fit, lab, seen)
         if augment := tasks.augmentation(lab.study.task["name"], fit.augment):
             jax.eval_shape(augment, lab.root, gather(lab.data, slice(0, 1)))
         wanted = {*fit.teacher_steps, *([fit.as_soft_as] if fit.as_soft_as >= 0 else [])}
@@ -174,10 +176,10 @@ def check_teachers(lab: Lab) -> None:
             )
 
 
-def _check_initial_values(name: str, fit: Fit, lab: Lab) -> None:
+def _check_initial_values(name: str, fit: Fit, lab: Lab, seen: set[tuple[Model, Model]]) -> None:
     """Two networks of different configs, such as other dropout rates, may draw the same initial values from one key.
 
-    `config.parse` compares the configs; here the values decide.
+    `config.parse` compares the configs; here the values decide. `seen` are pairs of networks known to differ.
     """
     teacher = lab.study.fits.get(fit.teacher)
     if not teacher or teacher.path or "online" in (fit.answers, teacher.answers):
@@ -185,7 +187,11 @@ def _check_initial_values(name: str, fit: Fit, lab: Lab) -> None:
     if (fit.seeds == "peer") != (teacher.seeds == "peer"):
         return
     example: Any = gather(lab.data, slice(0, 1))
-    inits = [model_of(of, lab).init for of in (name, fit.teacher)]
+    pair = model_of(name, lab), model_of(fit.teacher, lab)
+    if pair in seen:
+        return
+    seen.add(pair)
+    inits = [model.init for model in pair]
     own, theirs = (jax.eval_shape(init, lab.root, example)["params"] for init in inits)
     if own != theirs:
         return
