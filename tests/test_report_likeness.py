@@ -106,14 +106,14 @@ def report_words():
 # ----------------------------------------------------------------------------------------------------------- maps
 
 
-def pair(a, b, value):
+def similarity(a, b, value):
     return Row(f"{a}@1", f"{b}@1", "p", "m", "test", "", (), value, 5, None)
 
 
 def test_distances_are_those_of_the_rows_and_a_network_that_lacks_pairs_is_left_out():
     names = ("a/s0", "b/s0", "c/s0", "d/s0")
     values = {pair: 0.1 * i for i, pair in enumerate(itertools.combinations(names, 2))}
-    whole = [pair(*pair, value) for pair, value in values.items()]
+    whole = [similarity(*pair, value) for pair, value in values.items()]
     ids, found_NxN = embedding.distances(whole, similar=False)
     assert ids == [f"{name}@1" for name in names]
     for (i, a), (j, b) in itertools.permutations(enumerate(names), 2):
@@ -122,7 +122,7 @@ def test_distances_are_those_of_the_rows_and_a_network_that_lacks_pairs_is_left_
     assert found_NxN[0, 3] == 1 - values["a/s0", "d/s0"] and (np.diag(found_NxN) == 0).all()
     ids, found_NxN = embedding.distances(whole[:2] + whole[3:], similar=False)  # without a - d
     assert len(ids) == 3 and np.isfinite(found_NxN).all()
-    nothing = [pair(a, b, None if "b/s0" in (a, b) else value) for (a, b), value in values.items()]
+    nothing = [similarity(a, b, None if "b/s0" in (a, b) else value) for (a, b), value in values.items()]
     assert embedding.distances(nothing, similar=False)[0] == ["a/s0@1", "c/s0@1", "d/s0@1"]
 
 
