@@ -21,7 +21,7 @@ Time on 2 CPU cores: not timed on an idle machine; `:smoke` three minutes with n
 Expected numbers: not measured for this config as it stands. Nearest is the study `poster` of experiments/leveled_kd:
 `:features,mnist` with pooling in place of the strides, 4 seeds, fewer fits and students of 600 steps instead of 1,000.
 There features beat logits by 0.013 [0.008, 0.017] in area under the shift curve, and an MLP's features by 0.012 [0.009,
-0.014]. The other studies there use narrower networks.
+0.014]. The other studies there use narrower or other networks.
 """
 
 import runpy
