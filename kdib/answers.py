@@ -55,8 +55,8 @@ def hidden(model: Model, variables: Variables, inputs: Mapping[str, np.ndarray])
     """Every named intermediate of a network in evaluation mode, float32 [N, D], in its order, "penultimate" last.
 
     Sequences are read where the network answers: at `position`, or else at the last word (the bidirectional Transformer
-    reads a CLS, whose states have no name but in the last block). Pictures are flattened. What is "penultimate" under
-    another name too is left out there.
+    reads a CLS, whose states have no name but in the last block). Pictures are flattened. An array that is
+    "penultimate" under another name too is left out there.
     """
     n = len(inputs["label"])
     parts = [

@@ -173,11 +173,13 @@ def _check_storable(config: Mapping[str, Any]) -> None:
     for name, value in flatten(config).items():
         try:
             json.dumps(value, allow_nan=False)
-        except (TypeError, ValueError):
+        except TypeError:
             raise ValueError(
                 f"config.{name} must be a plain number, text, bool, None, tuple or mapping of Python, "
                 f"got {value!r} of type {type(value).__name__}"
             ) from None
+        except ValueError:
+            raise ValueError(f"config.{name} must be finite, got {value!r}") from None
 
 
 def _check_tune(tune: Tune) -> None:

@@ -61,11 +61,15 @@ def known(where: str, name: str, names) -> None:
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    """{"a": {"b": (1,)}} -> {"a.b": [1]}, with lists for tuples, as JSON has them."""
     if not isinstance(value, Mapping):
-        return {prefix: list(value) if isinstance(value, tuple) else value}
+        return {prefix: _listed(value)}
     return {
         path: leaf
         for name, item in value.items()
         for path, leaf in flatten(item, f"{prefix}.{name}" if prefix else str(name)).items()
     }
+
+
+def _listed(value: Any) -> Any:
+    return [_listed(item) for item in value] if isinstance(value, tuple | list) else value

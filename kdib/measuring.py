@@ -69,7 +69,7 @@ def _is_shown(prop: Property, everyone: list[Subject], workdir: Path) -> bool:
     """Whether a property has no exhibit, or an undamaged one of these subjects."""
     try:
         return prop.exhibit is None or read_json(_exhibit_path(prop, workdir))["of"] == _fingerprints(everyone)
-    except (FileNotFoundError, KeyError, ValueError):  # a damaged one is made again
+    except (FileNotFoundError, KeyError, TypeError, ValueError):  # a damaged one is made again
         return False
 
 

@@ -75,6 +75,7 @@ def test_an_unknown_variant_lists_the_known_ones():
             np.float32(0.5),
             r"config\.losses\.kd\.kl\.weight must be a plain number, .* of type float32",
         ),
+        (("losses", "kd", "kl", "weight"), float("inf"), r"config\.losses\.kd\.kl\.weight must be finite, got inf"),
         (("tune", "learning_rates"), "1e-3", r"must be a tuple"),
         (("tune", "learning_rates"), ("a",), r"learning_rates\[0\] must be float"),
         (("seeds",), 0, r"config\.seeds must be a whole number >= 1, got 0"),

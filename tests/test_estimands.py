@@ -358,6 +358,23 @@ def test_three_runs_whose_neighbours_alone_are_compared_have_no_interval():
     assert math.isnan(lead.low) and math.isnan(lead.p)
 
 
+def test_pairs_that_share_no_run_have_no_interval():
+    """Neighbours of five runs without the middle one: two independent numbers, which four runs would seem to share."""
+    subjects = [subject(fit, seed) for fit in ROLES.values() for seed in (0, 1, 3, 4)]
+    neighbours = [(a, b) for a in subjects for b in subjects if a.fit == b.fit and b.seed == a.seed + 1]
+    rows = [
+        Row(a.id, b.id, "basins", "ece", "test", "", (), len(a.fit) * (a.seed + 1.0), 100, None) for a, b in neighbours
+    ]
+    lead = by_name(effects_of(rows, subjects, PAIRWISE))["distilled - self"]
+    assert lead.estimate == pytest.approx(2.5 * (len("distilled") - len("self"))) and math.isnan(lead.p)
+
+
+def test_ten_runs_whose_pairs_are_all_alike_have_no_interval():
+    rows, subjects = pairs(lambda a, b: 0.9 * (a.fit == "distilled"), n=10)
+    lead = by_name(effects_of(rows, subjects, PAIRWISE))["distilled - self"]
+    assert lead.estimate == pytest.approx(0.9) and math.isnan(lead.low) and math.isnan(lead.p)  # p was 5e-139
+
+
 def test_fits_are_compared_over_the_pairs_of_runs_that_both_have():
     """A failed run of one fit is left out of the other before pseudovalues, which have no meaning one by one."""
     barriers = {"distilled": {(0, 1): 0.9, (0, 2): 1.1, (1, 2): 1.3}, "self": {(0, 1): 0.5, (0, 2): 0.4, (1, 2): 0.7}}

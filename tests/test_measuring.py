@@ -121,14 +121,15 @@ def test_an_exhibit_is_made_once_and_again_for_other_subjects(copy, monkeypatch)
     for _ in range(2):
         study.run(tiny(properties=wanted), copy)
     assert made == [10]
-    (copy / "exhibits" / "shows.json").write_text("{")  # damaged, as if the process had been killed before
-    study.run(tiny(properties=wanted), copy)
+    for damaged in ("{", "null"):
+        (copy / "exhibits" / "shows.json").write_text(damaged)
+        study.run(tiny(properties=wanted), copy)
     (copy / "exhibits" / "shows.json").unlink()
     study.run(tiny(properties=wanted), copy)
-    assert made == [10] * 3
+    assert made == [10] * 4
     assert read_json(copy / "exhibits" / "shows.json")["title"] == "networks"
     study.run(tiny(properties=wanted, seeds=3), copy)
-    assert made == [10, 10, 10, 15]
+    assert made == [10, 10, 10, 10, 15]
 
 
 def measured(everyone, evidence):

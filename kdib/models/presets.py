@@ -114,7 +114,7 @@ def build(preset: str, *, num_classes: int | None, **shapes_and_overrides: Any) 
 
 
 def _hashable(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(_hashable(item) for item in value) if isinstance(value, list | tuple) else value
 
 
 def _check_shapes(preset: str, shapes: dict[str, Any]) -> None:

@@ -26,9 +26,9 @@ class Primary(NamedTuple):
 class Curve(NamedTuple):
     """A figure, declared as data: `metric` of `group` against the coordinate `x`, one line per fit.
 
-    `diagonal` draws y = x. `weight_metric` names the metric that counts the examples behind each point, `x_metric` the
-    one that says where each fit's point is drawn instead of at `x`. If `x` is categorical, `relative_error` adds the
-    mean over `x` of the error (1 - metric) divided by that of the role `alone`.
+    `diagonal` draws y = x. With it, `weight_metric` names the metric that counts the examples behind each point, and
+    `x_metric` the one that says where each fit's point is drawn instead of at `x`. If `x` is categorical,
+    `relative_error` adds the mean over `x` of the error (1 - metric) divided by that of the role `alone`.
     """
 
     metric: str

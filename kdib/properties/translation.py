@@ -15,6 +15,7 @@ images for which both networks predict the same class, and "mean_agreement" at c
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
@@ -92,8 +93,8 @@ def in_pieces(metric_fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def whole(examples: Any) -> Any:
         n = len(jax.tree.leaves(examples)[0])
         some = (examples, jax.tree.map(lambda x: x[:1], examples))
-        all_bytes, one_bytes = (_largest_step(jax.make_jaxpr(metric_fn)(x).jaxpr) for x in some)
-        pieces = min(n, -(-(all_bytes - one_bytes) // BUDGET))
+        all_bytes, one_bytes = (_bytes_by_step(jax.make_jaxpr(metric_fn)(x).jaxpr) for x in some)
+        pieces = min(n, -(-max(a - b for a, b in zip(all_bytes, one_bytes, strict=True)) // BUDGET))
         if pieces < 2:
             return metric_fn(examples)
         # Pieces of equal length; what the last one lacks is filled up with the first examples and cut off.
@@ -107,7 +108,7 @@ def in_pieces(metric_fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
 def fitting_chunk(metric_fn: Callable[[jax.Array], Any], images_NxHxWxC: jax.Array) -> int:
     """How many times the bytes that metric_fn's largest step reads and writes fit into BUDGET; at least 1."""
     jaxpr = jax.make_jaxpr(metric_fn)(images_NxHxWxC)
-    return max(1, BUDGET // max(_largest_step(jaxpr.jaxpr), images_NxHxWxC.nbytes))
+    return max(1, BUDGET // max(*_bytes_by_step(jaxpr.jaxpr), images_NxHxWxC.nbytes))
 
 
 class Shifted(NamedTuple):
@@ -265,15 +266,15 @@ def _whole(offsets_Ox2: Any) -> jax.Array:
     return jnp.asarray(values.astype(np.int32))
 
 
-def _largest_step(jaxpr: Any) -> int:
-    """The bytes that the largest equation reads and writes, including equations of inner programs."""
-    largest = 0
+def _bytes_by_step(jaxpr: Any) -> list[int]:
+    """The bytes that each equation reads and writes; in place of one with inner programs, those of their equations."""
+    found = [0]
     for equation in jaxpr.eqns:
-        inner = [_largest_step(sub) for sub in _programs(equation.params)]
+        inner = [_bytes_by_step(sub) for sub in _programs(equation.params)]
         avals = [v.aval for v in (*equation.invars, *equation.outvars) if hasattr(v.aval, "shape")]
-        own = 0 if inner else sum(math.prod(a.shape) * a.dtype.itemsize for a in avals)
-        largest = max(largest, own, *inner)
-    return largest
+        own = sum(math.prod(a.shape) * a.dtype.itemsize for a in avals)
+        found += itertools.chain.from_iterable(inner) if inner else [own]
+    return found
 
 
 def _programs(params: Mapping[str, Any]) -> Iterator[Any]:

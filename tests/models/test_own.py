@@ -46,6 +46,15 @@ def file(tmp_path):
     return path
 
 
+def test_lists_within_lists_become_tuples(file):
+    file.write_text(CODE.replace("value):", "value, blocks):"))
+    one, two = (
+        models.build(f"{file}:constant", num_classes=5, image_shape=SHAPE, value=1.0, blocks=blocks)
+        for blocks in ([[8, 2], [16, 1]], ((8, 2), (16, 1)))
+    )
+    assert one is two
+
+
 def answer(model):
     params = model.init(jax.random.key(0), BATCH)["params"]
     return model.apply(params, {}, BATCH, train=False)[0].logits

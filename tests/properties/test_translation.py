@@ -100,6 +100,20 @@ def test_weights_do_not_ask_for_pieces(monkeypatch):
     assert asked[-1] == len(IMAGES)
 
 
+def test_weights_larger_than_the_activations_do_not_hide_them(monkeypatch):
+    heavy, evaluated = np.random.default_rng(0).integers(0, 4, (16 * 16, 5000)).astype(np.float32), []
+    images = IMAGES.reshape(len(IMAGES), -1).astype(np.float32)
+
+    def metric(x):
+        evaluated.append(len(x))
+        return (x[:, :, None] * jnp.ones((1, 1, 100))).sum((1, 2)) + (x @ heavy).sum(1)
+
+    monkeypatch.setattr(translation, "BUDGET", 4 * 16 * 16 * 100 * 3)  # three images of the first step
+    got = jax.jit(in_pieces(metric))(images)
+    assert evaluated[-1] < len(IMAGES)
+    np.testing.assert_allclose(got, metric(images), rtol=1e-6)
+
+
 def test_fractions_and_other_shapes_are_refused():
     with pytest.raises(ValueError, match=r"whole offsets \(dy, dx\), got 0.5"):
         translation_grid(jnp.sum, IMAGES, [[0, 0.5]])

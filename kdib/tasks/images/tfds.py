@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core import read_only_builder
+from tensorflow_datasets.core import constants, read_only_builder
 
 from kdib.tasks import prepared
 from kdib.tasks.images import idx
@@ -50,7 +50,7 @@ def find(name: str, data_dir: Path | None) -> Any:
     except tfds.core.DatasetNotFoundError:
         return None
     except Exception as error:  # protobuf, json and TFDS raise different errors for damage
-        place = Path(data_dir or "~/tensorflow_datasets").expanduser() / name
+        place = Path(data_dir or constants.DATA_DIR).expanduser() / name
         raise wrong(place, f"{type(error).__name__}: {error}", "a set that TFDS has prepared") from error
     if missing := {"train", "test"} - builder.info.splits.keys():
         raise wrong(builder.data_path, f"no split {' and '.join(sorted(missing))}", "the splits train and test")

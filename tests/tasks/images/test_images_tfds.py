@@ -106,6 +106,13 @@ def test_a_damaged_description_names_the_set(sets, file, text):
         images_tfds.find("mnist", sets)
 
 
+def test_a_damaged_description_in_the_default_folder_names_it(sets, monkeypatch):
+    monkeypatch.setattr(images_tfds.constants, "DATA_DIR", str(sets))
+    (sets / "mnist/3.0.1/dataset_info.json").write_text("{")
+    with pytest.raises(ValueError, match=rf"{re.escape(str(sets / 'mnist'))}.*expected a set that TFDS has prepared"):
+        images_tfds.find("mnist", None)
+
+
 def test_a_set_without_a_test_split_is_named(sets):
     file = sets / "mnist/3.0.1/dataset_info.json"
     info = json.loads(file.read_text())
