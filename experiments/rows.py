@@ -91,8 +91,13 @@ def spread(values: Values) -> Any:
 def signed(values: Values) -> str:
     """Format the mean of a difference, with its interval if the seeds define one."""
     mean = spread(values)
-    limits = "" if math.isnan(mean.high) else f" [{mean.low:+.3f}, {mean.high:+.3f}]"
-    return f"{mean.estimate:+.3f}{limits}"
+    limits = "" if math.isnan(mean.high) else f" [{with_sign(mean.low)}, {with_sign(mean.high)}]"
+    return f"{with_sign(mean.estimate)}{limits}"
+
+
+def with_sign(number: float) -> str:
+    """Format a number with its sign; a zero has the same one whatever the last bits of a mean are."""
+    return f"{round(number, 9) + 0.0:+.3f}"
 
 
 def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

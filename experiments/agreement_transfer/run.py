@@ -108,12 +108,13 @@ def _effect_table(effects: list[Effect]) -> str:
 
 
 def _effect_line(effect: Effect) -> str:
-    interval = f"[{effect.low:+.3f}, {effect.high:+.3f}]" if effect.bounded else "undecided"
+    low, estimate, high = map(ROWS["with_sign"], (effect.low, effect.estimate, effect.high))
+    interval = f"[{low}, {high}]" if effect.bounded else "undecided"
     metric = f"{effect.property}, {effect.metric}" + (f" by {effect.group}" if effect.group else "")
     p = "" if effect.p_holm is None else f"{effect.p_holm:.3g}"
     return (
         f"| {effect.family} | {metric} | {effect.split} | {effect.estimand} | "
-        f"{effect.estimate:+.3f} {interval} | {p} | {effect.n_seeds} |"
+        f"{estimate} {interval} | {p} | {effect.n_seeds} |"
     )
 
 
